@@ -1,0 +1,70 @@
+/**
+ * What every command shares: exit codes, option parsing, the logger, the line that says a process is ready, and one
+ * way to end. Results go to standard output, everything else to standard error, so that output can be piped.
+ */
+import { pino, type Logger } from 'pino';
+import pretty from 'pino-pretty';
+import { Endpoint } from './net/address.ts';
+import { parseDurationMs } from './net/duration.ts';
+import { RelayError } from './net/relay-error.ts';
+
+/** Exit codes, documented in `--help` and docs/errors.md. */
+export const EXIT_OK = 0;
+/** The work failed: an address was taken, a peer could not be reached, a claim did not hold. */
+export const EXIT_FAILED = 1;
+/** The command line or the configuration is wrong; nothing was started. */
+export const EXIT_USAGE = 2;
+/** Ended by a second signal before the work was done (128 + SIGINT). */
+export const EXIT_FORCED = 130;
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** The process's logger: JSON lines on standard error, or readable lines where that is a terminal. */
+export function createLogger(name: string, level: LogLevel = 'info'): Logger {
+  const stream = process.stderr.isTTY
+    ? pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l' })
+    : pino.destination({ dest: 2, sync: true });
+  return pino({ name, level }, stream);
+}
+
+/** Prints one JSON line on standard output: a `ready` or `summary` event that another program waits for. */
+export function printEvent(event: 'ready' | 'summary', fields: Readonly<Record<string, unknown>>): void {
+  process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
+}
+
+/** yargs `coerce` functions: they turn a flag's text into its value, or fail with a message that names the text. */
+export const coerceEndpoint = (text: string): Endpoint => Endpoint.parse(text);
+export const coerceDurationMs = (text: string): number => parseDurationMs(text);
+
+/**
+ * Calls `stop` at the first SIGINT or SIGTERM and ends the process at the second.
+ *
+ * @returns a function that takes the handlers away again
+ */
+export function onStopSignal(stop: (signal: NodeJS.Signals) => void): () => void {
+  let asked = false;
+  const handler = (signal: NodeJS.Signals): void => {
+    if (asked) process.exit(EXIT_FORCED);
+    asked = true;
+    stop(signal);
+  };
+  process.on('SIGINT', handler);
+  process.on('SIGTERM', handler);
+  return () => {
+    process.off('SIGINT', handler);
+    process.off('SIGTERM', handler);
+  };
+}
+
+/** The exit code for an error, and what to print of it: one line for an operating error, the stack for a bug. */
+export function describeFailure(error: unknown): { exitCode: number; text: string } {
+  if (error instanceof RelayError) {
+    const usage = error.code === 'TICKRELAY_ERR_CONFIG' || error.code === 'TICKRELAY_ERR_ADDRESS';
+    return { exitCode: usage ? EXIT_USAGE : EXIT_FAILED, text: `${error.code}: ${error.message}` };
+  }
+  return {
+    exitCode: EXIT_FAILED,
+    text: error instanceof Error ? (error.stack ?? error.message) : String(error),
+  };
+}

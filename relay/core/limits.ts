@@ -1,0 +1,52 @@
+/**
+ * Every bound of the relay in one place, with its unit and its reason. What an operator may change is a default here
+ * and a key in docs/configuration.md; the rest are properties of the data structures.
+ */
+
+/** Slots of the Maglev table. Prime, and large enough for 1 % balance among some hundred backends (Maglev, section 5.3). */
+export const MAGLEV_SLOTS = 65_537;
+
+/** Backends in one pool. A backend reference gives the slot 10 bits (backend-ref.ts). */
+export const MAX_BACKENDS = 1_024;
+
+/** Weight of one backend, 1 to this. Weights are relative; more steps than this say nothing. */
+export const MAX_WEIGHT = 256;
+
+/** Listeners in one relay. The session key gives the listener 16 bits; the sockets run out long before. */
+export const MAX_LISTENERS = 256;
+
+/** Records in one table. The index entry gives the record 24 bits (record-table.ts). */
+export const MAX_RECORDS = (1 << 24) - 2;
+
+/** Sessions of one engine by default: 64 bytes each plus 8 of index. */
+export const DEFAULT_MAX_SESSIONS = 65_536;
+
+/** Idle time of a UDP session by default, in ms. RFC 4787 REQ-5 asks for at least two minutes. */
+export const DEFAULT_IDLE_TIMEOUT_MS = 120_000;
+
+/** How long a pin outlives the client's last session, in ms: a player who reconnects within it finds the same server. */
+export const DEFAULT_PIN_TIMEOUT_MS = 600_000;
+
+/** Sessions of one client IP on one listener by default: two hundred players behind one IP all play, with room. */
+export const DEFAULT_SESSIONS_PER_SOURCE = 1_024;
+
+/** Upstream sockets of one listener by default. Each is a descriptor; one serves as many sessions as the pool has backends. */
+export const DEFAULT_MAX_UPSTREAM_SOCKETS = 16_384;
+
+/** How long an upstream socket rests, in ms, before another session may use it towards the same backend: longer than a late reply. */
+export const UPSTREAM_QUARANTINE_MS = 30_000;
+
+/** Records that one sweep step visits: about 0.1 ms of work. */
+export const SWEEP_BUDGET = 4_096;
+
+/** Sessions that a full table looks at for a half-open one to evict. */
+export const EVICTION_BUDGET = 64;
+
+/** TCP connections of one listener by default. Each takes two descriptors and at most two stream buffers. */
+export const DEFAULT_MAX_CONNECTIONS = 10_000;
+
+/** Idle time of a TCP connection by default, in ms: 2 h 4 min (RFC 5382 REQ-5). */
+export const DEFAULT_TCP_IDLE_TIMEOUT_MS = (2 * 60 + 4) * 60_000;
+
+/** Time for a TCP connection to a backend to open, in ms. */
+export const DEFAULT_CONNECT_TIMEOUT_MS = 3_000;

@@ -1,0 +1,103 @@
+/**
+ * The data plane contract. Every engine takes the same decisions (DESIGN: "the same in every engine"); test/contract
+ * runs one suite against them all. The control plane decides who is ready and publishes it; an engine obeys.
+ */
+import type { Endpoint } from '../../net/address.ts';
+import type { ListenerCounts } from '../core/counters.ts';
+import type { PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { Algorithm } from '../core/select.ts';
+
+export type EngineName = 'dgram' | 'mmsg' | 'kernel';
+
+/** A public UDP address and the rules of its sessions. */
+export interface UdpListenerSpec {
+  readonly name: string;
+  readonly listen: Endpoint;
+  readonly pool: string;
+  readonly algorithm: Algorithm;
+  /** Time since the last datagram from the client after which a session ends. */
+  readonly idleTimeoutMs: number;
+  /** How long a pin outlives its client's last session. */
+  readonly pinTimeoutMs: number;
+  readonly limits: AdmissionLimits;
+}
+
+/** Bounds on new sessions; 0 means no bound. */
+export interface AdmissionLimits {
+  /** Live sessions of one client IP. */
+  readonly sessionsPerSource: number;
+  /** New sessions a second of one client IP, with a burst of one second's worth. */
+  readonly sessionRatePerSource: number;
+  /** New sessions a second of the listener, with a burst of one second's worth. */
+  readonly sessionRate: number;
+  /** Bytes towards a half-open session for each byte that its client sent. */
+  readonly amplification: number;
+}
+
+/** One live session, as the admin API lists it. */
+export interface SessionView {
+  readonly listener: string;
+  readonly client: string;
+  readonly backend: string;
+  /** Local port of the upstream socket; the backend sees this one. */
+  readonly upstreamPort: number;
+  readonly ageMs: number;
+  /** Time since the last datagram from the client. */
+  readonly idleMs: number;
+  readonly halfOpen: boolean;
+  readonly downstreamDatagrams: number;
+  readonly downstreamBytes: number;
+  readonly upstreamDatagrams: number;
+  readonly upstreamBytes: number;
+}
+
+export interface SessionQuery {
+  /** At most this many; the listing says whether there were more. */
+  readonly limit: number;
+  readonly listener?: string;
+  /** Backend id. */
+  readonly backend?: string;
+  /** Client IP in text form. */
+  readonly clientIp?: string;
+}
+
+export interface SessionListing {
+  readonly sessions: readonly SessionView[];
+  readonly total: number;
+  readonly truncated: boolean;
+}
+
+/** Live figures of one listener. */
+export interface ListenerStatus {
+  readonly name: string;
+  readonly local: Endpoint;
+  readonly counts: ListenerCounts;
+  readonly liveSessions: number;
+  /** Live sessions by backend id. */
+  readonly sessionsByBackend: ReadonlyMap<string, number>;
+  readonly upstreamSockets: number;
+}
+
+export interface Engine {
+  readonly name: EngineName;
+
+  /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
+  addListener(spec: UdpListenerSpec): Promise<Endpoint>;
+  /** Changes the rules of a listener in place; its sessions stay. Name, address and pool must be the same. */
+  updateListener(spec: UdpListenerSpec): void;
+  /** Ends the listener's sessions and frees its address. */
+  removeListener(name: string): Promise<void>;
+
+  /** Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners. */
+  publish(snapshot: PoolSnapshot): void;
+
+  listeners(): readonly ListenerStatus[];
+  /** Sessions that the tables can hold, and hold. */
+  capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number };
+  sessions(query: SessionQuery): Promise<SessionListing>;
+
+  /** No new sessions from now on; live ones go on. */
+  drain(): void;
+  /** Ends every session and closes every socket. Idempotent. */
+  close(): Promise<void>;
+}
