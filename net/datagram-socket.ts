@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import type { Endpoint } from './address.ts';
 import { ADDRESS_WORDS } from './address.ts';
-import type { RelayError } from './relay-error.ts';
 
 /** The largest UDP payload over IPv4: 65,535 - 20 (IP header) - 8 (UDP header). */
 export const MAX_DATAGRAM_BYTES = 65_507;
@@ -58,8 +57,8 @@ export interface DatagramSocketOptions {
   readonly onReceive: (batch: DatagramBatch) => void;
   /** What became of accepted datagrams; the sum of both over time is the sum of what `send` accepted. */
   readonly onSent?: (sent: number, failed: number) => void;
-  /** The socket failed as a whole and receives no more. A failure of one datagram is not reported here. */
-  readonly onError?: (error: RelayError) => void;
+  /** A receive failed, of no datagram in particular (an ICMP error, no memory). The socket goes on. */
+  readonly onError?: (error: Error) => void;
   /** Datagrams that may wait for the system at once; beyond it `send` refuses. Default 1,024. */
   readonly sendQueueLimit?: number;
   /** Asked of the system, which may grant less. Default 4 MiB each. */

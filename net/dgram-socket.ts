@@ -1,0 +1,128 @@
+/**
+ * The portable socket: the DatagramSocket contract over node:dgram. It runs wherever Node does, and reports batches of
+ * one, since node:dgram hands over one datagram at a time.
+ *
+ * node:dgram speaks of addresses as text and looks each one up by name; the lookup here answers at once with the text
+ * itself, which also makes binding synchronous.
+ */
+import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
+import { Endpoint, formatWords, IpAddress, isV4Words, parseIntoWords } from './address.ts';
+import {
+  DatagramBatch,
+  type DatagramSocket,
+  type DatagramSocketOptions,
+  DEFAULT_SEND_QUEUE_LIMIT,
+  DEFAULT_SOCKET_BUFFER_BYTES,
+} from './datagram-socket.ts';
+import { RelayError } from './relay-error.ts';
+
+type LookupCallback = (error: Error | null, address: string, family: number) => void;
+
+/** Opens a node:dgram socket. @throws RelayError TICKRELAY_ERR_BIND when the address can't be had. */
+export function openDgramSocket(options: DatagramSocketOptions): DatagramSocket {
+  return new DgramSocket(options);
+}
+
+class DgramSocket implements DatagramSocket {
+  readonly local: Endpoint;
+  readonly #socket: Socket;
+  readonly #isV4: boolean;
+  readonly #received = new DatagramBatch(1);
+  readonly #onReceive: (batch: DatagramBatch) => void;
+  readonly #onSendDone: (error: Error | null) => void;
+  readonly #sendQueueLimit: number;
+  #queued = 0;
+  #closed: Promise<void> | undefined;
+
+  constructor(options: DatagramSocketOptions) {
+    const { local, onReceive, onSent, onError } = options;
+    this.#isV4 = local.ip.isV4;
+    this.#onReceive = onReceive;
+    this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
+    this.#onSendDone = (error) => {
+      this.#queued--;
+      onSent?.(error === null ? 1 : 0, error === null ? 0 : 1);
+    };
+    const lookup = (address: string, _family: unknown, callback: LookupCallback): void =>
+      callback(null, address, this.#isV4 ? 4 : 6);
+    this.#socket = createSocket({
+      type: this.#isV4 ? 'udp4' : 'udp6',
+      recvBufferSize: options.receiveBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
+      sendBufferSize: options.sendBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
+      lookup: lookup,
+    });
+    this.local = bind(this.#socket, local);
+    this.#socket.on('error', (error) => onError?.(error));
+    this.#socket.on('message', (message, remote) => {
+      this.#receive(message, remote);
+    });
+  }
+
+  send(batch: DatagramBatch): number {
+    const { count, payloads, lengths, words, ports } = batch;
+    for (let i = 0; i < count; i++) {
+      if (this.#queued >= this.#sendQueueLimit || this.#closed !== undefined) return i;
+      this.#queued++;
+      // Copied, since node:dgram keeps a datagram that the system does not take at once, and the payload is on loan.
+      const copy = Buffer.allocUnsafe(lengths[i]!);
+      copy.set(lengths[i] === payloads[i]!.length ? payloads[i]! : payloads[i]!.subarray(0, lengths[i]));
+      try {
+        this.#socket.send(copy, ports[i], this.#format(words, i * 4), this.#onSendDone);
+      } catch (error) {
+        this.#onSendDone(error as Error);
+      }
+    }
+    return count;
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= new Promise((resolve) => {
+      this.#socket.close(resolve);
+    });
+    return this.#closed;
+  }
+
+  #receive(message: Buffer, remote: RemoteInfo): void {
+    const batch = this.#received;
+    batch.count = 1;
+    batch.payloads[0] = message;
+    batch.lengths[0] = message.length;
+    parseIntoWords(remote.address, batch.words, 0);
+    batch.ports[0] = remote.port;
+    this.#onReceive(batch);
+  }
+
+  #format(words: Uint32Array, at: number): string {
+    const text = formatWords(words, at);
+    return !this.#isV4 && isV4Words(words, at) ? `::ffff:${text}` : text;
+  }
+}
+
+/** Binds now: with a lookup that answers at once, node:dgram reports success or failure before `bind` returns. */
+function bind(socket: Socket, local: Endpoint): Endpoint {
+  let failure: Error | undefined;
+  const onFailure = (error: Error): void => void (failure = error);
+  socket.once('error', onFailure);
+  socket.bind({ port: local.port, address: local.ip.toString(), exclusive: true });
+  socket.off('error', onFailure);
+  if (failure !== undefined) {
+    socket.close();
+    throw bindError(local, failure);
+  }
+  const { address, port } = socket.address();
+  return new Endpoint(IpAddress.parse(address), port);
+}
+
+function bindError(local: Endpoint, cause: NodeJS.ErrnoException): RelayError {
+  const reason =
+    cause.code === 'EADDRINUSE'
+      ? 'another program has this address; stop it or choose another port'
+      : cause.code === 'EADDRNOTAVAIL'
+        ? 'no interface of this machine has this address'
+        : cause.code === 'EACCES'
+          ? 'ports below 1024 need a privilege; choose a higher one'
+          : cause.code === 'EMFILE'
+            ? 'the process has no file descriptor left; raise `ulimit -n`'
+            : cause.message;
+  return new RelayError('TICKRELAY_ERR_BIND', `can't bind UDP ${local.toString()}: ${reason}`, { cause });
+}
