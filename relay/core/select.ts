@@ -1,3 +1,58 @@
+/**
+ * Which backend takes a new player. A listener has one Selector; every engine asks it with the same inputs and gets the
+ * same answer.
+ */
+import { MAGLEV_SLOTS } from './limits.ts';
+import type { PoolSnapshot } from './pool-snapshot.ts';
+
 /** The algorithms that choose a backend for a new player. */
 export const ALGORITHMS = ['ip-hash', 'least-connections', 'round-robin'] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
+
+export class Selector {
+  /** The next turn of the rotation. */
+  #turn = 0;
+
+  /**
+   * The pool slot of a ready backend, or -1 when none is ready. Allocates nothing.
+   * `hash` is the client IP's (u32), `live` holds the live sessions by slot.
+   */
+  choose(algorithm: Algorithm, snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
+    if (snapshot.ready.length === 0) return -1;
+    switch (algorithm) {
+      case 'ip-hash':
+        return preferred(snapshot, hash);
+      case 'least-connections':
+        return leastConnections(snapshot, hash, live);
+      case 'round-robin':
+        return this.#nextInTurn(snapshot.rotation);
+    }
+  }
+
+  #nextInTurn(rotation: Uint16Array): number {
+    // A changed pool may have a shorter rotation than the turn counts to.
+    if (this.#turn >= rotation.length) this.#turn = 0;
+    return rotation[this.#turn++]!;
+  }
+}
+
+/** The backend that the hash prefers. */
+function preferred(snapshot: PoolSnapshot, hash: number): number {
+  return snapshot.maglev[hash % MAGLEV_SLOTS]!;
+}
+
+/**
+ * Fewest live sessions per weight. Starts at the backend that the hash prefers and takes another only for strictly fewer, so
+ * that ties keep a player where the hash puts it and an empty pool fills evenly.
+ */
+function leastConnections(snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
+  const { ready, weights } = snapshot;
+  let best = preferred(snapshot, hash);
+  const start = ready.indexOf(best);
+  for (let step = 1; step < ready.length; step++) {
+    const slot = ready[(start + step) % ready.length]!;
+    // live[slot] / weights[slot] < live[best] / weights[best], in whole numbers
+    if (live[slot]! * weights[best]! < live[best]! * weights[slot]!) best = slot;
+  }
+  return best;
+}
