@@ -1,0 +1,32 @@
+/**
+ * Why a connection ended or was never let in. Every accepted connection is either live or counted under exactly one of
+ * these; the names are the `reason` label of `tickrelay_tcp_connections_closed_total` and are documented in docs/tcp.md.
+ */
+export const CLOSE_REASONS = [
+  /** Both sides sent their FIN, and every byte was delivered. */
+  'completed',
+  /** The client reset the connection, or keep-alive found it gone. */
+  'client-reset',
+  /** The backend reset the connection, or keep-alive found it gone. */
+  'backend-reset',
+  /** No byte moved either way for the idle timeout. */
+  'idle-timeout',
+  /** The backend failed its health check, was disabled, or left the pool. */
+  'backend-unusable',
+  /** An operator closed this connection. */
+  'operator',
+  /** The listener was taken out of the configuration. */
+  'listener-removed',
+  /** The relay ended. */
+  'shutdown',
+  /** Refused: no backend of the pool is ready. */
+  'no-backend',
+  /** Refused: the listener has its cap of connections. */
+  'connection-limit',
+  /** No backend could be reached: refused, unroutable, or no descriptor or port left for the attempt. */
+  'connect-failed',
+  /** No backend answered within the connect timeout. */
+  'connect-timeout',
+] as const;
+
+export type CloseReason = (typeof CLOSE_REASONS)[number];

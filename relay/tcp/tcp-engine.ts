@@ -1,0 +1,200 @@
+/**
+ * TCP pass-through: listeners, the pools behind them, and the connections between. The control plane decides who is
+ * ready and publishes it; this side obeys at once. The same shape as the UDP engines (relay/engines/engine.ts).
+ */
+import assert from 'node:assert/strict';
+import { connect as netConnect } from 'node:net';
+import type { Logger } from 'pino';
+import type { Endpoint } from '../../net/address.ts';
+import { RelayError } from '../../net/relay-error.ts';
+import { SWEEP_BUDGET } from '../core/limits.ts';
+import type { PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { CloseReason } from './close-reason.ts';
+import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
+import { TcpConnection, type Connect } from './tcp-connection.ts';
+import { TcpListener, type Admission, type TcpListenerSpec, type TcpListenerStatus } from './tcp-listener.ts';
+import { TcpPool } from './tcp-pool.ts';
+
+/** Between two steps of the idle sweep. An idle connection ends at most this late for each 4,096 live ones. */
+const SWEEP_INTERVAL_MS = 1_000;
+
+/** Between two log lines about failing accepts of one engine; the counter has them all. */
+const ACCEPT_LOG_INTERVAL_MS = 10_000;
+
+export interface TcpEngineOptions {
+  readonly logger?: Logger;
+  /** Seed of the client address hash; the same in every relay that shall choose alike. Default 0. */
+  readonly hashSeed?: number;
+  /** Monotonic clock in ms. */
+  readonly now?: () => number;
+  readonly connect?: Connect;
+  readonly sweepIntervalMs?: number;
+}
+
+export class TcpEngine {
+  readonly #logger: Logger | undefined;
+  readonly #hashSeed: number;
+  readonly #now: () => number;
+  readonly #connect: Connect;
+  readonly #listeners = new Map<string, TcpListener>();
+  readonly #pools = new Map<string, TcpPool>();
+  readonly #connections = new ConnectionTable();
+  readonly #sweepTimer: NodeJS.Timeout;
+  #nextId = 1;
+  #isDraining = false;
+  #closing: Promise<void> | undefined;
+  #acceptLoggedAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(options: TcpEngineOptions = {}) {
+    this.#logger = options.logger;
+    this.#hashSeed = options.hashSeed ?? 0;
+    this.#now = options.now ?? (() => performance.now());
+    this.#connect = options.connect ?? netConnect;
+    this.#sweepTimer = setInterval(
+      () => this.#connections.sweep(this.#now(), SWEEP_BUDGET),
+      options.sweepIntervalMs ?? SWEEP_INTERVAL_MS,
+    );
+    this.#sweepTimer.unref();
+  }
+
+  /**
+   * Binds the address and accepts at once.
+   *
+   * @returns the bound address, with the port that the system chose
+   * @throws RelayError TICKRELAY_ERR_BIND naming the address; TICKRELAY_ERR_ENGINE once the engine drains
+   */
+  async addListener(spec: TcpListenerSpec): Promise<Endpoint> {
+    assert(!this.#listeners.has(spec.name), `a listener is called "${spec.name}" already`);
+    this.#refuseWhenDraining(spec.name);
+    const listener = await TcpListener.open({
+      spec,
+      pool: this.#pool(spec.pool),
+      hashSeed: this.#hashSeed,
+      onAdmitted: (to, admission) => this.#admit(to, admission),
+      onAcceptError: (at, error) => this.#logAcceptError(at, error),
+    });
+    if (this.#isDraining) await listener.close();
+    this.#refuseWhenDraining(spec.name);
+    this.#listeners.set(spec.name, listener);
+    return listener.local;
+  }
+
+  /** Changes the rules of a listener in place; its connections stay. Name, address and pool must be the same. */
+  updateListener(spec: TcpListenerSpec): void {
+    const listener = this.#listeners.get(spec.name);
+    assert(listener !== undefined, `no listener is called "${spec.name}"`);
+    listener.update(spec);
+  }
+
+  /** Resets the listener's connections and frees its address. */
+  async removeListener(name: string): Promise<void> {
+    const listener = this.#listeners.get(name);
+    assert(listener !== undefined, `no listener is called "${name}"`);
+    this.#listeners.delete(name);
+    await this.#end(listener, 'listener-removed');
+  }
+
+  /**
+   * Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners.
+   * Connections of a backend that is no longer usable are reset at once; those of a draining one go on.
+   */
+  publish(snapshot: PoolSnapshot): void {
+    const pool = this.#pool(snapshot.pool);
+    pool.publish(snapshot);
+    for (const connection of this.#connections.values()) {
+      if (connection.pool === pool.name && !pool.isUsable(connection.backend)) connection.backendLost();
+    }
+  }
+
+  listeners(): readonly TcpListenerStatus[] {
+    const byListener = new Map<string, Map<string, number>>();
+    for (const name of this.#listeners.keys()) byListener.set(name, new Map());
+    for (const { listener, backend } of this.#connections.values()) {
+      const byBackend = byListener.get(listener);
+      byBackend?.set(backend.id, (byBackend.get(backend.id) ?? 0) + 1);
+    }
+    return [...this.#listeners.values()].map((listener) => listener.status(byListener.get(listener.name)!));
+  }
+
+  /** Oldest first. @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address. */
+  connections(query: TcpConnectionQuery): TcpConnectionListing {
+    return this.#connections.list(query, this.#now());
+  }
+
+  /** Resets one connection. @returns whether there was one with this id */
+  closeConnection(id: number): boolean {
+    const connection = this.#connections.get(id);
+    connection?.close('operator');
+    return connection !== undefined;
+  }
+
+  /** Listeners stop accepting and free their addresses; live connections go on until they end. Idempotent. */
+  drain(): void {
+    this.#isDraining = true;
+    for (const listener of this.#listeners.values()) listener.stop();
+  }
+
+  /** Resets every connection, closes every socket and waits until their descriptors are back. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.drain();
+    await Promise.all([...this.#listeners.values()].map((listener) => this.#end(listener, 'shutdown')));
+    clearInterval(this.#sweepTimer);
+  }
+
+  async #end(listener: TcpListener, reason: CloseReason): Promise<void> {
+    listener.stop();
+    for (const connection of this.#connections.values()) {
+      if (connection.listener === listener.name) connection.close(reason);
+    }
+    await listener.close();
+    this.#logger?.info({ listener: listener.name, counts: listener.counters.dump() }, 'tcp listener closed');
+  }
+
+  #pool(name: string): TcpPool {
+    let pool = this.#pools.get(name);
+    if (pool === undefined) {
+      pool = new TcpPool(name);
+      this.#pools.set(name, pool);
+    }
+    return pool;
+  }
+
+  #refuseWhenDraining(name: string): void {
+    if (!this.#isDraining) return;
+    throw new RelayError(
+      'TICKRELAY_ERR_ENGINE',
+      `listener "${name}" can't be added: the relay is draining; start it again to take new connections`,
+    );
+  }
+
+  #admit(listener: TcpListener, admission: Admission): void {
+    const connection = new TcpConnection({
+      ...admission,
+      id: this.#nextId++,
+      listener,
+      pool: this.#pool(listener.rules.pool),
+      connect: this.#connect,
+      now: this.#now,
+      onClosed: (closed, reason) => {
+        this.#connections.remove(closed);
+        listener.released(reason);
+      },
+    });
+    this.#connections.add(connection);
+  }
+
+  #logAcceptError(listener: TcpListener, error: Error): void {
+    const nowMs = this.#now();
+    if (nowMs - this.#acceptLoggedAtMs < ACCEPT_LOG_INTERVAL_MS) return;
+    this.#acceptLoggedAtMs = nowMs;
+    this.#logger?.warn(
+      { listener: listener.name, err: error },
+      'a connection could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower maxConnections',
+    );
+  }
+}

@@ -1,0 +1,208 @@
+/** What a byte stream must survive on its way through the relay: nothing lost, nothing reordered, ends kept, memory bounded. */
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { echo, hold, howItEnds, nextText, TcpBench } from './tcp-bench.ts';
+
+const MIB = 1024 * 1024;
+
+let bench: TcpBench;
+beforeEach(() => {
+  bench = new TcpBench();
+});
+afterEach(() => bench.end());
+
+/** Bytes and pauses from a small generator, so that a failure repeats. */
+function lehmer(seed: number): () => number {
+  let state = seed;
+  return () => (state = (state * 48_271) % 0x7fff_ffff);
+}
+
+/** Sends `total` pseudo-random bytes in chunks of random size, waiting now and then, and returns their hash. */
+async function sendRandomly(socket: Socket, total: number, seed: number): Promise<string> {
+  const next = lehmer(seed);
+  const block = Buffer.alloc(256 * 1024);
+  for (let i = 0; i + 4 <= block.length; i += 4) block.writeUInt32LE(next(), i);
+  const hash = createHash('sha256');
+  for (let sent = 0; sent < total;) {
+    const at = next() % 100_000;
+    const chunk = Buffer.from(block.subarray(at, at + Math.min(total - sent, 1 + (next() % 150_000))));
+    hash.update(chunk);
+    sent += chunk.length;
+    if (!socket.write(chunk)) await once(socket, 'drain');
+    if (next() % 50 === 0) await delay(next() % 5);
+  }
+  socket.end();
+  return hash.digest('hex');
+}
+
+/** Hashes all that arrives, pausing now and then. */
+async function receiveRandomly(socket: Socket, seed: number): Promise<string> {
+  const next = lehmer(seed);
+  const hash = createHash('sha256');
+  for await (const chunk of socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    hash.update(chunk);
+    if (next() % 100 === 0) await delay(next() % 5);
+  }
+  return hash.digest('hex');
+}
+
+test('64 MB both ways at once arrive byte for byte, with pauses on every side', async () => {
+  const total = 64 * MIB;
+  const atBackend = new Promise<[string, string]>((resolve, reject) => {
+    void bench.backend('a', (socket) => {
+      Promise.all([sendRandomly(socket, total, 3), receiveRandomly(socket, 4)]).then(resolve, reject);
+    });
+  });
+  await vi.waitFor(() => expect(bench.pool.list()).toHaveLength(1));
+  await bench.listen();
+  const client = bench.dial();
+  const [sentByClient, receivedByClient] = await Promise.all([
+    sendRandomly(client, total, 1),
+    receiveRandomly(client, 2),
+  ]);
+  const [sentByBackend, receivedByBackend] = await atBackend;
+  expect(receivedByBackend).toBe(sentByClient);
+  expect(receivedByClient).toBe(sentByBackend);
+  await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+  expect(bench.status().counts).toMatchObject({ downstreamBytes: total, upstreamBytes: total });
+});
+
+describe('half-close', () => {
+  test('the client ends first and still gets the answer', async () => {
+    await bench.backend('a', (socket) => {
+      let request = '';
+      socket.on('data', (chunk: Buffer) => (request += chunk.toString()));
+      socket.on('end', () => socket.end(`got ${request}`));
+    });
+    await bench.listen();
+    const client = bench.dial();
+    client.end('question');
+    expect(await nextText(client)).toBe('got question');
+    expect(await howItEnds(client)).toBe('end');
+    await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+  });
+
+  test('the backend ends first and still gets the rest', async () => {
+    let received = '';
+    await bench.backend('a', (socket) => {
+      socket.end('bye');
+      socket.on('data', (chunk: Buffer) => (received += chunk.toString()));
+    });
+    await bench.listen();
+    const client = bench.dial();
+    client.resume();
+    await once(client, 'end');
+    expect(bench.engine.connections({ limit: 1 }).connections[0]?.state).toBe('backend-ended');
+    client.end('last words');
+    await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+    expect(received).toBe('last words');
+  });
+
+  test('is listed as such', async () => {
+    const backend = await bench.backend('a', hold);
+    await bench.listen();
+    const client = bench.dial();
+    client.end();
+    await vi.waitFor(() => expect(backend.sockets.size).toBe(1));
+    const state = () => bench.engine.connections({ limit: 1 }).connections[0]?.state;
+    await vi.waitFor(() => expect(state()).toBe('client-ended'));
+  });
+});
+
+describe('a reset', () => {
+  test('of the client reaches the backend as a reset', async () => {
+    const backend = await bench.backend('a', echo);
+    await bench.listen();
+    const client = bench.dial();
+    client.write('x');
+    await once(client, 'data');
+    client.resetAndDestroy();
+    await vi.waitFor(() => expect(backend.errorCodes).toEqual(['ECONNRESET']));
+    await vi.waitFor(() => expect(bench.closed('client-reset')).toBe(1));
+  });
+
+  test('of the backend reaches the client as a reset', async () => {
+    const backend = await bench.backend('a', echo);
+    await bench.listen();
+    const client = bench.dial();
+    client.write('x');
+    await once(client, 'data');
+    for (const socket of backend.sockets) socket.resetAndDestroy();
+    expect(await howItEnds(client)).toBe('reset');
+    await vi.waitFor(() => expect(bench.closed('backend-reset')).toBe(1));
+  });
+
+  test('right after accepting is passed on and counted', async () => {
+    await bench.backend('a', (socket) => socket.resetAndDestroy());
+    await bench.listen();
+    expect(await howItEnds(bench.dial())).toBe('reset');
+    // Whether the system reports it as a failed connect or a later reset is a matter of microseconds.
+    await vi.waitFor(() => expect(bench.closed('backend-reset') + bench.closed('connect-failed')).toBe(1));
+  });
+});
+
+describe('a reader that stops', () => {
+  /** Writes for ever; the number of bytes that the system took tells whether it was stopped. */
+  function pour(socket: Socket): () => number {
+    const chunk = Buffer.alloc(64 * 1024, 7);
+    const more = (): void => {
+      while (socket.writable && socket.write(chunk));
+    };
+    socket.on('drain', more);
+    more();
+    return () => socket.bytesWritten - socket.writableLength;
+  }
+
+  /** docs/tcp.md: for each direction, twice a stream's mark and twice a read. */
+  const DIRECTION_BOUND_BYTES = 160 * 1024;
+
+  /** Watches the relay's buffers until no byte has moved for half a second; they must stay bounded throughout. */
+  async function untilStopped(moved: () => number): Promise<void> {
+    for (let before = 0, quiet = 0; quiet < 25;) {
+      await delay(20);
+      const bytes = moved();
+      quiet = bytes === before ? quiet + 1 : 0;
+      before = bytes;
+      expect(buffered()).toBeLessThanOrEqual(DIRECTION_BOUND_BYTES);
+    }
+    expect(buffered()).toBeGreaterThan(0);
+  }
+
+  const buffered = (): number => bench.engine.connections({ limit: 1 }).connections[0]?.bufferedBytes ?? 0;
+
+  test('at the client stops the backend, with the memory between them bounded', async () => {
+    let written = (): number => 0;
+    await bench.backend('a', (socket) => (written = pour(socket)));
+    await bench.listen();
+    const client = bench.dial();
+    client.pause();
+    await untilStopped(() => written());
+    const stoppedAt = written();
+    client.resume();
+    await vi.waitFor(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB), 10_000);
+  });
+
+  test('at the backend stops the client, with the memory between them bounded', async () => {
+    const backend = await bench.backend('a', (socket) => socket.pause());
+    await bench.listen();
+    const client = bench.dial();
+    const written = pour(client);
+    await untilStopped(written);
+    const stoppedAt = written();
+    for (const socket of backend.sockets) socket.resume();
+    await vi.waitFor(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB), 10_000);
+  });
+
+  test('can be reset although bytes wait for it', async () => {
+    await bench.backend('a', pour);
+    await bench.listen();
+    bench.dial().pause();
+    await untilStopped(() => bench.status().counts.upstreamBytes);
+    const [view] = bench.engine.connections({ limit: 1 }).connections;
+    expect(bench.engine.closeConnection(view!.id)).toBe(true);
+    await vi.waitFor(() => expect(bench.closed('operator')).toBe(1));
+  });
+});
