@@ -1,0 +1,64 @@
+/** Where the figures come from: the machine, the versions, and how busy its processors are. */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { availableParallelism, cpus, platform, release, totalmem, type } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { Machine } from './results.ts';
+
+/** The package's directory: above bench/ when run from source, above dist/bench/ when built. */
+const PACKAGE = new URL(import.meta.url.endsWith('.ts') ? '..' : '../..', import.meta.url);
+
+export function describeMachine(busyBefore: number): Machine {
+  const { version } = JSON.parse(readFileSync(new URL('package.json', PACKAGE), 'utf8')) as {
+    version: string;
+  };
+  return {
+    cpuModel: cpus()[0]?.model.trim() ?? 'unknown',
+    cores: availableParallelism(),
+    memoryBytes: totalmem(),
+    kernel: `${type()} ${release()}`,
+    platform: `${platform()} ${process.arch}`,
+    node: process.version,
+    tickrelay: version,
+    commit: readCommit(),
+    busyBefore,
+  };
+}
+
+/** CPU time of the whole machine since boot, in ms, summed over its processors. */
+export interface CpuTimes {
+  readonly busyMs: number;
+  readonly totalMs: number;
+}
+
+export function readCpuTimes(): CpuTimes {
+  let busyMs = 0;
+  let totalMs = 0;
+  for (const { times } of cpus()) {
+    const busy = times.user + times.nice + times.sys + times.irq;
+    busyMs += busy;
+    totalMs += busy + times.idle;
+  }
+  return { busyMs, totalMs };
+}
+
+/** The CPU time between two readings, and its share of what the machine has. */
+export function cpuSpent(from: CpuTimes, to: CpuTimes): { readonly busyMs: number; readonly share: number } {
+  const busyMs = to.busyMs - from.busyMs;
+  return { busyMs, share: busyMs / Math.max(1, to.totalMs - from.totalMs) };
+}
+
+function readCommit(): string | undefined {
+  try {
+    const git = (...args: string[]): string =>
+      execFileSync('git', args, {
+        cwd: fileURLToPath(PACKAGE),
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      }).trim();
+    const changed = git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with local changes';
+    return `${git('rev-parse', '--short=12', 'HEAD')}${changed}`;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,153 @@
+/** The main question: what does the relay cost a player, and does it lose anybody's updates? */
+import { DIRECT, type BenchResults, type RunSummary } from '../results.ts';
+import { mergeHistograms } from '../summary.ts';
+import { percentilePlot } from './percentile-plot.ts';
+import { figure, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
+import type { Finding, Plot, Section, Table } from './section.ts';
+
+export function comparisonSection({ comparison, plan, machine }: BenchResults): Section {
+  const { routes, runs } = comparison;
+  const baseline = routes.find(({ name }) => name === DIRECT);
+  return {
+    title: `${plan.players} players at ${plan.tickHz} Hz: direct and relayed`,
+    findings: [
+      ...routes.map(deliveryFinding),
+      ...routes.flatMap((route) => costFinding(route, baseline)),
+      generatorFinding(
+        routes,
+        runs.find(({ generatorLimit }) => generatorLimit !== undefined)?.generatorLimit,
+      ),
+      ...(machine.busyBefore > 0.05
+        ? [
+            note(
+              `Before any load began, ${formatShare(machine.busyBefore)} of the CPU time was in use by others.`,
+            ),
+          ]
+        : []),
+    ],
+    tables: [roundTripTable(routes, baseline), deliveryTable(routes), cpuTable(routes, baseline)],
+    plots: [curves(comparison, plan.tickHz)],
+    method:
+      `Game servers, relay and players are separate processes on one machine and speak UDP over loopback. The routes take ` +
+      `turns, ${plan.rounds} round${plan.rounds === 1 ? '' : 's'} of ${formatNumber(plan.comparisonMs / 1000, 1)} s each, after a warm-up that is not counted; a figure is the ` +
+      `median over the rounds, the curves and the loss are over all rounds together. A round trip begins when an update ` +
+      `was due, not when it was sent, so a late generator makes the figures worse, never better. A delivered datagram is an ` +
+      `update that was answered, or its answer. Relay CPU is user and system time of the relay process divided by the ` +
+      `datagrams it forwarded, both from its own metrics; machine CPU is the busy time of all processors, players ` +
+      `and game servers included, divided by the delivered datagrams.`,
+  };
+}
+
+function deliveryFinding({ name, sent, lost, loss, wrongServer }: RunSummary): Finding {
+  if (lost === 0 && wrongServer === 0) {
+    return {
+      kind: 'good',
+      text: `${name}: all ${formatNumber(sent)} updates were answered, none by a wrong server.`,
+    };
+  }
+  const faults = [
+    ...(lost > 0
+      ? [`${formatNumber(lost)} of ${formatNumber(sent)} updates were LOST (${formatShare(loss)})`]
+      : []),
+    ...(wrongServer > 0 ? [`${formatNumber(wrongServer)} world states came from a WRONG SERVER`] : []),
+  ];
+  return { kind: 'bad', text: `${name}: ${faults.join('; ')}.` };
+}
+
+function costFinding(route: RunSummary, baseline: RunSummary | undefined): Finding[] {
+  if (baseline === undefined || route === baseline) return [];
+  const { roundTripUs: with_ } = route;
+  const { roundTripUs: without } = baseline;
+  const change = (pick: 'p50' | 'p99'): string =>
+    `${pick} ${formatTime(with_[pick])} µs against ${formatTime(without[pick])} µs (${formatRatio(with_[pick] / without[pick])})`;
+  return [note(`${route.name} against ${DIRECT}, round trip: ${change('p50')}, ${change('p99')}.`)];
+}
+
+function generatorFinding(routes: readonly RunSummary[], reason: string | undefined): Finding {
+  const limited = routes.reduce((sum, route) => sum + route.generatorLimited, 0);
+  const runs = routes.reduce((sum, route) => sum + route.runs, 0);
+  const lag = Math.max(...routes.map(({ sendLagP99Us }) => sendLagP99Us));
+  if (limited > 0) {
+    return {
+      kind: 'bad',
+      text: `The load generator was a bottleneck in ${limited} of ${runs} runs (${reason ?? 'no reason given'}): the figures show its limits too.`,
+    };
+  }
+  return note(
+    `The load generator kept up in all ${runs} runs; it sent at most ${formatTime(lag)} µs late at p99.`,
+  );
+}
+
+function roundTripTable(routes: readonly RunSummary[], baseline: RunSummary | undefined): Table {
+  const percentiles = ['p50', 'p90', 'p99', 'p999', 'max'] as const;
+  const rows = routes.map(({ name, roundTripUs }) => [
+    name,
+    ...percentiles.map((pick) => formatTime(roundTripUs[pick])),
+  ]);
+  const ratios = routes
+    .filter((route) => baseline !== undefined && route !== baseline)
+    .map(({ name, roundTripUs }) => [
+      `${name} / ${DIRECT}`,
+      ...percentiles.map((pick) => formatRatio(roundTripUs[pick] / Math.max(1, baseline!.roundTripUs[pick]))),
+    ]);
+  return {
+    caption: 'Round trip, in µs',
+    columns: [text('route'), ...['p50', 'p90', 'p99', 'p99.9', 'max'].map(figure)],
+    rows: [...rows, ...ratios],
+  };
+}
+
+function deliveryTable(routes: readonly RunSummary[]): Table {
+  return {
+    caption: 'Delivery',
+    columns: [
+      text('route'),
+      ...['offered/s', 'achieved/s', 'delivered datagrams/s', 'sent', 'lost', 'loss', 'wrong server'].map(
+        figure,
+      ),
+    ],
+    rows: routes.map((route) => [
+      route.name,
+      formatNumber(route.offeredPerSecond),
+      formatNumber(route.achievedPerSecond),
+      formatNumber(route.deliveredPerSecond),
+      formatNumber(route.sent),
+      formatNumber(route.lost),
+      formatShare(route.loss),
+      formatNumber(route.wrongServer),
+    ]),
+  };
+}
+
+function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefined): Table {
+  return {
+    caption: 'CPU, in µs for each datagram',
+    columns: [
+      text('route'),
+      ...['relay process', 'whole machine', 'machine / direct', 'generator lag p99, µs'].map(figure),
+    ],
+    rows: routes.map((route) => [
+      route.name,
+      route.relayCpuUsPerDatagram === undefined ? '-' : formatNumber(route.relayCpuUsPerDatagram, 2),
+      formatNumber(route.machineCpuUsPerDatagram, 2),
+      baseline === undefined
+        ? '-'
+        : formatRatio(route.machineCpuUsPerDatagram / baseline.machineCpuUsPerDatagram),
+      formatTime(route.sendLagP99Us),
+    ]),
+  };
+}
+
+function curves({ routes, runs }: BenchResults['comparison'], tickHz: number): Plot {
+  return percentilePlot('Round trip by percentile, direct and relayed, log scales on both axes', {
+    tickHz,
+    curves: routes.map(({ name }) => ({
+      name,
+      histogram: mergeHistograms(runs.filter(({ route }) => route === name)),
+    })),
+  });
+}
+
+function note(said: string): Finding {
+  return { kind: 'note', text: said };
+}

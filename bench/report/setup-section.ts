@@ -1,0 +1,65 @@
+/** What the figures hang on: the session table's cost at size, the machine, the versions, the arguments. */
+import type { BenchResults, SessionTableCost } from '../results.ts';
+import { figure, formatNumber, formatRatio, formatShare, formatTime, text, type Section } from './section.ts';
+
+export function sessionTableSection(cost: SessionTableCost): Section {
+  return {
+    title: 'The session table: a lookup among a million',
+    findings: [
+      {
+        kind: cost.ratio <= 2 ? 'good' : 'bad',
+        text: `A lookup among 1,000,000 sessions takes ${formatRatio(cost.ratio)} the time of one among 1,000 (to reach: at most 2.00 x).`,
+      },
+    ],
+    tables: [
+      {
+        caption: 'Lookup of a live session',
+        columns: [text('sessions'), figure('ns')],
+        rows: [
+          ['1,000', formatTime(cost.small)],
+          ['1,000,000', formatTime(cost.large)],
+        ],
+      },
+    ],
+    plots: [],
+    method: 'A micro-benchmark in one process, without sockets (bench/session-table-lookup.ts).',
+  };
+}
+
+export function setupSection({ machine, plan, startedAt, tookMs }: BenchResults): Section {
+  return {
+    title: 'Machine and arguments',
+    findings: [],
+    tables: [
+      {
+        caption: 'Where and how this ran',
+        columns: [text('what'), text('value')],
+        rows: [
+          ['date', startedAt],
+          ['took', `${formatNumber(tookMs / 1000, 1)} s`],
+          ['CPU', `${machine.cpuModel}, ${machine.cores} cores`],
+          ['memory', `${formatNumber(machine.memoryBytes / 2 ** 30, 1)} GiB`],
+          ['system', `${machine.kernel}, ${machine.platform}`],
+          ['busy before', formatShare(machine.busyBefore)],
+          ['Node.js', machine.node],
+          [
+            'tickrelay',
+            machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`),
+          ],
+          ['players', `${plan.players} at ${plan.tickHz} Hz, seed ${plan.seed}`],
+          ['game servers', `${plan.gameServers}`],
+          ['engines', plan.engines.join(', ')],
+          ['rounds', `${plan.rounds} of ${formatNumber(plan.comparisonMs)} ms`],
+          ['ladder', `${plan.ladder.join(', ')} players, ${formatNumber(plan.ladderMs)} ms each`],
+          [
+            'ramp and warm-up',
+            `${formatNumber(plan.rampMs)} ms and ${formatNumber(plan.warmupMs)} ms, not counted`,
+          ],
+          ['mode', plan.quick ? 'quick: fewer and shorter runs, rougher figures' : 'full'],
+        ],
+      },
+    ],
+    plots: [],
+    method: 'Loopback has no wire: the figures compare software, not networks.',
+  };
+}

@@ -1,0 +1,63 @@
+/** From single runs to figures: medians over rounds, merged histograms, ratios. */
+import assert from 'node:assert/strict';
+import * as hdr from 'hdr-histogram-js';
+import type { LoadRun, RoundTripUs, RunSummary } from './results.ts';
+import { median } from './stopwatch.ts';
+
+/** One summary for each route or each codec, in the order in which they first ran. */
+export function summarise(runs: readonly LoadRun[], by: 'route' | 'codec'): RunSummary[] {
+  const names = [...new Set(runs.map((run) => run[by]))];
+  return names.map((name) =>
+    summariseRuns(
+      name,
+      runs.filter((run) => run[by] === name),
+    ),
+  );
+}
+
+function summariseRuns(name: string, runs: readonly LoadRun[]): RunSummary {
+  const mid = (pick: (run: LoadRun) => number): number => median(runs.map(pick));
+  const sum = (pick: (run: LoadRun) => number): number => runs.reduce((total, run) => total + pick(run), 0);
+  const sent = sum((run) => run.sent);
+  const lost = sum((run) => run.lost);
+  const relayCosts = runs.flatMap(({ relay }) => (relay === undefined ? [] : [relayCpuUsPerDatagram(relay)]));
+  return {
+    name,
+    runs: runs.length,
+    roundTripUs: {
+      p50: mid((run) => run.roundTripUs.p50),
+      p90: mid((run) => run.roundTripUs.p90),
+      p99: mid((run) => run.roundTripUs.p99),
+      p999: mid((run) => run.roundTripUs.p999),
+      max: mid((run) => run.roundTripUs.max),
+    },
+    sent,
+    lost,
+    loss: lost / Math.max(1, sent),
+    wrongServer: sum((run) => run.wrongServer),
+    offeredPerSecond: mid((run) => run.offeredPerSecond),
+    achievedPerSecond: mid((run) => run.achievedPerSecond),
+    deliveredPerSecond: mid((run) => 2 * run.achievedPerSecond * (1 - run.loss)),
+    machineCpuUsPerDatagram: mid((run) => run.machineCpuUsPerDatagram),
+    relayCpuUsPerDatagram: relayCosts.length === 0 ? undefined : median(relayCosts),
+    sendLagP99Us: mid((run) => run.sendLagUs.p99),
+    generatorLimited: runs.filter(({ generatorLimit }) => generatorLimit !== undefined).length,
+  };
+}
+
+export function relayCpuUsPerDatagram(use: { readonly cpuUs: number; readonly forwarded: number }): number {
+  return use.cpuUs / Math.max(1, use.forwarded);
+}
+
+/** All round trips of several runs as one distribution, in microseconds. */
+export function mergeHistograms(runs: readonly LoadRun[]): hdr.Histogram {
+  assert(runs.length > 0);
+  const merged = hdr.build({ bitBucketSize: 'packed', autoResize: true, numberOfSignificantValueDigits: 3 });
+  for (const run of runs) merged.add(hdr.decodeFromCompressedBase64(run.roundTripHistogram, 'packed'));
+  return merged;
+}
+
+export function roundTripOf(histogram: hdr.Histogram): RoundTripUs {
+  const at = (percentile: number): number => histogram.getValueAtPercentile(percentile);
+  return { p50: at(50), p90: at(90), p99: at(99), p999: at(99.9), max: histogram.maxValue };
+}

@@ -1,0 +1,117 @@
+import { describe, expect, it } from 'vitest';
+import { matchMbitPerSecond, measurePayloadTable } from '../../../bench/payload-table.ts';
+import { parseRelayUse, relayUseBetween } from '../../../bench/relay-metrics.ts';
+import { median, timeInTurns } from '../../../bench/stopwatch.ts';
+import { mergeHistograms, summarise } from '../../../bench/summary.ts';
+import { fixtureRun } from './results-fixture.ts';
+
+describe('the stopwatch', () => {
+  it('gives the median', () => {
+    expect(median([5])).toBe(5);
+    expect(median([9, 1, 5])).toBe(5);
+    expect(median([4, 1, 9, 2])).toBe(3);
+  });
+
+  it('lets the pieces take turns', () => {
+    const order: string[] = [];
+    const piece = (name: string) => ({
+      name,
+      run: (iterations: number) => {
+        if (order.at(-1) !== name) order.push(name);
+        let sum = 0;
+        for (let i = 0; i < iterations; i++) sum += Math.sqrt(i);
+        return sum;
+      },
+    });
+    const times = timeInTurns([piece('a'), piece('b')], { turns: 3, turnMs: 0.1 });
+    expect([...times.keys()]).toEqual(['a', 'b']);
+    expect(order.slice(-6)).toEqual(['a', 'b', 'a', 'b', 'a', 'b']);
+  });
+});
+
+describe('the payload table', () => {
+  it('has all four encodings with their bytes', () => {
+    const rows = measurePayloadTable({ tickHz: 128, turns: 1, turnMs: 0.05 });
+    expect(rows.map(({ codec }) => codec)).toEqual(['binary', 'msgpack', 'json', 'http']);
+    expect(rows[0]).toMatchObject({ updateBytes: 14, worldStateBytes: 148 });
+    for (const row of rows)
+      for (const ns of [row.encodeUpdateNs, row.decodeWorldStateNs]) expect(ns).toBeGreaterThan(0);
+  });
+
+  it('counts both directions and the headers of every datagram', () => {
+    // 10 players x ((14 + 28) + (148 + 28)) bytes x 8 bits x 128 ticks
+    expect(matchMbitPerSecond({ updateBytes: 14, worldStateBytes: 148, tickHz: 128 })).toBeCloseTo(
+      2.23232,
+      10,
+    );
+  });
+});
+
+describe("a relay's metrics", () => {
+  const PAGE = `# HELP tickrelay_datagrams_received_total Datagrams received.
+# TYPE tickrelay_datagrams_received_total counter
+tickrelay_datagrams_received_total{listener="game",direction="downstream"} 120
+tickrelay_datagrams_received_total{listener="game",direction="upstream"} 100
+tickrelay_datagrams_forwarded_total{listener="game",direction="downstream"} 118
+tickrelay_datagrams_forwarded_total{listener="game",direction="upstream"} 100
+tickrelay_datagrams_dropped_total{listener="game",direction="downstream",reason="no-backend"} 2
+process_cpu_user_seconds_total 1.5
+tickrelay_process_cpu_system_seconds_total 0.25
+process_cpu_seconds_total 1.75
+`;
+
+  it('are summed over listeners and directions, with or without a prefix on the process metrics', () => {
+    expect(parseRelayUse(PAGE)).toEqual({ received: 220, forwarded: 218, dropped: 2, cpuUs: 1_750_000 });
+  });
+
+  it('are counted from one reading to the next', () => {
+    const from = { received: 20, forwarded: 18, dropped: 2, cpuUs: 750_000 };
+    expect(relayUseBetween(from, parseRelayUse(PAGE))).toEqual({
+      received: 200,
+      forwarded: 200,
+      dropped: 0,
+      cpuUs: 1_000_000,
+    });
+  });
+});
+
+describe('a summary', () => {
+  it('takes medians of times and sums of losses', () => {
+    const runs = [1, 2, 3].map((round) =>
+      fixtureRun({
+        round,
+        lost: round,
+        sent: 1_000,
+        machineCpuUsPerDatagram: 10 * round,
+        wrongServer: round - 1,
+      }),
+    );
+    expect(summarise(runs, 'route')).toMatchObject([
+      {
+        name: 'direct',
+        runs: 3,
+        lost: 6,
+        sent: 3_000,
+        loss: 0.002,
+        wrongServer: 3,
+        machineCpuUsPerDatagram: 20,
+      },
+    ]);
+  });
+
+  it('keeps routes and codecs apart', () => {
+    const runs = [fixtureRun(), fixtureRun({ route: 'relay' }), fixtureRun({ codec: 'json' })];
+    expect(summarise(runs, 'route').map(({ name, runs: count }) => [name, count])).toEqual([
+      ['direct', 2],
+      ['relay', 1],
+    ]);
+    expect(summarise(runs, 'codec').map(({ name }) => name)).toEqual(['binary', 'json']);
+  });
+
+  it('merges the round trips of its runs', () => {
+    const merged = mergeHistograms([fixtureRun({ fromUs: 100 }), fixtureRun({ fromUs: 1_000 })]);
+    expect(merged.totalCount).toBe(8_000);
+    expect(merged.getValueAtPercentile(25)).toBeLessThan(200);
+    expect(merged.getValueAtPercentile(75)).toBeGreaterThan(900);
+  });
+});
