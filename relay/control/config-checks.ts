@@ -1,0 +1,118 @@
+/** What no section of the configuration can see alone: references, names and addresses taken twice, loops; warnings. */
+import type { Endpoint } from '../../net/address.ts';
+import { DEFAULT_IDLE_TIMEOUT_MS } from '../core/limits.ts';
+import type { AdminConfig, ListenerConfig, PoolConfig, RelayConfig } from './config.ts';
+import { suggestion, type ConfigPath, type Problems } from './config-problems.ts';
+import { NAME_PATTERN, NAME_RULE } from './config-schema.ts';
+import { covers, interfaceAddresses } from './target-address.ts';
+
+/** The sections that could be read; `undefined` stands for one with problems of its own. */
+interface Sections {
+  readonly listeners: readonly (ListenerConfig | undefined)[];
+  readonly pools: readonly (PoolConfig | undefined)[];
+  readonly poolNames: readonly string[];
+  readonly admin: AdminConfig | undefined;
+}
+
+export function checkConfig(sections: Sections, problems: Problems): void {
+  for (const name of sections.poolNames) {
+    if (!NAME_PATTERN.test(name)) problems.add(['pools', name], `should be ${NAME_RULE}`);
+  }
+  checkListeners(sections, problems);
+  for (const pool of sections.pools) if (pool !== undefined) checkBackends(pool, problems);
+  checkLoops(sections, problems);
+}
+
+function checkListeners({ listeners, poolNames, admin }: Sections, problems: Problems): void {
+  const bound: { readonly protocol: string; readonly listen: Endpoint; readonly path: ConfigPath }[] = [];
+  if (admin !== undefined) bound.push({ protocol: 'tcp', listen: admin.listen, path: ['admin', 'listen'] });
+  const names = new Set<string>();
+
+  listeners.forEach((listener, i) => {
+    if (listener === undefined) return;
+    const { name, pool, protocol, listen } = listener;
+    if (names.has(name)) problems.add(['listeners', i, 'name'], `"${name}" is the name of another listener`);
+    names.add(name);
+    if (!poolNames.includes(pool)) {
+      const hint = suggestion(pool, poolNames) || `; the pools are ${poolNames.join(', ') || '(none)'}`;
+      problems.add(['listeners', i, 'pool'], `"${pool}" is not one of the pools${hint}`);
+    }
+    const path = ['listeners', i, 'listen'];
+    if (bound.some((other) => other.protocol === protocol && overlap(other.listen, listen))) {
+      problems.add(
+        path,
+        `"${listen.toString()}" is already taken by another ${protocol} listener or the admin address`,
+      );
+    }
+    bound.push({ protocol, listen, path });
+  });
+}
+
+function overlap(a: Endpoint, b: Endpoint): boolean {
+  if (a.port === 0 || a.port !== b.port) return false;
+  const wild = (one: Endpoint, other: Endpoint): boolean =>
+    one.ip.range === 'unspecified' && (!one.ip.isV4 || other.ip.isV4);
+  return a.ip.equals(b.ip) || wild(a, b) || wild(b, a);
+}
+
+function checkBackends({ name, backends }: PoolConfig, problems: Problems): void {
+  const ids = new Set<string>();
+  const addresses = new Set<string>();
+  backends.forEach(({ id, endpoint }, i) => {
+    const address = endpoint.toString();
+    if (addresses.has(address)) {
+      problems.add(['pools', name, 'backends', i], `"${address}" is already a backend of this pool`);
+    } else if (ids.has(id)) {
+      problems.add(['pools', name, 'backends', i, 'id'], `"${id}" is the id of another backend of this pool`);
+    }
+    ids.add(id);
+    addresses.add(address);
+  });
+}
+
+/** A backend of a listener's pool that is a listener of the same protocol would get its own traffic back. */
+function checkLoops({ listeners, pools }: Sections, problems: Problems): void {
+  const local = interfaceAddresses();
+  const present = listeners.filter((listener) => listener !== undefined);
+  for (const pool of pools) {
+    const protocols = new Set(
+      present.filter((user) => user.pool === pool?.name).map((user) => user.protocol),
+    );
+    pool?.backends.forEach(({ endpoint }, i) => {
+      const own = present.find((one) => protocols.has(one.protocol) && covers(one.listen, endpoint, local));
+      if (own === undefined) return;
+      const text = `"${endpoint.toString()}" is the relay's own listener "${own.name}"; it would send to itself`;
+      problems.add(['pools', pool.name, 'backends', i], text);
+    });
+  }
+}
+
+/** What works, but is probably not meant. */
+export function configWarnings({ listeners, pools, admin }: RelayConfig): string[] {
+  const warnings: string[] = [];
+  listeners.forEach((listener, i) => {
+    if (listener.protocol === 'udp' && listener.idleTimeoutMs < DEFAULT_IDLE_TIMEOUT_MS) {
+      warnings.push(
+        `listeners[${i}].idleTimeout: ${listener.idleTimeoutMs}ms is below the 120s of RFC 4787 REQ-5; a player who is silent for so long loses the session`,
+      );
+    }
+  });
+  const adminIsLoopback = admin?.listen.ip.range === 'loopback';
+  for (const { name, backends, registration } of pools) {
+    if (registration === undefined && backends.length === 0) {
+      warnings.push(
+        `pools.${name}: has no backends and takes no registrations; its datagrams will be dropped`,
+      );
+    }
+    if (!listeners.some(({ pool }) => pool === name)) warnings.push(`pools.${name}: no listener uses it`);
+    if (registration === undefined) continue;
+    if (admin === undefined) {
+      warnings.push(`pools.${name}.registration: there is no admin address to register at; set admin.listen`);
+    } else if (registration.token === undefined && admin.token === undefined && !adminIsLoopback) {
+      warnings.push(
+        `pools.${name}.registration: without a token, whoever reaches the admin address can add backends`,
+      );
+    }
+  }
+  return warnings;
+}

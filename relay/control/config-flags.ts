@@ -1,0 +1,142 @@
+/**
+ * A configuration from command-line flags, for a first run without a file. The flags become data in the file's form
+ * and pass the same checks, so that there is one set of rules and defaults.
+ *
+ * `--udp` makes the listener and pool `udp`; each `--tcp PORT=BACKENDS` makes the listener and pool `tcp-PORT`.
+ */
+import { checkData, type CheckedConfig } from './config.ts';
+import { formatPath, Problems, type ConfigPath } from './config-problems.ts';
+import { Endpoint } from '../../net/address.ts';
+
+/** Flags as text, as the operator typed them; docs/configuration.md names the key that each one sets. */
+export interface RelayFlags {
+  /** Public UDP address, `0.0.0.0:7777`. */
+  readonly udp?: string | undefined;
+  /** Game servers behind `udp`, `10.0.0.3:7777`. */
+  readonly backend?: readonly string[] | undefined;
+  /** `5432=10.0.0.3:5432`, or with an address and several backends `127.0.0.1:5432=10.0.0.3:5432,10.0.0.5:5432`. */
+  readonly tcp?: readonly string[] | undefined;
+  readonly engine?: string | undefined;
+  readonly algorithm?: string | undefined;
+  readonly idleTimeout?: string | undefined;
+  /** Health check of the game servers: none (default), tcp or heartbeat. The other types need a file. */
+  readonly healthCheck?: string | undefined;
+  readonly admin?: string | undefined;
+  readonly adminToken?: string | undefined;
+  /** Token of game servers that register themselves. */
+  readonly registerToken?: string | undefined;
+  /** Blocks of addresses that may register. Default: loopback. */
+  readonly registerAllow?: readonly string[] | undefined;
+  readonly hashSeed?: string | number | undefined;
+  readonly maxSessions?: string | number | undefined;
+  readonly shutdownDeadline?: string | undefined;
+  readonly logLevel?: string | undefined;
+}
+
+const LOOPBACK = ['127.0.0.0/8', '::1/128'];
+
+/** The flag that a part of the configuration came from. */
+const FLAG_OF: readonly (readonly [RegExp, string])[] = [
+  [/^listeners\[\d+\]\.algorithm/, '--algorithm'],
+  [/^listeners\[\d+\]\.idleTimeout/, '--idle-timeout'],
+  [/^pools\.udp\.backends/, '--backend'],
+  [/^pools\.udp\.registration\.allow/, '--register-allow'],
+  [/^pools\.udp\.registration/, '--register-token'],
+  [/^pools\.udp\.healthCheck/, '--health-check'],
+  [/^admin\.token/, '--admin-token'],
+  [/^admin/, '--admin'],
+  [/^limits\.maxSessions/, '--max-sessions'],
+  [/^shutdown/, '--shutdown-deadline'],
+  [/^log/, '--log-level'],
+  [/^hashSeed/, '--hash-seed'],
+  [/^engine/, '--engine'],
+  [/^pools\.tcp-/, '--tcp'],
+];
+
+/** @throws RelayError TICKRELAY_ERR_CONFIG naming every flag that is wrong */
+export function configFromFlags(flags: RelayFlags): CheckedConfig {
+  const problems = new Problems();
+  const listeners: object[] = [];
+  const pools: Record<string, object> = {};
+  if (flags.udp !== undefined) {
+    const { algorithm, idleTimeout, healthCheck, backend = [] } = flags;
+    const rules = defined({ algorithm, idleTimeout });
+    listeners.push({ name: 'udp', protocol: 'udp', listen: flags.udp, pool: 'udp', ...rules });
+    pools['udp'] = defined({
+      backends: backend,
+      healthCheck: healthCheck === undefined ? undefined : { type: healthCheck },
+      registration: registrationOf(flags),
+    });
+  } else if ((flags.backend ?? []).length > 0) {
+    problems.add(['--backend'], 'needs --udp, the public address in front of it');
+  }
+  for (const text of flags.tcp ?? []) addTcp(text, { listeners, pools, problems });
+  if (listeners.length === 0 && problems.isEmpty) {
+    problems.add(['--udp'], 'is missing; give --udp ADDRESS:PORT, --tcp PORT=BACKENDS or --config FILE');
+  }
+
+  const { engine, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
+  const data = defined({
+    engine,
+    hashSeed,
+    listeners,
+    pools,
+    admin: flags.admin === undefined ? undefined : defined({ listen: flags.admin, token: flags.adminToken }),
+    limits: defined({ maxSessions }),
+    shutdown: defined({ deadline: shutdownDeadline }),
+    log: defined({ level: logLevel }),
+  });
+  const checked = listeners.length === 0 ? undefined : checkData(data, problems);
+  const isUdpFirst = flags.udp !== undefined;
+  if (checked === undefined) throw problems.toError('command line', (path) => describeFlag(path, isUdpFirst));
+  return checked;
+}
+
+/** Game servers may register when a token guards it, or when only this machine can reach the admin address. */
+function registrationOf({ admin, registerToken, registerAllow }: RelayFlags): object | undefined {
+  if (admin === undefined) return undefined;
+  const isOpen = registerToken === undefined && registerAllow === undefined;
+  if (isOpen && !isLoopback(admin)) return undefined;
+  return defined({ allow: registerAllow ?? LOOPBACK, token: registerToken });
+}
+
+function isLoopback(address: string): boolean {
+  try {
+    return Endpoint.parse(address).ip.range === 'loopback';
+  } catch {
+    return false;
+  }
+}
+
+interface Target {
+  readonly listeners: object[];
+  readonly pools: Record<string, object>;
+  readonly problems: Problems;
+}
+
+function addTcp(text: string, { listeners, pools, problems }: Target): void {
+  const match = /^(?:(?<host>.+):)?(?<port>\d{1,5})=(?<backends>.+)$/.exec(text);
+  const { host = '0.0.0.0', port = '', backends = '' } = match?.groups ?? {};
+  if (match === null) {
+    problems.add(
+      ['--tcp'],
+      `"${text}" should be like 5432=10.0.0.3:5432 or 127.0.0.1:5432=10.0.0.3:5432,10.0.0.5:5432`,
+    );
+    return;
+  }
+  const name = `tcp-${port}`;
+  listeners.push({ name, protocol: 'tcp', listen: `${host}:${port}`, pool: name });
+  pools[name] = { backends: backends.split(',') };
+}
+
+function describeFlag(path: ConfigPath, isUdpFirst: boolean): string {
+  const where = formatPath(path);
+  if (where.startsWith('--')) return where;
+  const flag = FLAG_OF.find(([pattern]) => pattern.test(where))?.[1];
+  return flag ?? (isUdpFirst && where.startsWith('listeners[0]') ? '--udp' : '--tcp');
+}
+
+/** The entries that were given: an absent flag is an absent key. */
+function defined(entries: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined));
+}

@@ -1,0 +1,77 @@
+/** The effective configuration in the file's form, every default written out and every token hidden. */
+import { stringify } from 'yaml';
+import type { HealthCheckConfig, ListenerConfig, PoolConfig, RelayConfig } from './config.ts';
+import { HIDDEN_TOKEN } from './config-schema.ts';
+
+/** YAML that, but for the tokens, reads back as the same configuration. */
+export function formatConfig(config: RelayConfig): string {
+  return stringify(describeConfig(config), { lineWidth: 0 });
+}
+
+/** The same as plain data, as the admin API answers it. Absent keys are left out by both JSON and YAML. */
+export function describeConfig(config: RelayConfig): Readonly<Record<string, unknown>> {
+  const { engine, hashSeed, listeners, pools, admin, limits, shutdown, log } = config;
+  return {
+    engine,
+    hashSeed,
+    listeners: listeners.map(describeListener),
+    pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),
+    ...(admin && { admin: { listen: admin.listen.toString(), ...hidden(admin.token) } }),
+    limits,
+    shutdown: { deadline: formatDuration(shutdown.deadlineMs) },
+    log,
+  };
+}
+
+function describeListener(listener: ListenerConfig): unknown {
+  const { name, protocol, listen, pool, algorithm, idleTimeoutMs } = listener;
+  const shared = {
+    name,
+    protocol,
+    listen: listen.toString(),
+    pool,
+    algorithm,
+    idleTimeout: formatDuration(idleTimeoutMs),
+  };
+  if (listener.protocol === 'udp') {
+    return { ...shared, pinTimeout: formatDuration(listener.pinTimeoutMs), limits: listener.limits };
+  }
+  return {
+    ...shared,
+    connectTimeout: formatDuration(listener.connectTimeoutMs),
+    maxConnections: listener.maxConnections,
+    keepAlive: formatDuration(listener.keepAliveMs),
+  };
+}
+
+function describePool({ healthCheck, registration, backends }: PoolConfig): unknown {
+  return {
+    healthCheck: describeHealthCheck(healthCheck),
+    ...(registration && {
+      registration: { allow: registration.allow.map(String), ...hidden(registration.token) },
+    }),
+    backends: backends.map(({ id, endpoint, weight }) => ({
+      ...(id === endpoint.toString() ? {} : { id }),
+      address: endpoint.toString(),
+      weight,
+    })),
+  };
+}
+
+function describeHealthCheck({ intervalMs, timeoutMs, ...check }: HealthCheckConfig): unknown {
+  const { type, rise, fall, ...rest } = check;
+  const values = Object.entries(rest).flatMap(([key, value]: [string, unknown]) => {
+    if (!(value instanceof Uint8Array)) return value === undefined ? [] : [[key, value]];
+    return value.length === 0 ? [] : [[key, Buffer.from(value).toString('hex')]];
+  });
+  const timing = { interval: formatDuration(intervalMs), timeout: formatDuration(timeoutMs), rise, fall };
+  return { type, ...timing, ...(Object.fromEntries(values) as object) };
+}
+
+function hidden(token: string | undefined): { token?: string } {
+  return token === undefined ? {} : { token: HIDDEN_TOKEN };
+}
+
+function formatDuration(durationMs: number): string {
+  return durationMs % 1_000 === 0 && durationMs > 0 ? `${durationMs / 1_000}s` : `${durationMs}ms`;
+}

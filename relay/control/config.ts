@@ -1,0 +1,187 @@
+/**
+ * The configuration as the relay uses it: checked, complete, immutable, in the relay's own units. One shape for the
+ * YAML file and for the flags of a run without a file.
+ *
+ * Sequence: text -> YAML document with `${ENV}` filled in (config-document.ts) -> sections against their schemas
+ * (config-schema.ts) -> what no section can see alone (config-checks.ts). Every step adds to one list of problems, so
+ * that an operator sees them all at once.
+ */
+import { readFile } from 'node:fs/promises';
+import type { Cidr, Endpoint } from '../../net/address.ts';
+import { RelayError } from '../../net/relay-error.ts';
+import type { Algorithm } from '../core/select.ts';
+import { checkConfig, configWarnings } from './config-checks.ts';
+import { ConfigDocument } from './config-document.ts';
+import { Problems } from './config-problems.ts';
+import { listenerSchema, poolSchema, rootSchema } from './config-schema.ts';
+
+export type EngineChoice = 'auto' | 'dgram' | 'mmsg' | 'kernel';
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
+
+export interface UdpListenerConfig {
+  readonly protocol: 'udp';
+  readonly name: string;
+  readonly listen: Endpoint;
+  readonly pool: string;
+  readonly algorithm: Algorithm;
+  readonly idleTimeoutMs: number;
+  readonly pinTimeoutMs: number;
+  /** 0 means no bound. Rates are new sessions a second. */
+  readonly limits: {
+    readonly sessionsPerSource: number;
+    readonly sessionRatePerSource: number;
+    readonly sessionRate: number;
+    readonly amplification: number;
+  };
+}
+
+export interface TcpListenerConfig {
+  readonly protocol: 'tcp';
+  readonly name: string;
+  readonly listen: Endpoint;
+  readonly pool: string;
+  readonly algorithm: Algorithm;
+  readonly idleTimeoutMs: number;
+  readonly connectTimeoutMs: number;
+  readonly maxConnections: number;
+  /** Idle time before the first keep-alive probe; 0 sends none. */
+  readonly keepAliveMs: number;
+}
+
+export type ListenerConfig = UdpListenerConfig | TcpListenerConfig;
+
+interface HealthCheckTiming {
+  readonly intervalMs: number;
+  readonly timeoutMs: number;
+  /** Successes in a row that make a backend healthy again, and failures in a row that make it unhealthy. */
+  readonly rise: number;
+  readonly fall: number;
+}
+
+export type HealthCheckConfig = HealthCheckTiming &
+  (
+    | { readonly type: 'none' }
+    | { readonly type: 'heartbeat' }
+    | { readonly type: 'tcp'; readonly port: number | undefined }
+    | {
+        readonly type: 'http';
+        readonly port: number | undefined;
+        readonly path: string;
+        readonly expectStatus: number;
+      }
+    | {
+        readonly type: 'udp';
+        readonly port: number | undefined;
+        readonly payload: Uint8Array;
+        /** Bytes that the answer must begin with; empty: any answer will do. */
+        readonly expect: Uint8Array;
+      }
+  );
+
+export interface RegistrationConfig {
+  /** Backend addresses that may register. */
+  readonly allow: readonly Cidr[];
+  readonly token: string | undefined;
+}
+
+export interface BackendConfig {
+  readonly id: string;
+  readonly endpoint: Endpoint;
+  readonly weight: number;
+}
+
+export interface PoolConfig {
+  readonly name: string;
+  readonly healthCheck: HealthCheckConfig;
+  /** Absent: backends come from the configuration only. */
+  readonly registration: RegistrationConfig | undefined;
+  readonly backends: readonly BackendConfig[];
+}
+
+export interface AdminConfig {
+  readonly listen: Endpoint;
+  readonly token: string | undefined;
+}
+
+export interface RelayConfig {
+  readonly engine: EngineChoice;
+  readonly hashSeed: number;
+  readonly listeners: readonly ListenerConfig[];
+  readonly pools: readonly PoolConfig[];
+  readonly admin: AdminConfig | undefined;
+  readonly limits: { readonly maxSessions: number; readonly maxUpstreamSockets: number };
+  readonly shutdown: { readonly deadlineMs: number };
+  readonly log: { readonly level: LogLevel };
+}
+
+export interface CheckedConfig {
+  readonly config: RelayConfig;
+  /** What works, but is probably not meant; one sentence each, with the key's path. */
+  readonly warnings: readonly string[];
+}
+
+export interface ParseOptions {
+  /** What the problems are reported against, such as the file's path. Default `configuration`. */
+  readonly source?: string;
+  /** Where `${NAME}` is looked up. Default: the environment of the process. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
+/**
+ * Reads and checks a configuration file.
+ *
+ * @throws RelayError TICKRELAY_ERR_CONFIG naming every problem, or the file that can't be read
+ */
+export async function loadConfig(path: string, options: ParseOptions = {}): Promise<CheckedConfig> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    const reason = (error as NodeJS.ErrnoException).code ?? 'unknown error';
+    throw new RelayError('TICKRELAY_ERR_CONFIG', `${path} can't be read (${reason})`, { cause: error });
+  }
+  return parseConfig(text, { source: path, ...options });
+}
+
+/**
+ * Checks a configuration in YAML (or JSON, which is YAML).
+ *
+ * @throws RelayError TICKRELAY_ERR_CONFIG naming every problem with its line, path, value and what would be right
+ */
+export function parseConfig(text: string, options: ParseOptions = {}): CheckedConfig {
+  const { source = 'configuration', env = process.env } = options;
+  const problems = new Problems();
+  const document = new ConfigDocument(text, env, problems);
+  const checked = document.data !== undefined ? checkData(document.data, problems) : undefined;
+  if (checked === undefined || !problems.isEmpty) {
+    throw problems.toError(source, (path) => document.describe(path));
+  }
+  return checked;
+}
+
+/** Checks data in the file's form. Returns nothing when there were problems; they are in `problems`. */
+export function checkData(data: unknown, problems: Problems): CheckedConfig | undefined {
+  const root = problems.read(rootSchema, data, []);
+  const raw = (typeof data === 'object' ? data : null) as {
+    readonly listeners?: unknown;
+    readonly pools?: unknown;
+  } | null;
+  const rawListeners = Array.isArray(raw?.listeners) ? (raw.listeners as unknown[]) : [];
+  const rawPools = Object.entries(typeof raw?.pools === 'object' ? (raw.pools ?? {}) : {});
+
+  const listeners = rawListeners.map((value, i) => problems.read(listenerSchema, value, ['listeners', i]));
+  const pools = rawPools.map(([name, value]) => {
+    const pool = problems.read(poolSchema, value, ['pools', name]);
+    return pool && { name, ...pool };
+  });
+  const poolNames = rawPools.map(([name]) => name);
+  checkConfig({ listeners, pools, poolNames, admin: root?.admin }, problems);
+  if (root === undefined || !problems.isEmpty) return undefined;
+
+  const config: RelayConfig = {
+    ...root,
+    listeners: listeners.filter((listener) => listener !== undefined),
+    pools: pools.filter((pool) => pool !== undefined),
+  };
+  return { config, warnings: configWarnings(config) };
+}
