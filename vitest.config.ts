@@ -7,5 +7,6 @@ export default defineConfig({
     hookTimeout: 30_000,
     // Two cores, real sockets: more files at once would only make them wait for each other.
     maxWorkers: 2,
+    expect: { poll: { interval: 10, timeout: 10_000 } },
   },
 });

@@ -56,7 +56,7 @@ export interface DatagramSocketOptions {
   /** The batch and its payloads are the socket's own again as soon as the handler returns. */
   readonly onReceive: (batch: DatagramBatch) => void;
   /** What became of accepted datagrams; the sum of both over time is the sum of what `send` accepted. */
-  readonly onSent?: (sent: number, failed: number) => void;
+  readonly onSent?: (sent: number, failed: number, sentBytes: number) => void;
   /** A receive failed, of no datagram in particular (an ICMP error, no memory). The socket goes on. */
   readonly onError?: (error: Error) => void;
   /** Datagrams that may wait for the system at once; beyond it `send` refuses. Default 1,024. */

@@ -29,7 +29,7 @@ class DgramSocket implements DatagramSocket {
   readonly #isV4: boolean;
   readonly #received = new DatagramBatch(1);
   readonly #onReceive: (batch: DatagramBatch) => void;
-  readonly #onSendDone: (error: Error | null) => void;
+  readonly #onSendDone: (error: Error | null, bytes: number) => void;
   readonly #sendQueueLimit: number;
   #queued = 0;
   #closed: Promise<void> | undefined;
@@ -39,9 +39,10 @@ class DgramSocket implements DatagramSocket {
     this.#isV4 = local.ip.isV4;
     this.#onReceive = onReceive;
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
-    this.#onSendDone = (error) => {
+    this.#onSendDone = (error, bytes) => {
       this.#queued--;
-      onSent?.(error === null ? 1 : 0, error === null ? 0 : 1);
+      if (error === null) onSent?.(1, 0, bytes);
+      else onSent?.(0, 1, 0);
     };
     const lookup = (address: string, _family: unknown, callback: LookupCallback): void =>
       callback(null, address, this.#isV4 ? 4 : 6);
@@ -69,7 +70,7 @@ class DgramSocket implements DatagramSocket {
       try {
         this.#socket.send(copy, ports[i], this.#format(words, i * 4), this.#onSendDone);
       } catch (error) {
-        this.#onSendDone(error as Error);
+        this.#onSendDone(error as Error, 0);
       }
     }
     return count;

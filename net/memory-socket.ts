@@ -52,7 +52,7 @@ export class MemoryNetwork {
   deliver(): number {
     let delivered = 0;
     for (let flight = this.#flights.shift(); flight !== undefined; flight = this.#flights.shift()) {
-      flight.sender.sent();
+      flight.sender.sent(flight.payload.length);
       const copies = this.fault(flight.from, flight.to, flight.payload);
       for (let i = 0; i < copies; i++) {
         const receiver = this.#find(flight.to);
@@ -116,9 +116,9 @@ class MemorySocket implements DatagramSocket {
     return Promise.resolve();
   }
 
-  sent(): void {
+  sent(bytes: number): void {
     this.#queued--;
-    this.#options.onSent?.(1, 0);
+    this.#options.onSent?.(1, 0, bytes);
   }
 
   receive(payload: Uint8Array, from: Endpoint): void {

@@ -4,41 +4,24 @@
  */
 import type { Endpoint } from '../../net/address.ts';
 import type { ListenerCounts } from '../core/counters.ts';
+import type { ListenerRules } from '../core/listener-state.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
-import type { Algorithm } from '../core/select.ts';
 
 export type EngineName = 'dgram' | 'mmsg' | 'kernel';
 
 /** A public UDP address and the rules of its sessions. */
-export interface UdpListenerSpec {
+export interface UdpListenerSpec extends ListenerRules {
   readonly name: string;
   readonly listen: Endpoint;
   readonly pool: string;
-  readonly algorithm: Algorithm;
-  /** Time since the last datagram from the client after which a session ends. */
-  readonly idleTimeoutMs: number;
-  /** How long a pin outlives its client's last session. */
-  readonly pinTimeoutMs: number;
-  readonly limits: AdmissionLimits;
-}
-
-/** Bounds on new sessions; 0 means no bound. */
-export interface AdmissionLimits {
-  /** Live sessions of one client IP. */
-  readonly sessionsPerSource: number;
-  /** New sessions a second of one client IP, with a burst of one second's worth. */
-  readonly sessionRatePerSource: number;
-  /** New sessions a second of the listener, with a burst of one second's worth. */
-  readonly sessionRate: number;
-  /** Bytes towards a half-open session for each byte that its client sent. */
-  readonly amplification: number;
 }
 
 /** One live session, as the admin API lists it. */
 export interface SessionView {
   readonly listener: string;
   readonly client: string;
-  readonly backend: string;
+  /** Id, or undefined when the backend is gone and the client has not been heard since. */
+  readonly backend: string | undefined;
   /** Local port of the upstream socket; the backend sees this one. */
   readonly upstreamPort: number;
   readonly ageMs: number;
@@ -71,9 +54,10 @@ export interface SessionListing {
 export interface ListenerStatus {
   readonly name: string;
   readonly local: Endpoint;
+  readonly pool: string;
   readonly counts: ListenerCounts;
   readonly liveSessions: number;
-  /** Live sessions by backend id. */
+  /** Live sessions by backend id, of the whole pool. */
   readonly sessionsByBackend: ReadonlyMap<string, number>;
   readonly upstreamSockets: number;
 }

@@ -1,0 +1,129 @@
+/**
+ * Pins: client IP -> backend, for each listener. A pin outlives its client's sessions, so that a player who comes back,
+ * from whatever port, finds the same server although the pool has changed. The same record carries what is known of the
+ * client IP for admission: its live sessions and its tokens for new ones.
+ *
+ * Fields of a record (record-table.ts), after the client address:
+ *
+ *     word 4      key: listener index + 1
+ *     word 5      backend reference
+ *     word 6      live sessions
+ *     word 7      1 once a session of this client came past half-open, else 0
+ *     double 4    last use, in ms on the engine's clock: opening or end of a session
+ *     double 5    tokens for new sessions
+ *     double 6    when the tokens were last counted, in ms
+ */
+import assert from 'node:assert/strict';
+import type { BackendRef } from './backend-ref.ts';
+import { EVICTION_BUDGET } from './limits.ts';
+import { KEY_WORD, RECORD_DOUBLES, RECORD_WORDS, RecordTable } from './record-table.ts';
+import { refill } from './token-bucket.ts';
+
+const BACKEND_REF = 5;
+const LIVE_SESSIONS = 6;
+const CONFIRMED = 7;
+const LAST_USED_MS = 4;
+const TOKENS = 5;
+const TOKENS_AT_MS = 6;
+
+export class PinTable {
+  readonly records: RecordTable;
+  readonly #words: Uint32Array;
+  readonly #doubles: Float64Array;
+  readonly #considerVictim: (id: number) => void;
+  #victim = -1;
+
+  constructor(capacity: number, seed: number) {
+    this.records = new RecordTable(capacity, seed);
+    this.#words = this.records.words;
+    this.#doubles = this.records.doubles;
+    this.#considerVictim = (id) => {
+      if (this.liveSessions(id) > 0) return;
+      if (this.#victim === -1 || this.#isWorthLess(id, this.#victim)) this.#victim = id;
+    };
+  }
+
+  /** @returns the pin's id, or -1 */
+  find(listener: number, words: Uint32Array, at: number): number {
+    return this.records.find(words, at, listener + 1);
+  }
+
+  /** Adds a pin; a full table first lets go of one without sessions. @returns its id, or -1 when none could go */
+  add(listener: number, words: Uint32Array, at: number, nowMs: number): number {
+    if (this.records.isFull) this.#evict();
+    const id = this.records.insert(words, at, listener + 1);
+    if (id === -1) return -1;
+    this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
+    this.#doubles[id * RECORD_DOUBLES + TOKENS_AT_MS] = -Infinity; // a full bucket
+    return id;
+  }
+
+  backendRef(id: number): BackendRef {
+    return this.#words[id * RECORD_WORDS + BACKEND_REF]!;
+  }
+
+  setBackendRef(id: number, ref: BackendRef): void {
+    this.#words[id * RECORD_WORDS + BACKEND_REF] = ref;
+  }
+
+  listener(id: number): number {
+    return this.#words[id * RECORD_WORDS + KEY_WORD]! - 1;
+  }
+
+  liveSessions(id: number): number {
+    return this.#words[id * RECORD_WORDS + LIVE_SESSIONS]!;
+  }
+
+  sessionOpened(id: number, nowMs: number): void {
+    this.#words[id * RECORD_WORDS + LIVE_SESSIONS]!++;
+    this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
+  }
+
+  sessionEnded(id: number, nowMs: number): void {
+    assert(this.liveSessions(id) > 0);
+    this.#words[id * RECORD_WORDS + LIVE_SESSIONS]!--;
+    this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
+  }
+
+  /** The client has answered or sent twice: no spoofed source. */
+  confirm(id: number): void {
+    this.#words[id * RECORD_WORDS + CONFIRMED] = 1;
+  }
+
+  /** @returns whether the client IP may open one more session at `ratePerSecond` (> 0) */
+  takeToken(id: number, nowMs: number, ratePerSecond: number): boolean {
+    const at = id * RECORD_DOUBLES;
+    const tokens = refill(
+      this.#doubles[at + TOKENS]!,
+      this.#doubles[at + TOKENS_AT_MS]!,
+      nowMs,
+      ratePerSecond,
+    );
+    const granted = tokens >= 1;
+    this.#doubles[at + TOKENS] = granted ? tokens - 1 : tokens;
+    this.#doubles[at + TOKENS_AT_MS] = nowMs;
+    return granted;
+  }
+
+  /** Whether the pin has no session and was last used `timeoutMs` ago. */
+  isExpired(id: number, nowMs: number, timeoutMs: number): boolean {
+    return (
+      this.liveSessions(id) === 0 && nowMs - this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS]! >= timeoutMs
+    );
+  }
+
+  /** Of a few pins without sessions, lets the least valuable go: unconfirmed before confirmed, then the oldest. */
+  #evict(): void {
+    this.#victim = -1;
+    this.records.walk(EVICTION_BUDGET, this.#considerVictim);
+    if (this.#victim !== -1) this.records.remove(this.#victim);
+  }
+
+  #isWorthLess(a: number, b: number): boolean {
+    const confirmed = this.#words[a * RECORD_WORDS + CONFIRMED]! - this.#words[b * RECORD_WORDS + CONFIRMED]!;
+    if (confirmed !== 0) return confirmed < 0;
+    return (
+      this.#doubles[a * RECORD_DOUBLES + LAST_USED_MS]! < this.#doubles[b * RECORD_DOUBLES + LAST_USED_MS]!
+    );
+  }
+}

@@ -1,0 +1,275 @@
+/**
+ * Which backend gets a datagram: the decisions that are the same in every engine, over the tables, without I/O.
+ *
+ * A datagram from a client, in this order:
+ *
+ *  1. its session by (listener, client IP, client port), unless idle for too long;
+ *  2. the session's backend is usable: forward. Else the player is re-pinned, as in 4;
+ *  3. no session: the listener is not draining, the client's and the listener's limits allow one more;
+ *  4. the backend: the pin of the client IP if its backend is ready or draining, else the listener's algorithm;
+ *  5. the session and the pin are written.
+ *
+ * Time is passed in, in ms on a monotonic clock. A drop is a value: `route` returns a session id, or `~reason`.
+ */
+import assert from 'node:assert/strict';
+import { NO_BACKEND_REF, type BackendRef, slotOf } from './backend-ref.ts';
+import { type DropReason, dropReason } from './drop-reason.ts';
+import { hashAddress } from './hash.ts';
+import { EVICTION_BUDGET } from './limits.ts';
+import type { ListenerState } from './listener-state.ts';
+import { PinTable } from './pin-table.ts';
+import { NO_UPSTREAM, SessionTable } from './session-table.ts';
+
+const BAD_SOURCE = dropReason('bad-source');
+const NO_BACKEND = dropReason('no-backend');
+const SESSION_TABLE_FULL = dropReason('session-table-full');
+const PIN_TABLE_FULL = dropReason('pin-table-full');
+const SOURCE_SESSION_LIMIT = dropReason('source-session-limit');
+const SOURCE_RATE_LIMIT = dropReason('source-rate-limit');
+const LISTENER_RATE_LIMIT = dropReason('listener-rate-limit');
+const DRAINING = dropReason('draining');
+
+/** Pins outlive sessions, so there is room for more of them. */
+const PINS_PER_SESSION = 2;
+
+export interface RouterOptions {
+  readonly maxSessions: number;
+  /** Seed of ip-hash: relays that share it, and the backends, agree on every player's server. */
+  readonly hashSeed: number;
+  /** Seed of the tables' indexes; a secret. */
+  readonly tableSeed: number;
+  /** The session is about to lose its upstream: it ends, or moves to another backend. Its record is still whole. */
+  readonly onDetach: (session: number) => void;
+}
+
+export class Router {
+  readonly sessions: SessionTable;
+  readonly pins: PinTable;
+  readonly #listeners: (ListenerState | undefined)[] = [];
+  readonly #hashSeed: number;
+  readonly #onDetach: (session: number) => void;
+  readonly #sweepSession: (id: number) => void;
+  readonly #sweepPin: (id: number) => void;
+  readonly #considerVictim: (id: number) => void;
+  #sweepMs = 0;
+  #victim = -1;
+  #draining = false;
+
+  constructor(options: RouterOptions) {
+    this.sessions = new SessionTable(options.maxSessions, options.tableSeed);
+    this.pins = new PinTable(options.maxSessions * PINS_PER_SESSION, options.tableSeed);
+    this.#hashSeed = options.hashSeed;
+    this.#onDetach = options.onDetach;
+    this.#sweepSession = (id) => {
+      const listener = this.#listeners[this.sessions.listener(id)]!;
+      if (this.#isIdle(id, listener, this.#sweepMs)) this.expire(id, listener, this.#sweepMs);
+    };
+    this.#considerVictim = (id) => {
+      if (!this.sessions.isHalfOpen(id)) return;
+      if (this.#victim === -1 || this.sessions.lastSeenMs(id) < this.sessions.lastSeenMs(this.#victim))
+        this.#victim = id;
+    };
+    this.#sweepPin = (id) => {
+      const listener = this.#listeners[this.pins.listener(id)]!;
+      if (this.pins.isExpired(id, this.#sweepMs, listener.pinTimeoutMs)) this.pins.records.remove(id);
+    };
+  }
+
+  addListener(listener: ListenerState): void {
+    assert(this.#listeners[listener.index] === undefined);
+    this.#listeners[listener.index] = listener;
+  }
+
+  /** Ends every session of the listener and forgets its pins. */
+  removeListener(listener: ListenerState, nowMs: number): void {
+    const { sessions, pins } = this;
+    for (let id = 0; id < sessions.records.highWater; id++) {
+      if (sessions.records.isLive(id) && sessions.listener(id) === listener.index)
+        this.end(id, listener, nowMs);
+    }
+    for (let id = 0; id < pins.records.highWater; id++) {
+      if (pins.records.isLive(id) && pins.listener(id) === listener.index) pins.records.remove(id);
+    }
+    this.#listeners[listener.index] = undefined;
+  }
+
+  listenerOf(session: number): ListenerState {
+    return this.#listeners[this.sessions.listener(session)]!;
+  }
+
+  /** No new sessions from now on. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  /**
+   * Decides on one datagram of `bytes` from the client at `words[at]` and `port`.
+   *
+   * @returns the id of its session, whose backend is usable, or `~reason` (negative) when it must be dropped
+   */
+  route(
+    listener: ListenerState,
+    words: Uint32Array,
+    at: number,
+    port: number,
+    bytes: number,
+    nowMs: number,
+  ): number {
+    const { sessions } = this;
+    const id = sessions.find(listener.index, words, at, port);
+    if (id === -1) return this.#open(listener, words, at, port, bytes, nowMs);
+    if (this.#isIdle(id, listener, nowMs)) {
+      this.expire(id, listener, nowMs);
+      return this.#open(listener, words, at, port, bytes, nowMs);
+    }
+    if (sessions.datagramsDownstream(id) === 1) this.#confirm(listener, words, at);
+    sessions.touch(id, bytes, nowMs);
+    return listener.pool.isUsable(sessions.backendRef(id)) ? id : this.#repin(id, listener, words, at);
+  }
+
+  /** Whether a reply from the backend in `slot` may pass to the session: it is the session's own, and alive. */
+  mayReply(session: number, slot: number, nowMs: number): boolean {
+    const listener = this.listenerOf(session);
+    const ref = this.sessions.backendRef(session);
+    return slotOf(ref) === slot && listener.pool.isUsable(ref) && !this.#isIdle(session, listener, nowMs);
+  }
+
+  /** Ends sessions and pins whose time is over, a bounded number of records at a time. */
+  sweep(budget: number, nowMs: number): void {
+    this.#sweepMs = nowMs;
+    this.sessions.records.walk(budget, this.#sweepSession);
+    this.pins.records.walk(budget, this.#sweepPin);
+  }
+
+  expire(session: number, listener: ListenerState, nowMs: number): void {
+    listener.counters.sessionExpired();
+    this.end(session, listener, nowMs);
+  }
+
+  /** Ends a session; its pin stays. */
+  end(session: number, listener: ListenerState, nowMs: number): void {
+    const { sessions, pins } = this;
+    this.#detach(session);
+    listener.pool.sessionEnded(sessions.backendRef(session));
+    listener.liveSessions--;
+    const pin = pins.find(listener.index, sessions.records.words, sessions.addressAt(session));
+    if (pin !== -1) pins.sessionEnded(pin, nowMs);
+    sessions.records.remove(session);
+  }
+
+  #isIdle(session: number, listener: ListenerState, nowMs: number): boolean {
+    return nowMs - this.sessions.lastSeenMs(session) >= listener.idleTimeoutMs;
+  }
+
+  #open(
+    listener: ListenerState,
+    words: Uint32Array,
+    at: number,
+    port: number,
+    bytes: number,
+    nowMs: number,
+  ): number {
+    if (port === 0 || !isAnswerable(words, at)) return ~BAD_SOURCE;
+    if (this.#draining) return ~DRAINING;
+    const { sessions, pins } = this;
+    let pin = pins.find(listener.index, words, at);
+    const refused = this.#admit(listener, pin, nowMs);
+    if (refused !== -1) return ~refused;
+    const ref = this.#choose(listener, pin, words, at);
+    if (ref === NO_BACKEND_REF) return ~NO_BACKEND;
+
+    if (sessions.records.isFull && !this.#evictHalfOpen(nowMs)) return ~SESSION_TABLE_FULL;
+    if (pin === -1) {
+      pin = pins.add(listener.index, words, at, nowMs);
+      if (pin === -1) return ~PIN_TABLE_FULL;
+      this.#admitSource(listener, pin, nowMs);
+    }
+    const id = sessions.open(listener.index, words, at, port, nowMs);
+    sessions.setBackendRef(id, ref);
+    sessions.touch(id, bytes, nowMs);
+    pins.setBackendRef(pin, ref);
+    pins.sessionOpened(pin, nowMs);
+    listener.pool.sessionOpened(ref);
+    listener.liveSessions++;
+    listener.counters.sessionOpened();
+    return id;
+  }
+
+  /** @returns the reason to refuse one more session of this client IP, or -1 */
+  #admit(listener: ListenerState, pin: number, nowMs: number): DropReason {
+    const refused = pin === -1 ? -1 : this.#admitSource(listener, pin, nowMs);
+    if (refused !== -1) return refused;
+    return listener.rate.take(nowMs) ? -1 : LISTENER_RATE_LIMIT;
+  }
+
+  #admitSource(listener: ListenerState, pin: number, nowMs: number): DropReason {
+    const { sessionsPerSource, sessionRatePerSource } = listener.limits;
+    if (sessionsPerSource > 0 && this.pins.liveSessions(pin) >= sessionsPerSource)
+      return SOURCE_SESSION_LIMIT;
+    const mayOpen = sessionRatePerSource === 0 || this.pins.takeToken(pin, nowMs, sessionRatePerSource);
+    return mayOpen ? -1 : SOURCE_RATE_LIMIT;
+  }
+
+  /** @returns the backend for this client IP, or NO_BACKEND_REF */
+  #choose(listener: ListenerState, pin: number, words: Uint32Array, at: number): BackendRef {
+    const { pool } = listener;
+    if (pin !== -1) {
+      const pinned = this.pins.backendRef(pin);
+      if (pool.isUsable(pinned)) return pinned;
+    }
+    const slot = listener.selector.choose(
+      listener.algorithm,
+      pool.snapshot,
+      hashAddress(words, at, this.#hashSeed),
+      pool.live,
+    );
+    return slot === -1 ? NO_BACKEND_REF : pool.snapshot.usable[slot]!;
+  }
+
+  /** The session's backend is gone: the player moves to where its pin, or else the algorithm, says. */
+  #repin(session: number, listener: ListenerState, words: Uint32Array, at: number): number {
+    const pin = this.pins.find(listener.index, words, at);
+    const ref = this.#choose(listener, pin, words, at);
+    if (ref === NO_BACKEND_REF) return ~NO_BACKEND;
+    this.#detach(session);
+    this.sessions.setBackendRef(session, ref);
+    listener.pool.sessionOpened(ref);
+    if (pin !== -1) this.pins.setBackendRef(pin, ref);
+    listener.counters.sessionRepinned();
+    return session;
+  }
+
+  #detach(session: number): void {
+    if (this.sessions.upstream(session) === NO_UPSTREAM) return;
+    this.#onDetach(session);
+    this.sessions.setUpstream(session, NO_UPSTREAM);
+  }
+
+  #confirm(listener: ListenerState, words: Uint32Array, at: number): void {
+    const pin = this.pins.find(listener.index, words, at);
+    if (pin !== -1) this.pins.confirm(pin);
+  }
+
+  /** Of the next few sessions, ends the half-open one that is silent longest. @returns whether there was one */
+  #evictHalfOpen(nowMs: number): boolean {
+    this.#victim = -1;
+    this.sessions.records.walk(EVICTION_BUDGET, this.#considerVictim);
+    const victim = this.#victim;
+    if (victim === -1) return false;
+    const listener = this.listenerOf(victim);
+    listener.counters.sessionEvicted();
+    this.end(victim, listener, nowMs);
+    return true;
+  }
+}
+
+/** Whether a reply could be sent there: not unspecified, not multicast (224.0.0.0/4, ff00::/8), not broadcast. */
+function isAnswerable(words: Uint32Array, at: number): boolean {
+  const isMapped = words[at + 2] === 0xffff0000 && words[at] === 0 && words[at + 1] === 0;
+  if (isMapped) {
+    const firstByte = words[at + 3]! & 0xff;
+    return firstByte !== 0 && firstByte < 224;
+  }
+  const isZero = (words[at]! | words[at + 1]! | words[at + 2]! | words[at + 3]!) === 0;
+  return !isZero && (words[at]! & 0xff) !== 0xff;
+}

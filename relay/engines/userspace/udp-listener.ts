@@ -1,0 +1,227 @@
+/**
+ * One public UDP address of the userspace engine, and the path of each datagram through it:
+ *
+ *  client -> backend                                backend -> client
+ *   1. received on the listener socket               1. received on an upstream socket
+ *   2. the router names its session                  2. the source address names the backend's slot,
+ *   3. the session's upstream socket, taken             socket and slot name the session
+ *      if it has none                                3. the session is alive and on that backend
+ *   4. sent from there to the backend                4. sent from the listener socket to the client
+ *
+ * Each datagram that is received is counted as forwarded or under one drop reason, here or when its sending is done.
+ */
+import type { Endpoint } from '../../../net/address.ts';
+import { DatagramBatch, type DatagramSocket, type OpenDatagramSocket } from '../../../net/datagram-socket.ts';
+import { slotOf } from '../../core/backend-ref.ts';
+import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
+import { dropReason } from '../../core/drop-reason.ts';
+import type { ListenerState } from '../../core/listener-state.ts';
+import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+import type { Router } from '../../core/router.ts';
+import { NO_UPSTREAM } from '../../core/session-table.ts';
+import type { ListenerStatus, UdpListenerSpec } from '../engine.ts';
+import { NO_OWNER, type UpstreamSocket, UpstreamSockets } from './upstream-sockets.ts';
+
+const NO_UPSTREAM_SOCKET = dropReason('no-upstream-socket');
+const UNKNOWN_UPSTREAM = dropReason('unknown-upstream');
+const LATE_REPLY = dropReason('late-reply');
+const AMPLIFICATION_LIMIT = dropReason('amplification-limit');
+const SEND_QUEUE_FULL = dropReason('send-queue-full');
+const SEND_FAILED = dropReason('send-failed');
+
+export interface UdpListenerOptions {
+  readonly spec: UdpListenerSpec;
+  readonly state: ListenerState;
+  readonly router: Router;
+  readonly openSocket: OpenDatagramSocket;
+  readonly maxUpstreamSockets: number;
+  readonly upstreamQuarantineMs: number;
+  readonly now: () => number;
+  readonly onTrouble: (error: unknown) => void;
+}
+
+export class UdpListener {
+  readonly state: ListenerState;
+  readonly #options: UdpListenerOptions;
+  readonly #router: Router;
+  readonly #now: () => number;
+  readonly #socket: DatagramSocket;
+  readonly #upstreams: UpstreamSockets;
+  readonly #outgoing = new DatagramBatch(1);
+  #spec: UdpListenerSpec;
+
+  /** @throws RelayError TICKRELAY_ERR_BIND */
+  constructor(options: UdpListenerOptions) {
+    this.#options = options;
+    this.#spec = options.spec;
+    this.state = options.state;
+    this.#router = options.router;
+    this.#now = options.now;
+    this.#socket = options.openSocket({
+      local: options.spec.listen,
+      onReceive: (batch) => this.#downstream(batch),
+      onSent: (sent, failed, bytes) => this.#count(UPSTREAM, sent, failed, bytes),
+      onError: options.onTrouble,
+    });
+    this.#upstreams = new UpstreamSockets({
+      maxSockets: options.maxUpstreamSockets,
+      quarantineMs: options.upstreamQuarantineMs,
+      open: (local, onReceive) => this.#openUpstream(local, onReceive),
+      onReceive: (upstream, batch) => this.#upstream(upstream, batch),
+      onOpenFailed: options.onTrouble,
+    });
+    this.#upstreams.publish(this.state.pool.snapshot, this.#now());
+  }
+
+  get local(): Endpoint {
+    return this.#socket.local;
+  }
+
+  get spec(): UdpListenerSpec {
+    return this.#spec;
+  }
+
+  update(spec: UdpListenerSpec): void {
+    this.#spec = spec;
+    this.state.apply(spec);
+  }
+
+  publish(snapshot: PoolSnapshot): void {
+    this.#upstreams.publish(snapshot, this.#now());
+  }
+
+  /** The session gives its upstream socket back. */
+  detach(session: number): void {
+    const { sessions } = this.#router;
+    const slot = slotOf(sessions.backendRef(session));
+    this.#upstreams.release(sessions.upstream(session), slot, session, this.#now());
+  }
+
+  /** The local port that the session's backend sees, or 0. */
+  upstreamPort(session: number): number {
+    const upstream = this.#router.sessions.upstream(session);
+    return upstream === NO_UPSTREAM ? 0 : this.#upstreams.get(upstream).socket.local.port;
+  }
+
+  sweep(nowMs: number): void {
+    this.#upstreams.sweep(nowMs);
+  }
+
+  status(): ListenerStatus {
+    const { live, snapshot } = this.state.pool;
+    const sessionsByBackend = new Map<string, number>();
+    for (const backend of snapshot.backends) {
+      if (backend !== undefined) sessionsByBackend.set(backend.id, live[backend.slot]!);
+    }
+    return {
+      name: this.state.name,
+      local: this.local,
+      pool: this.#spec.pool,
+      counts: this.state.counters.dump(),
+      liveSessions: this.state.liveSessions,
+      sessionsByBackend,
+      upstreamSockets: this.#upstreams.size,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#router.removeListener(this.state, this.#now());
+    await Promise.all([this.#socket.close(), this.#upstreams.close()]);
+  }
+
+  #downstream(batch: DatagramBatch): void {
+    const nowMs = this.#now();
+    const { state } = this;
+    const { counters } = state;
+    const { count, payloads, lengths, words, ports } = batch;
+    for (let i = 0; i < count; i++) {
+      const length = lengths[i]!;
+      counters.received(DOWNSTREAM, length);
+      const session = this.#router.route(state, words, i * 4, ports[i]!, length, nowMs);
+      if (session < 0) {
+        counters.dropped(DOWNSTREAM, ~session);
+        continue;
+      }
+      this.#toBackend(session, payloads[i]!, length, nowMs);
+    }
+  }
+
+  #toBackend(session: number, payload: Uint8Array, length: number, nowMs: number): void {
+    const { sessions } = this.#router;
+    const { counters, pool } = this.state;
+    const slot = slotOf(sessions.backendRef(session));
+    let upstream = sessions.upstream(session);
+    if (upstream === NO_UPSTREAM) {
+      upstream = this.#upstreams.acquire(slot, session, nowMs);
+      if (upstream === -1) {
+        counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
+        return;
+      }
+      sessions.setUpstream(session, upstream);
+    }
+    const { words, ports } = pool.snapshot;
+    this.#outgoing.clear();
+    this.#outgoing.append(payload, length, words, slot * 4, ports[slot]!);
+    const accepted = this.#upstreams.get(upstream).socket.send(this.#outgoing);
+    if (accepted === 0) counters.dropped(DOWNSTREAM, SEND_QUEUE_FULL);
+  }
+
+  #upstream(upstream: UpstreamSocket, batch: DatagramBatch): void {
+    const nowMs = this.#now();
+    const { counters, pool } = this.state;
+    const { count, payloads, lengths, words, ports } = batch;
+    for (let i = 0; i < count; i++) {
+      const length = lengths[i]!;
+      counters.received(UPSTREAM, length);
+      const slot = pool.snapshot.slotAt(words, i * 4, ports[i]!);
+      if (slot === -1) {
+        counters.dropped(UPSTREAM, UNKNOWN_UPSTREAM);
+        continue;
+      }
+      const session = upstream.owners[slot]!;
+      if (session === NO_OWNER || !this.#router.mayReply(session, slot, nowMs)) {
+        counters.dropped(UPSTREAM, LATE_REPLY);
+        continue;
+      }
+      if (this.#amplifies(session, length)) {
+        counters.dropped(UPSTREAM, AMPLIFICATION_LIMIT);
+        continue;
+      }
+      this.#toClient(session, payloads[i]!, length);
+    }
+  }
+
+  #toClient(session: number, payload: Uint8Array, length: number): void {
+    const { sessions } = this.#router;
+    const port = sessions.clientPort(session);
+    this.#outgoing.clear();
+    this.#outgoing.append(payload, length, sessions.records.words, sessions.addressAt(session), port);
+    if (this.#socket.send(this.#outgoing) === 0) {
+      this.state.counters.dropped(UPSTREAM, SEND_QUEUE_FULL);
+      return;
+    }
+    sessions.replied(session, length);
+  }
+
+  /** A reply to a client that may be spoofed is bounded by what that client sent. */
+  #amplifies(session: number, length: number): boolean {
+    const { amplification } = this.state.limits;
+    const { sessions } = this.#router;
+    if (amplification === 0 || !sessions.isHalfOpen(session)) return false;
+    return sessions.bytesUpstream(session) + length > amplification * sessions.bytesDownstream(session);
+  }
+
+  #openUpstream(local: Endpoint, onReceive: (batch: DatagramBatch) => void): DatagramSocket {
+    return this.#options.openSocket({
+      local,
+      onReceive,
+      onSent: (sent, failed, bytes) => this.#count(DOWNSTREAM, sent, failed, bytes),
+      onError: this.#options.onTrouble,
+    });
+  }
+
+  #count(direction: number, sent: number, failed: number, bytes: number): void {
+    this.state.counters.forwarded(direction, sent, bytes);
+    if (failed > 0) this.state.counters.dropped(direction, SEND_FAILED, failed);
+  }
+}

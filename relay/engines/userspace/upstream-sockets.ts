@@ -1,0 +1,195 @@
+/**
+ * The upstream sockets of one listener, each bound to a port of its own. A backend tells players apart by the port that
+ * their datagrams come from, so two sessions on one backend never share a socket; sessions on *different* backends do,
+ * since a reply's source address tells those apart. The descriptors needed are the sessions of the busiest backend.
+ *
+ * A socket that a session left rests before another session may use it towards the same backend, so that a late reply
+ * finds nobody and is dropped. For each backend slot, each socket is in one of three places:
+ *
+ *     fresh    may be taken now               (a stack: the last one left is the first taken)
+ *     owned    by one live session            (owners[slot] is its id)
+ *     resting  since it was left              (a queue, in the order of time)
+ *
+ * Sockets without sessions and rest are closed again by `sweep`.
+ */
+import assert from 'node:assert/strict';
+import { Endpoint, IpAddress } from '../../../net/address.ts';
+import type { DatagramBatch, DatagramSocket } from '../../../net/datagram-socket.ts';
+import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+
+/** Nobody owns the socket towards this slot. */
+export const NO_OWNER = -1;
+
+const ANY_V4 = new Endpoint(IpAddress.parse('0.0.0.0'), 0);
+const ANY_V6 = new Endpoint(IpAddress.parse('::'), 0);
+
+/** After the system refused a socket, how long none is asked for: asking costs more than a datagram is worth. */
+const OPEN_RETRY_MS = 100;
+
+export interface UpstreamSocket {
+  /** Its number, in sessions. Reused after it was closed. */
+  readonly number: number;
+  readonly isV4: boolean;
+  readonly socket: DatagramSocket;
+  /** Session id by backend slot, or NO_OWNER. */
+  readonly owners: Int32Array;
+}
+
+interface Member extends UpstreamSocket {
+  owners: Int32Array;
+  /** Slots that have an owner. */
+  owned: number;
+  /** When a session last left it. */
+  leftMs: number;
+  closed: boolean;
+}
+
+interface Slot {
+  readonly isV4: boolean;
+  readonly endpoint: Endpoint;
+  readonly fresh: Member[];
+  readonly resting: { readonly member: Member; readonly sinceMs: number }[];
+}
+
+export interface UpstreamSocketsOptions {
+  readonly maxSockets: number;
+  readonly quarantineMs: number;
+  /** Opens and binds a socket whose datagrams go to `onReceive` with the member that received them. */
+  readonly open: (local: Endpoint, onReceive: (batch: DatagramBatch) => void) => DatagramSocket;
+  readonly onReceive: (upstream: UpstreamSocket, batch: DatagramBatch) => void;
+  /** The system refused a socket. Called at most once in 100 ms. */
+  readonly onOpenFailed: (error: unknown) => void;
+}
+
+export class UpstreamSockets {
+  readonly #options: UpstreamSocketsOptions;
+  readonly #members: (Member | undefined)[] = [];
+  readonly #freeNumbers: number[] = [];
+  readonly #slots: (Slot | undefined)[] = [];
+  #slotCapacity = 8;
+  #size = 0;
+  #retryOpenAtMs = 0;
+
+  constructor(options: UpstreamSocketsOptions) {
+    this.#options = options;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get(number: number): UpstreamSocket {
+    return this.#members[number]!;
+  }
+
+  /**
+   * Learns the pool's backends. A backend that is new to its slot may have been known under another one, whose late
+   * replies can still come: sockets that are open already rest before they serve it.
+   */
+  publish(snapshot: PoolSnapshot, nowMs: number): void {
+    while (this.#slotCapacity < snapshot.backends.length) this.#growSlots();
+    for (let slot = 0; slot < Math.max(this.#slots.length, snapshot.backends.length); slot++) {
+      const endpoint = snapshot.backends[slot]?.endpoint;
+      if (endpoint === undefined || this.#slots[slot]?.endpoint.equals(endpoint) === true) continue;
+      const isV4 = endpoint.ip.isV4;
+      const resting = this.#members
+        .filter((member) => member?.isV4 === isV4 && member.owners[slot] === NO_OWNER)
+        .map((member) => ({ member: member!, sinceMs: nowMs }));
+      this.#slots[slot] = { isV4, endpoint, fresh: [], resting };
+    }
+  }
+
+  /** Takes a socket towards a slot for a session. @returns its number, or -1 when none can be had */
+  acquire(slot: number, session: number, nowMs: number): number {
+    const place = this.#slots[slot];
+    assert(place !== undefined, 'a backend that was not published');
+    this.#endRest(place, nowMs);
+    let member = place.fresh.pop();
+    while (member?.closed === true) member = place.fresh.pop();
+    member ??= this.#open(place, nowMs);
+    if (member === undefined) return -1;
+    member.owners[slot] = session;
+    member.owned++;
+    return member.number;
+  }
+
+  /** The session leaves its socket, which rests. */
+  release(number: number, slot: number, session: number, nowMs: number): void {
+    const member = this.#members[number];
+    assert(member?.owners[slot] === session, 'released by a session that does not own it');
+    member.owners[slot] = NO_OWNER;
+    member.owned--;
+    member.leftMs = nowMs;
+    const place = this.#slots[slot];
+    if (place?.isV4 === member.isV4) place.resting.push({ member, sinceMs: nowMs });
+  }
+
+  /** Ends rests that are over, and closes sockets that nobody needs any more. */
+  sweep(nowMs: number): void {
+    for (const place of this.#slots) if (place !== undefined) this.#endRest(place, nowMs);
+    for (const member of this.#members) {
+      if (member === undefined || member.owned > 0) continue;
+      if (nowMs - member.leftMs >= this.#options.quarantineMs) this.#close(member);
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#members.flatMap((member) => member?.socket.close() ?? []));
+    this.#members.length = 0;
+    this.#size = 0;
+  }
+
+  #growSlots(): void {
+    this.#slotCapacity *= 2;
+    for (const member of this.#members) {
+      if (member === undefined) continue;
+      const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
+      owners.set(member.owners);
+      member.owners = owners;
+    }
+  }
+
+  #endRest(place: Slot, nowMs: number): void {
+    const restedBefore = nowMs - this.#options.quarantineMs;
+    for (
+      let head = place.resting[0];
+      head !== undefined && head.sinceMs <= restedBefore;
+      head = place.resting[0]
+    ) {
+      place.resting.shift();
+      if (!head.member.closed) place.fresh.push(head.member);
+    }
+  }
+
+  /** Opens one more socket; it is fresh for the other slots. */
+  #open(place: Slot, nowMs: number): Member | undefined {
+    if (this.#size >= this.#options.maxSockets || nowMs < this.#retryOpenAtMs) return undefined;
+    const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
+    const number = this.#freeNumbers.pop() ?? this.#members.length;
+    let member: Member | undefined;
+    try {
+      const socket = this.#options.open(place.isV4 ? ANY_V4 : ANY_V6, (batch) => {
+        if (member !== undefined) this.#options.onReceive(member, batch);
+      });
+      member = { number, isV4: place.isV4, socket, owners, owned: 0, leftMs: nowMs, closed: false };
+    } catch (error) {
+      this.#freeNumbers.push(number);
+      this.#retryOpenAtMs = nowMs + OPEN_RETRY_MS;
+      this.#options.onOpenFailed(error);
+      return undefined;
+    }
+    this.#members[number] = member;
+    this.#size++;
+    for (const other of this.#slots)
+      if (other !== place && other?.isV4 === place.isV4) other.fresh.push(member);
+    return member;
+  }
+
+  #close(member: Member): void {
+    member.closed = true;
+    this.#members[member.number] = undefined;
+    this.#freeNumbers.push(member.number);
+    this.#size--;
+    void member.socket.close();
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * The userspace data plane: the router's decisions (core/router.ts) over datagram sockets (net/datagram-socket.ts).
+ */
+import assert from 'node:assert/strict';
+import type { Endpoint } from '../../../net/address.ts';
+import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
+import { ListenerState, PoolView } from '../../core/listener-state.ts';
+import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
+import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+import { BackendPool } from '../../core/backend-pool.ts';
+import { Router } from '../../core/router.ts';
+import type {
+  Engine,
+  EngineName,
+  ListenerStatus,
+  SessionListing,
+  SessionQuery,
+  UdpListenerSpec,
+} from '../engine.ts';
+import { listSessions } from './session-listing.ts';
+import { UdpListener } from './udp-listener.ts';
+
+/** Time between two sweep steps. */
+const SWEEP_INTERVAL_MS = 50;
+
+export interface UserspaceEngineOptions {
+  readonly name: EngineName;
+  readonly openSocket: OpenDatagramSocket;
+  readonly maxSessions: number;
+  /** For each listener. */
+  readonly maxUpstreamSockets: number;
+  readonly upstreamQuarantineMs?: number;
+  readonly hashSeed: number;
+  /** A secret; see RouterOptions. */
+  readonly tableSeed: number;
+  /** A monotonic clock in ms. */
+  readonly now: () => number;
+  /** The system refused an upstream socket, or a socket reported an error. */
+  readonly onTrouble?: (error: unknown) => void;
+}
+
+export class UserspaceEngine implements Engine {
+  readonly name: EngineName;
+  readonly #options: UserspaceEngineOptions;
+  readonly #router: Router;
+  readonly #listeners = new Map<string, UdpListener>();
+  readonly #byIndex: (UdpListener | undefined)[] = [];
+  readonly #pools = new Map<string, PoolView>();
+  #sweeper: NodeJS.Timeout | undefined;
+
+  constructor(options: UserspaceEngineOptions) {
+    this.name = options.name;
+    this.#options = options;
+    this.#router = new Router({
+      maxSessions: options.maxSessions,
+      hashSeed: options.hashSeed,
+      tableSeed: options.tableSeed,
+      onDetach: (session) => this.#byIndex[this.#router.sessions.listener(session)]!.detach(session),
+    });
+  }
+
+  addListener(spec: UdpListenerSpec): Promise<Endpoint> {
+    return Promise.resolve().then(() => this.#add(spec).local);
+  }
+
+  updateListener(spec: UdpListenerSpec): void {
+    const listener = this.#listeners.get(spec.name);
+    assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
+    listener.update(spec);
+  }
+
+  async removeListener(name: string): Promise<void> {
+    const listener = this.#listeners.get(name);
+    assert(listener !== undefined, 'no such listener');
+    this.#listeners.delete(name);
+    await listener.close();
+    this.#byIndex[listener.state.index] = undefined;
+  }
+
+  publish(snapshot: PoolSnapshot): void {
+    this.#poolView(snapshot.pool).publish(snapshot);
+    for (const listener of this.#listeners.values()) {
+      if (listener.spec.pool === snapshot.pool) listener.publish(snapshot);
+    }
+  }
+
+  listeners(): readonly ListenerStatus[] {
+    return Array.from(this.#listeners.values(), (listener) => listener.status());
+  }
+
+  capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number } {
+    const { sessions, pins } = this.#router;
+    return {
+      maxSessions: sessions.records.capacity,
+      liveSessions: sessions.records.size,
+      livePins: pins.records.size,
+    };
+  }
+
+  sessions(query: SessionQuery): Promise<SessionListing> {
+    const upstreamPort = (session: number): number => {
+      return this.#byIndex[this.#router.sessions.listener(session)]!.upstreamPort(session);
+    };
+    return Promise.resolve().then(() =>
+      listSessions(this.#router, query, { nowMs: this.#options.now(), upstreamPort }),
+    );
+  }
+
+  drain(): void {
+    this.#router.drain();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#sweeper);
+    this.#sweeper = undefined;
+    await Promise.all(Array.from(this.#listeners.keys(), (name) => this.removeListener(name)));
+  }
+
+  /** One bounded step of expiry. Runs by itself every 50 ms; tests with a clock of their own call it. */
+  sweep(): void {
+    const nowMs = this.#options.now();
+    this.#router.sweep(SWEEP_BUDGET, nowMs);
+    for (const listener of this.#listeners.values()) listener.sweep(nowMs);
+  }
+
+  #add(spec: UdpListenerSpec): UdpListener {
+    assert(!this.#listeners.has(spec.name), 'the listener is there already');
+    const free = this.#byIndex.indexOf(undefined);
+    const index = free === -1 ? this.#byIndex.length : free;
+    assert(index < MAX_LISTENERS, 'too many listeners');
+    const state = new ListenerState(index, spec.name, { rules: spec, pool: this.#poolView(spec.pool) });
+    const {
+      openSocket,
+      maxUpstreamSockets,
+      upstreamQuarantineMs = UPSTREAM_QUARANTINE_MS,
+      now,
+      onTrouble,
+    } = this.#options;
+    const listener = new UdpListener({
+      spec,
+      state,
+      router: this.#router,
+      openSocket,
+      maxUpstreamSockets,
+      upstreamQuarantineMs,
+      now,
+      onTrouble: onTrouble ?? (() => undefined),
+    });
+    this.#router.addListener(state);
+    this.#byIndex[index] = listener;
+    this.#listeners.set(spec.name, listener);
+    this.#sweeper ??= setInterval(() => this.sweep(), SWEEP_INTERVAL_MS).unref();
+    return listener;
+  }
+
+  /** A pool that was not published yet is empty. */
+  #poolView(pool: string): PoolView {
+    let view = this.#pools.get(pool);
+    if (view === undefined) {
+      view = new PoolView(new BackendPool(pool).snapshot());
+      this.#pools.set(pool, view);
+    }
+    return view;
+  }
+}

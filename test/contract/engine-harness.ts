@@ -1,0 +1,127 @@
+/** What the contract suite needs of an engine, and the fleet of clients and servers around it. */
+import { Endpoint } from '../../net/address.ts';
+import { openDgramSocket } from '../../net/dgram-socket.ts';
+import { BackendPool } from '../../relay/core/backend-pool.ts';
+import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
+import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
+import { type Answer, UdpPeer } from '../support/udp-peer.ts';
+
+export interface EngineUnderTest {
+  readonly engine: Engine;
+  /** Lets time pass for the engine, and its sweeper do what is due. */
+  readonly advance: (ms: number) => Promise<void>;
+}
+
+export interface EngineSettings {
+  readonly maxSessions?: number;
+  readonly maxUpstreamSockets?: number;
+}
+
+export const QUARANTINE_MS = 30_000;
+
+/** One line for each engine; the suite runs on all of them. */
+export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => EngineUnderTest>> = {
+  dgram: (settings) => {
+    let nowMs = 1_000_000;
+    const engine = new UserspaceEngine({
+      name: 'dgram',
+      openSocket: openDgramSocket,
+      maxSessions: settings.maxSessions ?? 1_000,
+      maxUpstreamSockets: settings.maxUpstreamSockets ?? 1_000,
+      upstreamQuarantineMs: QUARANTINE_MS,
+      hashSeed: 0,
+      tableSeed: 0x5eed,
+      now: () => nowMs,
+    });
+    const advance = (ms: number): Promise<void> => {
+      nowMs += ms;
+      engine.sweep();
+      return Promise.resolve();
+    };
+    return { engine, advance };
+  },
+};
+
+export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
+  algorithm: 'ip-hash',
+  idleTimeoutMs: 120_000,
+  pinTimeoutMs: 600_000,
+  limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
+};
+
+/** A relay's data plane with servers behind it. Server `a` answers `a:` and the payload, and so on. */
+export class Bed {
+  readonly engine: Engine;
+  readonly pool = new BackendPool('game');
+  readonly servers = new Map<string, UdpPeer>();
+  readonly advance: (ms: number) => Promise<void>;
+  readonly #peers: UdpPeer[] = [];
+  listener!: Endpoint;
+
+  constructor(engineName: string, settings: EngineSettings = {}) {
+    const { engine, advance } = ENGINES[engineName]!(settings);
+    this.engine = engine;
+    this.advance = advance;
+  }
+
+  /** Starts a listener and the servers named by `ids`. */
+  async start(ids: readonly string[], rules: Partial<UdpListenerSpec> = {}): Promise<this> {
+    for (const id of ids) this.addServer(id);
+    this.publish();
+    const listen = Endpoint.parse('127.0.0.1:0');
+    this.listener = await this.engine.addListener({ name: 'game', listen, pool: 'game', ...RULES, ...rules });
+    return this;
+  }
+
+  addServer(id: string, local = '127.0.0.1:0'): UdpPeer {
+    const server = this.peer(local, ({ payload }) => Buffer.concat([Buffer.from(`${id}:`), payload]));
+    this.servers.set(id, server);
+    this.pool.add({ id, endpoint: server.local, weight: 1 });
+    return server;
+  }
+
+  publish(): void {
+    this.engine.publish(this.pool.snapshot());
+  }
+
+  peer(local: string, answer?: Answer): UdpPeer {
+    const peer = new UdpPeer(local, answer);
+    this.#peers.push(peer);
+    return peer;
+  }
+
+  /** Clients on addresses of their own: 127.9.0.1, 127.9.0.2... */
+  clients(count: number): UdpPeer[] {
+    return Array.from({ length: count }, (_, i) => this.peer(`127.9.${i >> 8}.${(i & 255) + 1}:0`));
+  }
+
+  /** The id of the server that answers a client now. */
+  async serverOf(client: UdpPeer): Promise<string> {
+    const { payload, from } = await client.ask(this.listener, 'where');
+    if (!from.equals(this.listener)) throw new Error(`the answer came from ${from.toString()}`);
+    return payload.toString().split(':')[0]!;
+  }
+
+  async serversOf(clients: readonly UdpPeer[]): Promise<string[]> {
+    const servers: string[] = [];
+    for (const client of clients) servers.push(await this.serverOf(client));
+    return servers;
+  }
+
+  counts() {
+    return this.engine.listeners()[0]!.counts;
+  }
+
+  async stop(): Promise<void> {
+    await this.engine.close();
+    await Promise.all(this.#peers.map((peer) => peer.close()));
+  }
+}
+
+/** received = forwarded + dropped by reason, in both directions. */
+export function sums(counts: ReturnType<Bed['counts']>) {
+  return (['downstream', 'upstream'] as const).map((direction) => {
+    const { received, forwarded, dropped } = counts[direction];
+    return { received, accounted: forwarded + Object.values(dropped).reduce((sum, count) => sum + count, 0) };
+  });
+}
