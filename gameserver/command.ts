@@ -1,0 +1,140 @@
+/** `tickrelay gameserver`: one stub game server as a process, which may register itself with a relay. */
+import type { Logger } from 'pino';
+import type { CommandModule } from 'yargs';
+import { createLogger, onStopSignal, printEvent } from '../command-line.ts';
+import { Endpoint } from '../net/address.ts';
+import { openDgramSocket } from '../net/dgram-socket.ts';
+import { RelayError } from '../net/relay-error.ts';
+import { CODECS } from '../wire/codec.ts';
+import type { GameServerArguments, GameServerFlags } from './flags.ts';
+import { flags } from './flags.ts';
+import type { GameServerCounts } from './game-server.ts';
+import { GameServer } from './game-server.ts';
+import { Registration } from './registration.ts';
+
+/** Time between two looks at the overruns of the tick loop, in ms. */
+const OVERRUN_REPORT_MS = 10_000;
+
+export const command: CommandModule<object, GameServerFlags> = {
+  command: 'gameserver',
+  describe: 'Run a stub game server that answers position updates with the world state',
+  builder: (yargs) =>
+    yargs
+      .options(flags)
+      .example('$0 gameserver --listen 127.0.0.1:4567', 'answer players on this port')
+      .example(
+        '$0 gameserver --id 2 --register http://127.0.0.1:7900',
+        'join the pool game-servers of a relay',
+      )
+      .example(
+        '$0 gameserver --listen 0.0.0.0:4567 --register http://10.0.0.2:7900 --advertise 10.0.0.5',
+        'the same from another machine',
+      )
+      .example('$0 gameserver --reply tick --tick 64', 'one world state for each player, 64 times a second')
+      .epilogue(
+        'Runs until SIGINT or SIGTERM, then leaves the pool and prints its counts.\n\n' +
+          'Exit codes: 0 ended by a signal; 1 the address is taken or the socket failed; ' +
+          '2 a flag is wrong; 130 a second signal.',
+      ),
+  handler: runGameServer,
+};
+
+/** Serves until a signal. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG */
+export async function runGameServer(args: GameServerArguments): Promise<void> {
+  const logger = createLogger('gameserver', args.logLevel);
+  requireReachable(args);
+  let onError: (error: Error) => void = () => undefined;
+  const stopped = new Promise<void>((resolve, reject) => {
+    onError = reject;
+    onStopSignal(() => resolve());
+  });
+  const server = new GameServer({
+    openSocket: openDgramSocket,
+    listen: args.listen,
+    serverId: args.id,
+    codec: CODECS[args.codec],
+    reply: args.reply,
+    tickHz: args.tick,
+    matchPlayers: args.match,
+    forgetMs: args.forget,
+    onError,
+  });
+  const registration = register(server, args, logger);
+  const overrunTimer = setInterval(reportOverruns(server, logger), OVERRUN_REPORT_MS);
+  printReady(server, args);
+  try {
+    await stopped;
+    await registration?.leave();
+  } finally {
+    clearInterval(overrunTimer);
+    await server.close();
+    printSummary(server.counts, args);
+  }
+}
+
+/** A relay can't send to 0.0.0.0, so a server that receives on every address must say which one to use. */
+function requireReachable({ listen, register, advertise }: GameServerArguments): void {
+  if (register === undefined || advertise !== undefined || listen.ip.range !== 'unspecified') return;
+  throw new RelayError(
+    'TICKRELAY_ERR_CONFIG',
+    `--listen ${listen.toString()} is every address of this machine and --register needs one: ` +
+      'say where the relay reaches it, like --advertise 10.0.0.5',
+  );
+}
+
+function register(server: GameServer, args: GameServerArguments, logger: Logger): Registration | undefined {
+  if (args.register === undefined) return undefined;
+  const { ip, port } = args.advertise ?? server.local;
+  const registration = new Registration({
+    relay: args.register,
+    pool: args.pool,
+    backendId: args.backendId ?? `server-${args.id}`,
+    address: new Endpoint(ip, port === 0 ? server.local.port : port),
+    weight: args.weight,
+    token: args.token ?? process.env['TICKRELAY_TOKEN'],
+    intervalMs: args.interval,
+    players: () => server.counts.players,
+    logger,
+  });
+  registration.start();
+  return registration;
+}
+
+/** @returns a function that logs the overruns since its last call */
+function reportOverruns(server: GameServer, logger: Logger): () => void {
+  let lateBefore = 0;
+  let skippedBefore = 0;
+  return () => {
+    const { lateTicks, skippedTicks } = server.counts;
+    const late = lateTicks - lateBefore;
+    const skipped = skippedTicks - skippedBefore;
+    lateBefore = lateTicks;
+    skippedBefore = skippedTicks;
+    if (late + skipped > 0)
+      logger.warn({ late, skipped }, 'the tick loop is behind: this machine is too busy');
+  };
+}
+
+function printReady(server: GameServer, { json, id, codec, reply, tick }: GameServerArguments): void {
+  const udp = server.local.toString();
+  if (json) {
+    printEvent('ready', { udp, id });
+    return;
+  }
+  const manner = reply === 'tick' ? `${tick} times a second` : 'at once';
+  process.stdout.write(`game server ${id} on ${udp}: ${codec}, answers ${manner}\n`);
+}
+
+function printSummary(counts: GameServerCounts, { json, id, reply }: GameServerArguments): void {
+  if (json) {
+    printEvent('summary', { id, ...counts });
+    return;
+  }
+  const { received, accepted, malformed, sent, sendFailed, sendQueueFull } = counts;
+  const { ticks, lateTicks, skippedTicks } = counts;
+  const loop = reply === 'tick' ? `; ${ticks} ticks, ${lateTicks} late, ${skippedTicks} skipped` : '';
+  process.stdout.write(
+    `game server ${id}: received ${received} (${accepted} accepted, ${malformed} malformed), ` +
+      `sent ${sent} (${sendFailed} failed, ${sendQueueFull} met a full queue)${loop}\n`,
+  );
+}

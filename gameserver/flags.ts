@@ -1,0 +1,134 @@
+/** The flags of `tickrelay gameserver`, and the checks of their values. */
+import { isIP } from 'node:net';
+import type { ArgumentsCamelCase, InferredOptionTypes } from 'yargs';
+import { LOG_LEVELS, coerceEndpoint } from '../command-line.ts';
+import { Endpoint, IpAddress } from '../net/address.ts';
+import { parseDurationMs } from '../net/duration.ts';
+import { RelayError } from '../net/relay-error.ts';
+import { CODEC_NAMES } from '../wire/codec.ts';
+import { MAX_SERVER_ID, MAX_WORLD_PLAYERS } from '../wire/world-state.ts';
+import { REPLY_MODES } from './game-server.ts';
+
+/** Heartbeats in ms: more of them would tell the relay nothing. */
+const MIN_INTERVAL_MS = 100;
+
+export const flags = {
+  listen: {
+    describe: 'Address and port to receive on; port 0 takes a free one',
+    default: '127.0.0.1:0',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceEndpoint,
+  },
+  id: {
+    describe: 'Server id in every world state, 0 to 65535',
+    default: 1,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--id', 0, MAX_SERVER_ID),
+  },
+  codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
+  reply: {
+    describe: 'Answer each update at once, or every player once a tick',
+    choices: REPLY_MODES,
+    default: 'immediate',
+  },
+  tick: {
+    describe: 'Ticks a second, 1 to 1000',
+    default: 128,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--tick', 1, 1000),
+  },
+  match: {
+    describe: `Players of one match, 1 to ${MAX_WORLD_PLAYERS}; ids 0 to 9 are the first match of 10`,
+    default: 10,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--match', 1, MAX_WORLD_PLAYERS),
+  },
+  forget: {
+    describe: 'Silence after which a player is forgotten',
+    default: '10s',
+    requiresArg: true,
+    type: 'string',
+    coerce: duration('--forget', 1),
+  },
+  register: {
+    describe: 'Admin address of a relay to register with, like http://127.0.0.1:7900',
+    requiresArg: true,
+    type: 'string',
+    coerce: relayUrl,
+  },
+  pool: { describe: 'Pool to register in', default: 'game-servers', requiresArg: true },
+  'backend-id': {
+    describe: 'Name in the pool',
+    defaultDescription: 'server-<id>',
+    type: 'string',
+    requiresArg: true,
+  },
+  advertise: {
+    describe: 'Address where the relay reaches this server',
+    defaultDescription: 'the bound one',
+    requiresArg: true,
+    type: 'string',
+    coerce: advertisedEndpoint,
+  },
+  token: {
+    describe: 'Bearer token of the pool',
+    defaultDescription: '$TICKRELAY_TOKEN',
+    type: 'string',
+    requiresArg: true,
+  },
+  interval: {
+    describe: 'Time between two heartbeats to the relay',
+    default: '1s',
+    requiresArg: true,
+    type: 'string',
+    coerce: duration('--interval', MIN_INTERVAL_MS),
+  },
+  weight: {
+    describe: "Share of new players relative to the pool's other servers, 1 to 256",
+    default: 1,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--weight', 1, 256),
+  },
+  json: { describe: 'Print `ready` and `summary` as JSON lines', type: 'boolean', default: false },
+  'log-level': { describe: 'What to log on standard error', choices: LOG_LEVELS, default: 'info' },
+} as const;
+
+export type GameServerFlags = InferredOptionTypes<typeof flags>;
+export type GameServerArguments = ArgumentsCamelCase<GameServerFlags>;
+
+function integer(flag: string, min: number, max: number): (value: number) => number {
+  return (value) => {
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new RelayError(
+      'TICKRELAY_ERR_CONFIG',
+      `${flag} takes an integer from ${min} to ${max}, not ${value}`,
+    );
+  };
+}
+
+function duration(flag: string, minMs: number): (text: string) => number {
+  return (text) => {
+    const valueMs = parseDurationMs(text);
+    if (valueMs >= minMs) return valueMs;
+    throw new RelayError('TICKRELAY_ERR_CONFIG', `${flag} ${text} is too short: at least ${minMs}ms`);
+  };
+}
+
+function relayUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url?.protocol === 'http:' || url?.protocol === 'https:') return url;
+  throw new RelayError(
+    'TICKRELAY_ERR_CONFIG',
+    `--register ${text} is not the URL of a relay's admin address (like http://127.0.0.1:7900)`,
+  );
+}
+
+/** An address with a port, or without one for the port that was bound (as port 0). */
+function advertisedEndpoint(text: string): Endpoint {
+  return isIP(text) === 0 ? Endpoint.parse(text) : new Endpoint(IpAddress.parse(text), 0);
+}
