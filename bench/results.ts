@@ -3,6 +3,8 @@
  * the runs. The tables and plots are made from this and nothing else, so a report can't say what was not measured.
  */
 
+import type { SessionTableLookup } from './session-table-lookup.ts';
+
 /** The route without anything between players and game servers: the baseline of every ratio. */
 export const DIRECT = 'direct';
 
@@ -35,6 +37,8 @@ export interface Plan {
   readonly comparisonMs: number;
   readonly ladderMs: number;
   readonly payloadMs: number;
+  /** Live runs of each codec. */
+  readonly payloadRounds: number;
   readonly rampMs: number;
   readonly warmupMs: number;
   /** Wall time after which the ladder takes no further step. */
@@ -147,13 +151,6 @@ export interface PayloadRow {
   readonly matchMbitPerSecond: number;
 }
 
-/** Time of one lookup, in ns, in a table of 1,000 sessions and in one of 1,000,000. */
-export interface SessionTableCost {
-  readonly small: number;
-  readonly large: number;
-  readonly ratio: number;
-}
-
 export interface BenchResults {
   readonly startedAt: string;
   readonly tookMs: number;
@@ -166,5 +163,5 @@ export interface BenchResults {
     readonly runs: readonly LoadRun[];
     readonly live: readonly RunSummary[];
   };
-  readonly sessionTable: SessionTableCost | undefined;
+  readonly sessionTable: SessionTableLookup;
 }

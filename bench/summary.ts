@@ -49,11 +49,11 @@ export function relayCpuUsPerDatagram(use: { readonly cpuUs: number; readonly fo
   return use.cpuUs / Math.max(1, use.forwarded);
 }
 
-/** All round trips of several runs as one distribution, in microseconds. */
-export function mergeHistograms(runs: readonly LoadRun[]): hdr.Histogram {
-  assert(runs.length > 0);
-  const merged = hdr.build({ bitBucketSize: 'packed', autoResize: true, numberOfSignificantValueDigits: 3 });
-  for (const run of runs) merged.add(hdr.decodeFromCompressedBase64(run.roundTripHistogram, 'packed'));
+/** Several histograms, as encodeIntoCompressedBase64 writes them, as one. */
+export function mergeHistograms(encoded: readonly string[]): hdr.Histogram {
+  assert(encoded.length > 0);
+  const merged = hdr.build({ autoResize: true, numberOfSignificantValueDigits: 3 });
+  for (const one of encoded) merged.add(hdr.decodeFromCompressedBase64(one));
   return merged;
 }
 

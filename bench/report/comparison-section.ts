@@ -143,7 +143,9 @@ function curves({ routes, runs }: BenchResults['comparison'], tickHz: number): P
     tickHz,
     curves: routes.map(({ name }) => ({
       name,
-      histogram: mergeHistograms(runs.filter(({ route }) => route === name)),
+      histogram: mergeHistograms(
+        runs.filter(({ route }) => route === name).map((run) => run.roundTripHistogram),
+      ),
     })),
   });
 }

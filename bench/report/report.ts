@@ -21,7 +21,7 @@ export function renderReport(results: BenchResults): Report {
     comparisonSection(results),
     ladderSection(results),
     payloadSection(results),
-    ...(sessionTable === undefined ? [] : [sessionTableSection(sessionTable)]),
+    sessionTableSection(sessionTable),
     setupSection(results),
   ];
   const lead = `tickrelay ${machine.tickrelay}, ${startedAt.slice(0, 10)}, ${machine.cpuModel} (${machine.cores} cores), Node.js ${machine.node}`;

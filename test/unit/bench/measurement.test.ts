@@ -109,7 +109,9 @@ describe('a summary', () => {
   });
 
   it('merges the round trips of its runs', () => {
-    const merged = mergeHistograms([fixtureRun({ fromUs: 100 }), fixtureRun({ fromUs: 1_000 })]);
+    const merged = mergeHistograms(
+      [fixtureRun({ fromUs: 100 }), fixtureRun({ fromUs: 1_000 })].map((run) => run.roundTripHistogram),
+    );
     expect(merged.totalCount).toBe(8_000);
     expect(merged.getValueAtPercentile(25)).toBeLessThan(200);
     expect(merged.getValueAtPercentile(75)).toBeGreaterThan(900);

@@ -64,10 +64,8 @@ describe('the report', () => {
     const results = await fixtureResults();
     const { text, html } = renderReport({
       ...results,
-      sessionTable: undefined,
       payload: { ...results.payload, runs: [], live: [] },
     });
-    expect(text).not.toContain('session table');
     expect(text).not.toContain('Live');
     expect(html).not.toContain('Live');
   });

@@ -88,6 +88,7 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       comparisonMs: 3_000,
       ladderMs: 1_500,
       payloadMs: 2_000,
+      payloadRounds: 1,
       rampMs: 500,
       warmupMs: 500,
       budgetMs: 80_000,
@@ -108,6 +109,6 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       runs: live,
       live: summarise(live, 'codec'),
     },
-    sessionTable: { small: 30, large: 45, ratio: 1.5 },
+    sessionTable: { smallSessions: 1_000, largeSessions: 1_000_000, smallNs: 30, largeNs: 45, ratio: 1.5 },
   };
 }

@@ -1,0 +1,144 @@
+/**
+ * One load through one route, measured.
+ *
+ *   start the generators -> all ready -> ramp and warm-up pass -> read the clocks and counters -> ... -> read them again
+ *   just before the sending ends -> collect the summaries -> merge
+ *
+ * There is one generator process for each game server, in every route, so that direct and relayed load are made by the
+ * same processes and only what stands between differs.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { encodeIntoCompressedBase64 } from 'hdr-histogram-js';
+import type { BotSummary } from '../botclient/report.ts';
+import type { CodecName } from '../wire/codec.ts';
+import { cpuSpent, readCpuTimes } from './machine.ts';
+import { tickrelay, type ManagedProcess, type ProcessGroup } from './process-group.ts';
+import { relayUseBetween } from './relay-metrics.ts';
+import type { LoadRun, RelayUse } from './results.ts';
+import type { Route } from './routes.ts';
+import { mergeHistograms, roundTripOf } from './summary.ts';
+
+/** Time between the end of the second reading and the end of the sending, in ms. */
+const READING_MARGIN_MS = 50;
+/** How long the generators may take beyond their own times, in ms. */
+const SUMMARY_SLACK_MS = 20_000;
+
+export interface Load {
+  readonly players: number;
+  readonly tickHz: number;
+  readonly codec: CodecName;
+  readonly seed: number;
+  readonly durationMs: number;
+  readonly rampMs: number;
+  readonly warmupMs: number;
+}
+
+export interface LoadContext {
+  readonly group: ProcessGroup;
+  readonly signal: AbortSignal;
+}
+
+export async function runLoad(
+  route: Route,
+  load: Load,
+  { round, group, signal }: LoadContext & { readonly round: number },
+): Promise<LoadRun> {
+  const startedAt = new Date().toISOString();
+  const generators = startGenerators(route.targets, load, group);
+  await Promise.all(generators.map((generator) => generator.event('ready')));
+  await sleep(load.rampMs + load.warmupMs, undefined, { signal });
+  const before = await readClocks(route);
+  await sleep(load.durationMs - READING_MARGIN_MS - (performance.now() - before.atMs), undefined, { signal });
+  const after = await readClocks(route);
+  const deadlineMs = load.durationMs + SUMMARY_SLACK_MS;
+  const events = await Promise.all(generators.map((generator) => generator.event('summary', deadlineMs)));
+  await Promise.all(generators.map((generator) => generator.ended(deadlineMs)));
+
+  const summaries = events as unknown as readonly BotSummary[];
+  const cpu = cpuSpent(before.cpu, after.cpu);
+  const merged = merge(summaries);
+  const delivered = (2 * merged.answered * (after.atMs - before.atMs)) / load.durationMs;
+  return {
+    route: route.name,
+    codec: load.codec,
+    players: load.players,
+    round,
+    startedAt,
+    ...merged,
+    machineCpuUsPerDatagram: (1000 * cpu.busyMs) / Math.max(1, delivered),
+    machineBusy: cpu.share,
+    relay:
+      before.use === undefined || after.use === undefined
+        ? undefined
+        : relayUseBetween(before.use, after.use),
+  };
+}
+
+/** Shares the players out over one generator for each target; each player keeps an id and an address of its own. */
+export function startGenerators(
+  targets: readonly string[],
+  load: Load,
+  group: ProcessGroup,
+): ManagedProcess[] {
+  return targets.flatMap((target, i) => {
+    const first = Math.floor((load.players * i) / targets.length);
+    const players = Math.floor((load.players * (i + 1)) / targets.length) - first;
+    if (players === 0) return [];
+    const args = {
+      target,
+      players,
+      'first-player': first,
+      'first-address': `127.${i + 1}.0.1`,
+      tick: load.tickHz,
+      codec: load.codec,
+      seed: load.seed,
+      duration: `${load.durationMs}ms`,
+      ramp: `${load.rampMs}ms`,
+      warmup: `${load.warmupMs}ms`,
+    };
+    const flags = Object.entries(args).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
+    return [group.start(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']))];
+  });
+}
+
+interface Clocks {
+  readonly atMs: number;
+  readonly cpu: ReturnType<typeof readCpuTimes>;
+  readonly use: RelayUse | undefined;
+}
+
+async function readClocks(route: Route): Promise<Clocks> {
+  const use = await route.readUse?.();
+  return { atMs: performance.now(), cpu: readCpuTimes(), use };
+}
+
+type Merged = Omit<
+  LoadRun,
+  'route' | 'codec' | 'players' | 'round' | 'startedAt' | 'machineCpuUsPerDatagram' | 'machineBusy' | 'relay'
+>;
+
+/** Several generators' summaries as if one had made them. */
+export function merge(summaries: readonly BotSummary[]): Merged {
+  const sum = (pick: (summary: BotSummary) => number): number =>
+    summaries.reduce((total, summary) => total + pick(summary), 0);
+  const roundTrips = mergeHistograms(summaries.map((summary) => summary.roundTripHistogram));
+  const sendLags = mergeHistograms(summaries.map((summary) => summary.sendLagHistogram));
+  const { p50, p99, max } = roundTripOf(sendLags);
+  const sent = sum((summary) => summary.sent);
+  const lost = sum((summary) => summary.lost);
+  return {
+    offeredPerSecond: sum((summary) => summary.askedPerSecond),
+    achievedPerSecond: sum((summary) => summary.achievedPerSecond),
+    sent,
+    answered: sum((summary) => summary.matched),
+    lost,
+    loss: lost / Math.max(1, sent),
+    duplicates: sum((summary) => summary.duplicates),
+    reordered: sum((summary) => summary.reordered),
+    wrongServer: sum((summary) => summary.wrongServer),
+    roundTripUs: roundTripOf(roundTrips),
+    roundTripHistogram: encodeIntoCompressedBase64(roundTrips),
+    sendLagUs: { p50, p99, max },
+    generatorLimit: summaries.find(({ generator }) => !generator.ok)?.generator.verdict,
+  };
+}
