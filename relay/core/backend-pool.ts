@@ -2,9 +2,9 @@
  * The backends of one pool and what is known about each: health, drain, operator's switch, weight. The control plane
  * changes the pool; `snapshot()` is what the data planes get to see of it.
  *
- * A backend keeps its slot for life; the lowest free slot is reused. Its reference (backend-ref.ts) gets the next incarnation
- * each time the backend stops being usable and when it is removed. A slot remembers its last incarnation, so no
- * reference ever means two things.
+ * A backend keeps its slot for life; the lowest free slot is reused. Its reference (backend-ref.ts) gets the next
+ * incarnation each time the backend stops being usable and when it is removed. A slot remembers its last incarnation, so
+ * a reference never means two things.
  */
 import assert from 'node:assert/strict';
 import type { Endpoint } from '../../net/address.ts';
@@ -89,7 +89,9 @@ export class BackendPool {
     return true;
   }
 
-  /** What the health checks say. The setters return whether anything changed; an unknown id changes nothing. */
+  // The setters return whether anything changed. An unknown id changes nothing.
+
+  /** What the health checks say. */
   setHealthy(id: string, healthy: boolean): boolean {
     return this.#set(id, 'healthy', healthy);
   }

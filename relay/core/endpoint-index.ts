@@ -2,8 +2,8 @@
  * Finds a backend by its exact address and port: the question that each reply asks. Built once for a set of backends,
  * immutable after that.
  *
- * Open addressing with linear probing, at most a quarter full, so that a stranger's address nearly always meets an empty
- * entry at once.
+ * Open addressing with linear probing, at most a quarter full, so that a stranger's address mostly meets an empty entry
+ * at once.
  */
 import { ADDRESS_WORDS, type Endpoint } from '../../net/address.ts';
 import { hashKey } from './hash.ts';

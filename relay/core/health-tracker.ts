@@ -1,6 +1,6 @@
 /**
- * Turns single checks of one backend into a steady verdict: `fall` failures in a row take it down, `rise` successes in a
- * row bring it back. One lost probe, or a backend that flaps, moves nobody.
+ * Turns single checks of one backend into a steady verdict: `fall` failures in a row take it down, `rise` successes in
+ * a row bring it back. One lost probe moves nobody.
  */
 import assert from 'node:assert/strict';
 

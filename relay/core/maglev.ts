@@ -2,10 +2,10 @@
  * The Maglev table: which backend a hash belongs to, evenly, and with few changes when backends come and go
  * (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4).
  *
- * Every backend has its own permutation of the table's slots, from two hashes of its address and port. Backends take turns, each
- * claiming the next slot of its permutation that is still free, until the table is full. A backend of half the largest weight
- * takes every other turn (the rule is Envoy's). The table depends on nothing but the addresses, ports and weights, so
- * two relays with the same backends agree on each player's backend. Golden tables are in docs/hashing.md.
+ * Every backend has its own permutation of the table's entries, from two hashes of its address and port. Backends take
+ * turns, each claiming the next entry of its permutation that is still free, until the table is full. A backend of half
+ * the largest weight takes every other turn (the rule is Envoy's). The table depends on nothing but the addresses, ports
+ * and weights, so two relays with the same backends agree on each player's backend. Golden tables: docs/hashing.md.
  */
 import type { Endpoint } from '../../net/address.ts';
 import { hashKey } from './hash.ts';
@@ -34,7 +34,7 @@ export function buildMaglev(backends: readonly MaglevBackend[]): Uint16Array {
   const count = ordered.length;
   const heaviest = Math.max(...ordered.map(({ weight }) => weight));
 
-  /** The next slot that each backend would claim, and how far its permutation steps. */
+  /** The next entry that each backend would claim, and how far its permutation steps. */
   const next = Uint32Array.from(ordered, ({ endpoint }) => identity(endpoint, OFFSET_SEED) % MAGLEV_SLOTS);
   const skip = Uint32Array.from(
     ordered,

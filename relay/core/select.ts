@@ -42,8 +42,8 @@ function preferred(snapshot: PoolSnapshot, hash: number): number {
 }
 
 /**
- * Fewest live sessions per weight. Starts at the backend that the hash prefers and takes another only for strictly fewer, so
- * that ties keep a player where the hash puts it and an empty pool fills evenly.
+ * Fewest live sessions per weight. Starts at the backend that the hash prefers and takes another only for strictly fewer,
+ * so that ties keep a player where the hash puts it.
  */
 function leastConnections(snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
   const { ready, weights } = snapshot;

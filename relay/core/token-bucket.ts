@@ -1,10 +1,11 @@
 /**
  * Bounds how fast new sessions open: a bucket of tokens that fills at `ratePerSecond` and holds one second's worth, at
- * least one token. A rate of 0 means no bound. Time is passed in, in ms of any clock; where it goes backwards nothing happens.
+ * least one token. A rate of 0 means no bound. Time is passed in, in ms of any clock; one that goes backwards has no
+ * effect.
  */
 
 /**
- * Tokens in the bucket at `nowMs`, from those at `lastMs`. Tokens are fractional. For buckets kept inside table records:
+ * Tokens in the bucket at `nowMs`, from those at `lastMs`; fractional. For buckets kept inside table records:
  *
  *     tokens = refill(tokens, lastMs, nowMs, rate); lastMs = Math.max(lastMs, nowMs);
  *     if (tokens >= 1) tokens -= 1; else drop

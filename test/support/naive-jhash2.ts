@@ -1,4 +1,4 @@
-/** jhash2 straight from the header's text, in arbitrary-precision integers cut to 32 bits after each step: slow, and obvious. */
+/** jhash2 in arbitrary-precision integers, cut to 32 bits after each step: slow, and obvious. */
 const u32 = (x: bigint): bigint => BigInt.asUintN(32, x);
 const rotateLeft = (x: bigint, bits: bigint): bigint => u32(x << bits) | (x >> (32n - bits));
 

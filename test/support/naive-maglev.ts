@@ -1,6 +1,6 @@
 /**
- * The Maglev table as the paper's pseudocode has it (NSDI 2016, section 3.4): whole permutations written out first, then
- * backends in turn, one slot each. Equal weights only.
+ * The Maglev table as the paper's pseudocode has it (NSDI 2016, section 3.4): whole permutations written out first,
+ * then backends in turn, one entry each. Equal weights only.
  */
 import type { Endpoint } from '../../net/address.ts';
 import { naiveJhash2 } from './naive-jhash2.ts';

@@ -1,6 +1,6 @@
 /**
- * A token bucket in whole thousandths of a token, for whole milliseconds and whole rates: nothing is ever rounded. Steps
- * through time one millisecond after the other.
+ * A token bucket in whole thousandths of a token, for whole milliseconds and whole rates: nothing is ever rounded.
+ * Steps through time one millisecond after the other.
  */
 export class NaiveTokenBucket {
   readonly #rate: number;

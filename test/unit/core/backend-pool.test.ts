@@ -190,6 +190,15 @@ describe('snapshots', () => {
     expect(pool.snapshot().maglev).not.toEqual(heavier.maglev);
   });
 
+  test('one backend out and another in, seen at once, is another table', () => {
+    const pool = threeBackends();
+    pool.setHealthy('c', false);
+    pool.snapshot();
+    pool.setHealthy('b', false);
+    pool.setHealthy('c', true);
+    expect(new Set(pool.snapshot().maglev)).toEqual(new Set([0, 2]));
+  });
+
   test('a backend that comes back gives back the table as it was', () => {
     const pool = threeBackends();
     const before = pool.snapshot();
@@ -309,7 +318,7 @@ test('whatever happens to a pool: snapshots are true, stay as they were, and no 
   );
 });
 
-/** What a snapshot says, in memory of its own. The Maglev table by its first entries: whole tables make the test crawl. */
+/** What a snapshot says, in memory of its own. Of the Maglev table only a part: whole ones make the test crawl. */
 function copyOf(snapshot: PoolSnapshot): object {
   const { epoch, backends, usable, ready, weights, words, ports, rotation } = snapshot;
   const maglev = snapshot.maglev.subarray(0, 64);

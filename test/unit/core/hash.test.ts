@@ -1,6 +1,6 @@
 /**
- * Golden vectors from a C program around the kernel's jhash2, and those that lookup3.c itself publishes. docs/hashing.md
- * lists them for other implementations.
+ * Golden vectors from a C program around the kernel's jhash2, and those that lookup3.c itself publishes.
+ * docs/hashing.md lists them for other implementations.
  */
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
