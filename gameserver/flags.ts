@@ -60,7 +60,7 @@ export const flags = {
     type: 'string',
     coerce: relayUrl,
   },
-  pool: { describe: 'Pool to register in', default: 'game-servers', requiresArg: true },
+  pool: { describe: 'Pool to register in', default: 'game-servers', type: 'string', requiresArg: true },
   'backend-id': {
     describe: 'Name in the pool',
     defaultDescription: 'server-<id>',

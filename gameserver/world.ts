@@ -35,6 +35,7 @@ export class World {
   readonly #ids = new Uint16Array(MAX_PLAYERS);
   readonly #places = new Int32Array(MAX_PLAYERS).fill(ABSENT);
   #playerCount = 0;
+  /** Places below this one are still to be looked at. */
   #sweepPlace = 0;
 
   constructor(options: WorldOptions) {
@@ -78,13 +79,17 @@ export class World {
     into.count = count;
   }
 
-  /** Forgets silent players. One call looks at SWEEP_BUDGET of them; the next one goes on from there. */
+  /**
+   * Forgets silent players. One call looks at SWEEP_BUDGET of them, the next one goes on from there. It goes downwards:
+   * forgetting moves the last player into the gap, and that one has been looked at.
+   */
   sweep(nowMs: number): void {
-    for (let left = Math.min(SWEEP_BUDGET, this.#playerCount); left > 0; left--) {
-      if (this.#sweepPlace >= this.#playerCount) this.#sweepPlace = 0;
-      const silentMs = nowMs - this.#updatedMs[this.#ids[this.#sweepPlace]!]!;
-      if (silentMs >= this.#forgetMs) this.#forget(this.#sweepPlace);
-      else this.#sweepPlace++;
+    if (this.#sweepPlace === 0) this.#sweepPlace = this.#playerCount;
+    const end = Math.max(0, this.#sweepPlace - SWEEP_BUDGET);
+    while (this.#sweepPlace > end) {
+      const place = --this.#sweepPlace;
+      const silentMs = nowMs - this.#updatedMs[this.#ids[place]!]!;
+      if (silentMs >= this.#forgetMs) this.#forget(place);
     }
   }
 
