@@ -1,0 +1,221 @@
+/** `tickrelay bots`: simulated players as a process, which measure what they get for what they send. */
+import { clearLine, cursorTo } from 'node:readline';
+import type { ArgumentsCamelCase, CommandModule, InferredOptionTypes } from 'yargs';
+import {
+  coerceDurationMs,
+  coerceEndpoint,
+  createLogger,
+  LOG_LEVELS,
+  onStopSignal,
+  printEvent,
+} from '../command-line.ts';
+import { IpAddress } from '../net/address.ts';
+import { openDgramSocket } from '../net/dgram-socket.ts';
+import { RelayError } from '../net/relay-error.ts';
+import { CODEC_NAMES, CODECS } from '../wire/codec.ts';
+import { MAX_PLAYER_ID } from '../wire/position-update.ts';
+import { BotFleet, type BotProgress } from './bot-fleet.ts';
+import { REPLY_MODES } from './player.ts';
+import { formatSummary, formatUs } from './report.ts';
+
+/** Time between two lines of the live view, in ms. */
+const LIVE_INTERVAL_MS = 1000;
+
+const options = {
+  target: {
+    describe: 'Address and port to play on: a relay or a game server',
+    demandOption: true,
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceEndpoint,
+  },
+  players: {
+    describe: `Players, 1 to ${MAX_PLAYER_ID + 1}`,
+    default: 10,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--players', 1, MAX_PLAYER_ID + 1),
+  },
+  tick: {
+    describe: 'Updates a second of each player, 1 to 1000',
+    default: 128,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--tick', 1, 1000),
+  },
+  duration: {
+    describe: 'Length of the measured part',
+    default: '10s',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceDurationMs,
+  },
+  ramp: {
+    describe: 'Time over which the players join; nothing is measured yet',
+    default: '1s',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceDurationMs,
+  },
+  warmup: {
+    describe: 'Time after the ramp in which nothing is measured either',
+    default: '500ms',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceDurationMs,
+  },
+  grace: {
+    describe: 'How long to wait for answers after the last update',
+    default: '500ms',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceDurationMs,
+  },
+  codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
+  reply: {
+    describe: 'How the game server answers: each update at once, or every player once a tick',
+    choices: REPLY_MODES,
+    default: 'immediate',
+  },
+  seed: {
+    describe: 'Of the paths: the same seed walks the same way',
+    default: 1,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--seed', 0, 0xffff_ffff),
+  },
+  'first-player': {
+    describe: 'Id of the first player; the others count up from it',
+    default: 0,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--first-player', 0, MAX_PLAYER_ID),
+  },
+  'first-address': {
+    describe: 'IPv4 address of the first player; the others count up from it',
+    defaultDescription: "127.1.0.1 for a target on loopback, else the system's choice",
+    requiresArg: true,
+    type: 'string',
+    coerce: (text: string): IpAddress => IpAddress.parse(text),
+  },
+  live: { describe: 'Show one line a second on standard error', type: 'boolean', default: false },
+  json: { describe: 'Print `ready` and `summary` as JSON lines', type: 'boolean', default: false },
+  'log-level': { describe: 'What to log on standard error', choices: LOG_LEVELS, default: 'info' },
+} as const;
+
+type Options = InferredOptionTypes<typeof options>;
+type Arguments = ArgumentsCamelCase<Options>;
+
+export const command: CommandModule<object, Options> = {
+  command: 'bots',
+  describe: 'Run simulated players and measure round trip, loss and wrong servers',
+  builder: (yargs) =>
+    yargs
+      .options(options)
+      .example('$0 bots --target 127.0.0.1:7777', '10 players at 128 Hz for 10 s')
+      .example('$0 bots --target 127.0.0.1:7777 --players 100 --live', '100 players, one line a second')
+      .example('$0 bots --target 127.0.0.1:7777 --codec json --json | jq .loss', 'one figure of the summary')
+      .example(
+        '$0 bots --target 127.0.0.1:7777 --first-player 100 --first-address 127.2.0.1',
+        'further players beside those of another process',
+      )
+      .epilogue(
+        'SIGINT or SIGTERM ends the run early, with its summary. docs/bots.md explains the figures.\n\n' +
+          'Exit codes: 0 measured, whatever the figures are; 1 no update was ever answered, or a socket could not be had; ' +
+          '2 a flag is wrong; 130 a second signal.',
+      ),
+  handler: runBots,
+};
+
+/** @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG; TICKRELAY_ERR_UNREACHABLE when nothing ever answered */
+export async function runBots(args: Arguments): Promise<void> {
+  const logger = createLogger('bots', args.logLevel);
+  requirePlayerIds(args);
+  const fleet = new BotFleet({
+    target: args.target,
+    players: args.players,
+    tickHz: args.tick,
+    durationMs: args.duration,
+    rampMs: args.ramp,
+    warmupMs: args.warmup,
+    graceMs: args.grace,
+    codec: CODECS[args.codec],
+    reply: args.reply,
+    seed: args.seed,
+    firstPlayer: args.firstPlayer,
+    firstAddress: args.firstAddress,
+    openSocket: openDgramSocket,
+  });
+  fleet.start();
+  const stopped = new AbortController();
+  onStopSignal(() => {
+    stopped.abort();
+    void fleet.stop();
+  });
+  logger.debug({ first: fleet.players[0]?.local.toString(), players: args.players }, 'players are bound');
+  if (args.json) printEvent('ready', { target: args.target.toString(), players: args.players });
+  const endLive = args.live ? showLive(fleet) : undefined;
+  const summary = await fleet.finished.finally(() => endLive?.());
+  if (args.json) printEvent('summary', { ...summary });
+  else process.stdout.write(formatSummary(summary));
+  if (!summary.generator.ok) logger.warn(`the generator was ${summary.generator.verdict}`);
+  if (summary.unansweredPlayers === summary.players && !stopped.signal.aborted) {
+    throw new RelayError(
+      'TICKRELAY_ERR_UNREACHABLE',
+      `no update was answered: is a relay or game server at ${summary.target}, and does it speak ${summary.codec}?`,
+    );
+  }
+}
+
+function requirePlayerIds({ players, firstPlayer }: Arguments): void {
+  const last = firstPlayer + players - 1;
+  if (last <= MAX_PLAYER_ID) return;
+  throw new RelayError(
+    'TICKRELAY_ERR_CONFIG',
+    `--first-player ${firstPlayer} and --players ${players} reach id ${last}; the highest is ${MAX_PLAYER_ID}`,
+  );
+}
+
+/** One line a second, rewritten in place on a terminal. @returns a function that ends it */
+function showLive(fleet: BotFleet): () => void {
+  const { stderr } = process;
+  let sent = 0;
+  let matched = 0;
+  const show = (): void => {
+    const progress = fleet.progress();
+    const line = formatProgress(progress, progress.sent - sent, progress.matched - matched);
+    ({ sent, matched } = progress);
+    if (stderr.isTTY) {
+      cursorTo(stderr, 0);
+      clearLine(stderr, 1);
+      stderr.write(line);
+    } else {
+      stderr.write(`${line}\n`);
+    }
+  };
+  const timer = setInterval(show, LIVE_INTERVAL_MS);
+  return () => {
+    clearInterval(timer);
+    if (stderr.isTTY) stderr.write('\n');
+  };
+}
+
+function formatProgress(progress: BotProgress, sentNow: number, matchedNow: number): string {
+  const { elapsedMs, phase, players, recentUs, wrongServer } = progress;
+  const begun = `${(elapsedMs / 1000).toFixed(0).padStart(4)} s  ${phase.padEnd(9)}  ${players} players`;
+  if (phase === 'ramp' || phase === 'warm-up') return begun;
+  return (
+    `${begun}  ${sentNow} sent/s  ${matchedNow} answered/s  ` +
+    `p50 ${formatUs(recentUs.p50)}  p99 ${formatUs(recentUs.p99)}  wrong server ${wrongServer}`
+  );
+}
+
+function integer(flag: string, min: number, max: number): (value: number) => number {
+  return (value) => {
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new RelayError(
+      'TICKRELAY_ERR_CONFIG',
+      `${flag} takes an integer from ${min} to ${max}, not ${value}`,
+    );
+  };
+}

@@ -1,0 +1,49 @@
+/**
+ * Where a player walks: laps of a circle on a square map, each player on a circle of its own. The position is a pure
+ * function of seed, player and tick, so that a run can be repeated and an update recognised by its position alone.
+ *
+ * A lap takes 4,096 ticks on a radius of 20 m or more: any two ticks of a lap are at least 3 cm apart, and float32
+ * resolves 0.1 mm at the map's far corner. So the 12 position bytes are unique among the last 4,096 ticks of a player.
+ */
+import type { PositionUpdate } from '../wire/position-update.ts';
+
+/** Ticks of one lap: 32 s at 128 Hz. */
+export const LAP_TICKS = 4096;
+
+const RADIANS_PER_TICK = (2 * Math.PI) / LAP_TICKS;
+const MAP_METRES = 1000;
+const MIN_RADIUS_METRES = 20;
+const MAX_RADIUS_METRES = 60;
+const HILL_METRES = 2;
+
+export class PlayerPath {
+  readonly #centreX: number;
+  readonly #centreY: number;
+  readonly #radius: number;
+  readonly #startAngle: number;
+
+  constructor(seed: number, playerId: number) {
+    const draw = (index: number): number => unitHash(seed, playerId * 4 + index);
+    const margin = MAX_RADIUS_METRES;
+    this.#centreX = margin + draw(0) * (MAP_METRES - 2 * margin);
+    this.#centreY = margin + draw(1) * (MAP_METRES - 2 * margin);
+    this.#radius = MIN_RADIUS_METRES + draw(2) * (MAX_RADIUS_METRES - MIN_RADIUS_METRES);
+    this.#startAngle = draw(3) * 2 * Math.PI;
+  }
+
+  /** Writes x, y and z in metres, of float32 precision, for `tick` >= 0. Allocates nothing. */
+  positionAt(tick: number, into: PositionUpdate): void {
+    const angle = this.#startAngle + (tick % LAP_TICKS) * RADIANS_PER_TICK;
+    into.x = Math.fround(this.#centreX + this.#radius * Math.cos(angle));
+    into.y = Math.fround(this.#centreY + this.#radius * Math.sin(angle));
+    into.z = Math.fround(HILL_METRES * Math.sin(3 * angle));
+  }
+}
+
+/** Two numbers to 0 <= h < 1, by the finaliser of MurmurHash3 (fmix32), which spreads neighbouring inputs. */
+function unitHash(seed: number, index: number): number {
+  let hash = Math.imul(seed, 0x9e3779b1) ^ index;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return ((hash ^ (hash >>> 16)) >>> 0) / 2 ** 32;
+}

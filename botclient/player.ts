@@ -1,0 +1,180 @@
+/**
+ * One simulated player: a socket, a path, and the last updates it sent. It sends when told to and sorts what arrives.
+ *
+ * What a datagram is counted as, the first that fits:
+ *   1. not from the target             -> wrongSource
+ *   2. no world state                  -> malformed
+ *   3. own record of another player    -> foreign
+ *   4. a position it never sent        -> unknown
+ *   5. of an update of the warm-up     -> warmup
+ *   6. of an update not answered yet   -> matched, and its round trip is recorded
+ *   7. of an answered one              -> repeated (a later tick of a server that answers each tick) or duplicates
+ */
+import { ADDRESS_WORDS, Endpoint, type IpAddress } from '../net/address.ts';
+import { DatagramBatch, type DatagramSocket, type OpenDatagramSocket } from '../net/datagram-socket.ts';
+import type { Codec } from '../wire/codec.ts';
+import { createPositionUpdate } from '../wire/position-update.ts';
+import { createWorldState } from '../wire/world-state.ts';
+import type { Measurement } from './measurement.ts';
+import { PlayerPath } from './path.ts';
+import { ANSWERED, AWAITED, SentRing, SUPERSEDED, WARMUP } from './sent-ring.ts';
+
+/** How the server answers: `immediate`, each update at once; `tick`, every player once a tick. */
+export const REPLY_MODES = ['immediate', 'tick'] as const;
+export type ReplyMode = (typeof REPLY_MODES)[number];
+
+/** What the players of a fleet have in common. */
+export interface PlayerContext {
+  readonly target: Endpoint;
+  readonly codec: Codec;
+  readonly reply: ReplyMode;
+  readonly seed: number;
+  readonly measurement: Measurement;
+  readonly openSocket: OpenDatagramSocket;
+  /** Monotonic clock in ms. */
+  readonly now: () => number;
+}
+
+// Overwritten by each datagram of any player.
+const world = createWorldState();
+
+export class Player {
+  readonly playerId: number;
+  readonly #context: PlayerContext;
+  readonly #path: PlayerPath;
+  readonly #socket: DatagramSocket;
+  readonly #ring = new SentRing();
+  readonly #update = createPositionUpdate();
+  readonly #batch = new DatagramBatch(1);
+
+  #newestAnswered = -1;
+  #serverId: number | undefined;
+  /** The first update that the current server answered; answers to older ones may still come from the one before. */
+  #serverSince = 0;
+  #moves = 0;
+
+  /** Binds `address` with a port that the system chooses. @throws RelayError TICKRELAY_ERR_BIND */
+  constructor(playerId: number, address: IpAddress, context: PlayerContext) {
+    const { target, codec, seed, measurement } = context;
+    this.playerId = playerId;
+    this.#context = context;
+    this.#path = new PlayerPath(seed, playerId);
+    this.#update.playerId = playerId;
+    this.#batch.append(new Uint8Array(codec.maxUpdateBytes), 0, target.ip.words, 0, target.port);
+    this.#socket = context.openSocket({
+      local: new Endpoint(address, 0),
+      onReceive: (batch) => this.#receive(batch),
+      onSent: (_sent, failed) => {
+        measurement.counts.sendFailed += failed;
+      },
+      onError: () => {
+        measurement.counts.receiveErrors++;
+      },
+    });
+  }
+
+  /** The bound address and port. */
+  get local(): Endpoint {
+    return this.#socket.local;
+  }
+
+  /** The server that answered last; undefined before the first answer. */
+  get serverId(): number | undefined {
+    return this.#serverId;
+  }
+
+  /** How often that server changed. */
+  get moves(): number {
+    return this.#moves;
+  }
+
+  /** Sends the update of `tick`, which should have left at `intendedMs`. */
+  send(tick: number, intendedMs: number, isMeasured: boolean): void {
+    const { codec, measurement, now } = this.#context;
+    const batch = this.#batch;
+    this.#path.positionAt(tick, this.#update);
+    const length = codec.encodeUpdate(this.#update, batch.payloads[0]!);
+    batch.lengths[0] = length;
+    const lagMs = now() - intendedMs;
+    const isSent = this.#socket.send(batch) === 1;
+    if (isSent) this.#ring.push(this.#update, intendedMs, isMeasured ? AWAITED : WARMUP);
+    if (isMeasured) measurement.countUpdate(isSent, length, lagMs);
+  }
+
+  close(): Promise<void> {
+    return this.#socket.close();
+  }
+
+  #receive(batch: DatagramBatch): void {
+    const nowMs = this.#context.now();
+    for (let i = 0; i < batch.count; i++) this.#sort(batch, i, nowMs);
+  }
+
+  #sort(batch: DatagramBatch, index: number, nowMs: number): void {
+    const { codec, measurement } = this.#context;
+    const { counts } = measurement;
+    const length = batch.lengths[index]!;
+    const own = world.players[0]!;
+    let sequence = -1;
+    if (!this.#isFromTarget(batch, index)) counts.wrongSource++;
+    else if (!codec.decodeWorld(batch.payloads[index]!, length, world)) counts.malformed++;
+    else if (own.playerId !== this.playerId) counts.foreign++;
+    else if ((sequence = this.#ring.find(own)) === -1) counts.unknown++;
+    if (sequence !== -1) {
+      this.#noteServer(sequence);
+      const isWarmup = this.#ring.state(sequence) === WARMUP;
+      if (isWarmup) counts.warmup++;
+      else this.#match(sequence, nowMs);
+      this.#newestAnswered = Math.max(this.#newestAnswered, sequence);
+      if (isWarmup) return;
+    }
+    counts.received++;
+    counts.bytesDown += length;
+  }
+
+  #isFromTarget({ words, ports }: DatagramBatch, index: number): boolean {
+    const { target } = this.#context;
+    const at = index * ADDRESS_WORDS;
+    for (let i = 0; i < ADDRESS_WORDS; i++) if (words[at + i] !== target.ip.words[i]) return false;
+    return ports[index] === target.port;
+  }
+
+  #noteServer(sequence: number): void {
+    this.#serverId ??= world.serverId;
+    if (world.serverId === this.#serverId || sequence < this.#serverSince) return;
+    this.#moves++;
+    this.#context.measurement.counts.wrongServer++;
+    if (sequence <= this.#newestAnswered) return;
+    this.#serverId = world.serverId;
+    this.#serverSince = sequence;
+  }
+
+  #match(sequence: number, nowMs: number): void {
+    const { reply, measurement } = this.#context;
+    const { counts } = measurement;
+    const ring = this.#ring;
+    const state = ring.state(sequence);
+    if (state === ANSWERED) {
+      if (reply === 'tick' && ring.serverTick(sequence) !== world.tick) counts.repeated++;
+      else counts.duplicates++;
+    } else {
+      counts.matched++;
+      if (state === SUPERSEDED) counts.superseded--;
+      if (sequence < this.#newestAnswered) counts.reordered++;
+      measurement.recordRoundTrip(nowMs - ring.intendedMs(sequence));
+      ring.setState(sequence, ANSWERED);
+    }
+    ring.setServerTick(sequence, world.tick);
+    if (reply === 'tick') this.#supersedeBefore(sequence);
+  }
+
+  /** A server that answers each tick reflects the newest update only: what came before it will not be answered. */
+  #supersedeBefore(sequence: number): void {
+    const ring = this.#ring;
+    for (let older = Math.max(this.#newestAnswered + 1, ring.first); older < sequence; older++) {
+      if (ring.state(older) !== AWAITED) continue;
+      ring.setState(older, SUPERSEDED);
+      this.#context.measurement.counts.superseded++;
+    }
+  }
+}
