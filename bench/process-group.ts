@@ -11,6 +11,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
+import { constants } from 'node:os';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { RelayError } from '../net/relay-error.ts';
@@ -176,6 +177,7 @@ export class ProcessGroup {
 
   constructor() {
     process.once('exit', this.#killAll);
+    process.once('SIGHUP', exitOnHangUp);
   }
 
   /** Starts a child. @throws RelayError TICKRELAY_ERR_LOAD once the group is closed. */
@@ -197,7 +199,13 @@ export class ProcessGroup {
     this.#closed = true;
     for (const child of this.#children.toReversed()) await child.stop(graceMs);
     process.off('exit', this.#killAll);
+    process.off('SIGHUP', exitOnHangUp);
   }
+}
+
+/** The terminal went away. Without a handler the process would end before it could end its children. */
+function exitOnHangUp(): void {
+  process.exit(128 + constants.signals.SIGHUP);
 }
 
 function parseEvent(line: string): (Record<string, unknown> & { readonly event: string }) | undefined {
