@@ -15,10 +15,10 @@ export const MAX_WEIGHT = 256;
 /** Listeners in one relay. The session key gives the listener 16 bits; the sockets run out long before. */
 export const MAX_LISTENERS = 256;
 
-/** Records in one table. The index entry gives the record 24 bits (record-table.ts). */
-export const MAX_RECORDS = (1 << 24) - 2;
+/** Records in one table: at half full and 64 bytes a place, a table of 1 GiB. */
+export const MAX_RECORDS = 1 << 23;
 
-/** Sessions of one engine by default: 64 bytes each plus 8 of index. */
+/** Sessions of one engine by default. With its share of the pin table a session takes 384 bytes: 24 MiB in all. */
 export const DEFAULT_MAX_SESSIONS = 65_536;
 
 /** Idle time of a UDP session by default, in ms. RFC 4787 REQ-5 asks for at least two minutes. */

@@ -34,7 +34,7 @@ export class PinTable {
   #victim = -1;
 
   constructor(capacity: number, seed: number) {
-    this.records = new RecordTable(capacity, seed);
+    this.records = new RecordTable({ capacity, seed });
     this.#words = this.records.words;
     this.#doubles = this.records.doubles;
     this.#considerVictim = (id) => {

@@ -40,6 +40,8 @@ export interface RouterOptions {
   readonly tableSeed: number;
   /** The session is about to lose its upstream: it ends, or moves to another backend. Its record is still whole. */
   readonly onDetach: (session: number) => void;
+  /** The session with an upstream got this new id. */
+  readonly onRenumber: (session: number) => void;
 }
 
 export class Router {
@@ -56,7 +58,13 @@ export class Router {
   #draining = false;
 
   constructor(options: RouterOptions) {
-    this.sessions = new SessionTable(options.maxSessions, options.tableSeed);
+    this.sessions = new SessionTable({
+      capacity: options.maxSessions,
+      seed: options.tableSeed,
+      onMove: (_from, to) => {
+        if (this.sessions.upstream(to) !== NO_UPSTREAM) options.onRenumber(to);
+      },
+    });
     this.pins = new PinTable(options.maxSessions * PINS_PER_SESSION, options.tableSeed);
     this.#hashSeed = options.hashSeed;
     this.#onDetach = options.onDetach;
@@ -83,13 +91,13 @@ export class Router {
   /** Ends every session of the listener and forgets its pins. */
   removeListener(listener: ListenerState, nowMs: number): void {
     const { sessions, pins } = this;
-    for (let id = 0; id < sessions.records.highWater; id++) {
-      if (sessions.records.isLive(id) && sessions.listener(id) === listener.index)
-        this.end(id, listener, nowMs);
-    }
-    for (let id = 0; id < pins.records.highWater; id++) {
-      if (pins.records.isLive(id) && pins.listener(id) === listener.index) pins.records.remove(id);
-    }
+    // As many steps as there are places and records: a removal may move a record into the place just visited.
+    sessions.records.walk(sessions.records.places + sessions.records.size, (id) => {
+      if (sessions.listener(id) === listener.index) this.end(id, listener, nowMs);
+    });
+    pins.records.walk(pins.records.places + pins.records.size, (id) => {
+      if (pins.listener(id) === listener.index) pins.records.remove(id);
+    });
     this.#listeners[listener.index] = undefined;
   }
 

@@ -1,5 +1,6 @@
 /**
- * The sessions of one engine: (listener, client address, client port) -> backend, upstream socket and traffic.
+ * The sessions of one engine: (listener, client address, client port) -> backend, upstream socket and traffic. A session's
+ * id is its place in the table, and changes when the table moves it (RecordTableOptions.onMove).
  *
  * Fields of a record (record-table.ts), after the client address:
  *
@@ -14,7 +15,13 @@
  *     word 15     datagrams to the client
  */
 import type { BackendRef } from './backend-ref.ts';
-import { KEY_WORD, RECORD_DOUBLES, RECORD_WORDS, RecordTable } from './record-table.ts';
+import {
+  KEY_WORD,
+  RECORD_DOUBLES,
+  RECORD_WORDS,
+  RecordTable,
+  type RecordTableOptions,
+} from './record-table.ts';
 
 /** The session has no upstream yet. */
 export const NO_UPSTREAM = 0xffffffff;
@@ -33,8 +40,8 @@ export class SessionTable {
   readonly #words: Uint32Array;
   readonly #doubles: Float64Array;
 
-  constructor(capacity: number, seed: number) {
-    this.records = new RecordTable(capacity, seed);
+  constructor(options: RecordTableOptions) {
+    this.records = new RecordTable(options);
     this.#words = this.records.words;
     this.#doubles = this.records.doubles;
   }
@@ -42,6 +49,11 @@ export class SessionTable {
   /** @returns the session's id, or -1 */
   find(listener: number, words: Uint32Array, at: number, port: number): number {
     return this.records.find(words, at, sessionKey(listener, port));
+  }
+
+  /** Makes the `find`s of a batch of up to PREFETCH_LIMIT datagrams cheaper, where the table is larger than the cache. */
+  prefetch(listener: number, words: Uint32Array, ports: Uint16Array, count: number): void {
+    this.records.prefetch(words, sessionKey(listener, 0), ports, count);
   }
 
   /** @returns the new session's id, or -1 when the table is full */

@@ -13,7 +13,7 @@ export function listSessions(
   const clientIp = query.clientIp === undefined ? undefined : IpAddress.parse(query.clientIp);
   const listed: SessionView[] = [];
   let total = 0;
-  for (let id = 0; id < sessions.records.highWater; id++) {
+  for (let id = 0; id < sessions.records.places; id++) {
     if (!sessions.records.isLive(id)) continue;
     if (clientIp !== undefined && !hasAddress(sessions.records.words, sessions.addressAt(id), clientIp))
       continue;

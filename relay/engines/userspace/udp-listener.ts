@@ -17,6 +17,7 @@ import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
 import { dropReason } from '../../core/drop-reason.ts';
 import type { ListenerState } from '../../core/listener-state.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+import { PREFETCH_LIMIT } from '../../core/record-table.ts';
 import type { Router } from '../../core/router.ts';
 import { NO_UPSTREAM } from '../../core/session-table.ts';
 import type { ListenerStatus, UdpListenerSpec } from '../engine.ts';
@@ -97,6 +98,12 @@ export class UdpListener {
     this.#upstreams.release(sessions.upstream(session), slot, session, this.#now());
   }
 
+  /** The session, which has an upstream socket, goes by a new id. */
+  renumber(session: number): void {
+    const { sessions } = this.#router;
+    this.#upstreams.renumber(sessions.upstream(session), slotOf(sessions.backendRef(session)), session);
+  }
+
   /** The local port that the session's backend sees, or 0. */
   upstreamPort(session: number): number {
     const upstream = this.#router.sessions.upstream(session);
@@ -134,6 +141,7 @@ export class UdpListener {
     const { state } = this;
     const { counters } = state;
     const { count, payloads, lengths, words, ports } = batch;
+    if (count > 1) this.#router.sessions.prefetch(state.index, words, ports, Math.min(count, PREFETCH_LIMIT));
     for (let i = 0; i < count; i++) {
       const length = lengths[i]!;
       counters.received(DOWNSTREAM, length);

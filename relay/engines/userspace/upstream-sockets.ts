@@ -124,6 +124,13 @@ export class UpstreamSockets {
     if (place?.isV4 === member.isV4) place.resting.push({ member, sinceMs: nowMs });
   }
 
+  /** The session that owns the socket towards this slot goes by a new id. */
+  renumber(number: number, slot: number, session: number): void {
+    const member = this.#members[number];
+    assert(member !== undefined && member.owners[slot] !== NO_OWNER);
+    member.owners[slot] = session;
+  }
+
   /** Ends rests that are over, and closes sockets that nobody needs any more. */
   sweep(nowMs: number): void {
     for (const place of this.#slots) if (place !== undefined) this.#endRest(place, nowMs);

@@ -55,7 +55,8 @@ export class UserspaceEngine implements Engine {
       maxSessions: options.maxSessions,
       hashSeed: options.hashSeed,
       tableSeed: options.tableSeed,
-      onDetach: (session) => this.#byIndex[this.#router.sessions.listener(session)]!.detach(session),
+      onDetach: (session) => this.#listenerOf(session).detach(session),
+      onRenumber: (session) => this.#listenerOf(session).renumber(session),
     });
   }
 
@@ -98,9 +99,7 @@ export class UserspaceEngine implements Engine {
   }
 
   sessions(query: SessionQuery): Promise<SessionListing> {
-    const upstreamPort = (session: number): number => {
-      return this.#byIndex[this.#router.sessions.listener(session)]!.upstreamPort(session);
-    };
+    const upstreamPort = (session: number): number => this.#listenerOf(session).upstreamPort(session);
     return Promise.resolve().then(() =>
       listSessions(this.#router, query, { nowMs: this.#options.now(), upstreamPort }),
     );
@@ -151,6 +150,10 @@ export class UserspaceEngine implements Engine {
     this.#listeners.set(spec.name, listener);
     this.#sweeper ??= setInterval(() => this.sweep(), SWEEP_INTERVAL_MS).unref();
     return listener;
+  }
+
+  #listenerOf(session: number): UdpListener {
+    return this.#byIndex[this.#router.sessions.listener(session)]!;
   }
 
   /** A pool that was not published yet is empty. */
