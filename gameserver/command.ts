@@ -33,7 +33,7 @@ export const command: CommandModule<object, GameServerFlags> = {
       .example('$0 gameserver --reply tick --tick 64', 'one world state for each player, 64 times a second')
       .epilogue(
         'Runs until SIGINT or SIGTERM, then leaves the pool and prints its counts.\n\n' +
-          'Exit codes: 0 ended by a signal; 1 the address is taken or the socket failed; ' +
+          'Exit codes: 0 ended by a signal; 1 the address is taken; ' +
           '2 a flag is wrong; 130 a second signal.',
       ),
   handler: runGameServer,
@@ -43,11 +43,6 @@ export const command: CommandModule<object, GameServerFlags> = {
 export async function runGameServer(args: GameServerArguments): Promise<void> {
   const logger = createLogger('gameserver', args.logLevel);
   requireReachable(args);
-  let onError: (error: Error) => void = () => undefined;
-  const stopped = new Promise<void>((resolve, reject) => {
-    onError = reject;
-    onStopSignal(() => resolve());
-  });
   const server = new GameServer({
     openSocket: openDgramSocket,
     listen: args.listen,
@@ -57,19 +52,16 @@ export async function runGameServer(args: GameServerArguments): Promise<void> {
     tickHz: args.tick,
     matchPlayers: args.match,
     forgetMs: args.forget,
-    onError,
   });
+  const stopped = new Promise<void>((resolve) => onStopSignal(() => resolve()));
   const registration = register(server, args, logger);
   const overrunTimer = setInterval(reportOverruns(server, logger), OVERRUN_REPORT_MS);
   printReady(server, args);
-  try {
-    await stopped;
-    await registration?.leave();
-  } finally {
-    clearInterval(overrunTimer);
-    await server.close();
-    printSummary(server.counts, args);
-  }
+  await stopped;
+  await registration?.leave();
+  clearInterval(overrunTimer);
+  await server.close();
+  printSummary(server.counts, args);
 }
 
 /** A relay can't send to 0.0.0.0, so a server that receives on every address must say which one to use. */

@@ -41,8 +41,6 @@ export interface GameServerOptions {
   readonly matchPlayers: number;
   /** Silence in ms after which a player is forgotten. */
   readonly forgetMs: number;
-  /** The socket failed as a whole; the server receives no more. */
-  readonly onError: (error: Error) => void;
   /** Monotonic clock in ms. Default `performance.now`. */
   readonly now?: () => number;
   /** Default net/ticker.ts. */
@@ -54,6 +52,8 @@ export interface GameServerCounts {
   readonly received: number;
   readonly accepted: number;
   readonly malformed: number;
+  /** Failures of the socket to receive, of no datagram in particular. */
+  readonly receiveErrors: number;
   /** World states that left, that the system refused, and that met a full send queue. */
   readonly sent: number;
   readonly sendFailed: number;
@@ -87,9 +87,10 @@ export class GameServer {
   readonly #startMs: number;
   readonly #tickPeriodMs: number;
   readonly #isTicked: boolean;
+  #received = 0;
   #accepted = 0;
   #malformed = 0;
-  #received = 0;
+  #receiveErrors = 0;
   #sent = 0;
   #sendFailed = 0;
   #sendQueueFull = 0;
@@ -114,7 +115,7 @@ export class GameServer {
         this.#sent += sent;
         this.#sendFailed += failed;
       },
-      onError: options.onError,
+      onError: () => this.#receiveErrors++,
       // One reply for every player may wait for the system at once.
       sendQueueLimit: MAX_PLAYERS,
     });
@@ -136,6 +137,7 @@ export class GameServer {
       received: this.#received,
       accepted: this.#accepted,
       malformed: this.#malformed,
+      receiveErrors: this.#receiveErrors,
       sent: this.#sent,
       sendFailed: this.#sendFailed,
       sendQueueFull: this.#sendQueueFull,

@@ -31,9 +31,6 @@ function serve(options: Partial<GameServerOptions> & Pick<GameServerOptions, 'op
     tickHz: 128,
     matchPlayers: 10,
     forgetMs: 10_000,
-    onError: (error) => {
-      throw error;
-    },
     ...options,
   });
   closers.push(() => server.close());
@@ -99,7 +96,7 @@ class BatchSocket implements DatagramSocket {
   send(batch: DatagramBatch): number {
     const taken = Math.min(batch.count, this.#room);
     this.sizes.push(batch.count);
-    this.#options?.onSent?.(taken, 0);
+    this.#options?.onSent?.(taken, 0, 0);
     return taken;
   }
 
