@@ -147,8 +147,12 @@ export class TcpConnection {
     };
   }
 
-  /** The backend may not be used any more. A connection that has not forwarded a byte tries another. */
+  /**
+   * The backend may not be used any more. A connection that has not forwarded a byte tries another; one that both sides
+   * have ended still delivers its last bytes.
+   */
   backendLost(): void {
+    if (this.state === 'closing') return;
     if (this.#isEstablished) this.close('backend-unusable');
     else this.#connectFailed('backend-unusable');
   }

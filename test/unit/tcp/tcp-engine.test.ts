@@ -1,4 +1,5 @@
 /** Where connections go, which are refused, how they are listed, and how they end. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect as netConnect, createServer, Socket, type AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -221,6 +222,36 @@ describe('a backend', () => {
     bench.publish();
     expect(await ending).toBe('reset');
     expect(await nextText(bench.dial())).toBe('new');
+  });
+
+  test('whose process is killed ends its connections, and new ones go elsewhere', async () => {
+    const victim = spawn(process.execPath, [
+      '-e',
+      `require('net').createServer((s) => s.pipe(s)).listen(0, '127.0.0.1', function () { console.log(this.address().port) })`,
+    ]);
+    const [port] = (await once(victim.stdout, 'data')) as [Buffer];
+    bench.pool.add({
+      id: 'victim',
+      endpoint: Endpoint.parse(`127.0.0.1:${port.toString().trim()}`),
+      weight: 256,
+    });
+    await bench.backend('survivor', echo);
+    await bench.listen();
+    const clients = await dialMany(10);
+    for (const client of clients) {
+      client.write('x');
+      await nextText(client);
+    }
+    const orphans = bench.status().connectionsByBackend.get('victim')!;
+    expect(orphans).toBeGreaterThan(0);
+    for (const client of clients) client.on('end', () => client.end()).resume();
+    victim.kill('SIGKILL');
+    await vi.waitFor(() => expect(bench.closed('completed') + bench.closed('backend-reset')).toBe(orphans));
+    // Nobody told the pool yet: the retry finds the survivor.
+    const next = bench.dial();
+    next.write('y');
+    expect(await nextText(next)).toBe('y');
+    expect(isBalanced(bench.status())).toBe(true);
   });
 
   test('that drains keeps its connections and gets no new ones', async () => {
