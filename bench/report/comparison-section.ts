@@ -17,13 +17,7 @@ export function comparisonSection({ comparison, plan, machine }: BenchResults): 
         routes,
         runs.find(({ generatorLimit }) => generatorLimit !== undefined)?.generatorLimit,
       ),
-      ...(machine.busyBefore > 0.05
-        ? [
-            note(
-              `Before any load began, ${formatShare(machine.busyBefore)} of the CPU time was in use by others.`,
-            ),
-          ]
-        : []),
+      ...backgroundFinding(machine.busyBefore),
     ],
     tables: [roundTripTable(routes, baseline), deliveryTable(routes), cpuTable(routes, baseline)],
     plots: [curves(comparison, plan.tickHz)],
@@ -76,6 +70,20 @@ function generatorFinding(routes: readonly RunSummary[], reason: string | undefi
   return note(
     `The load generator kept up in all ${runs} runs; it sent at most ${formatTime(lag)} µs late at p99.`,
   );
+}
+
+/** What others use of the machine is in every figure. */
+function backgroundFinding(busyBefore: number): Finding[] {
+  if (busyBefore < 0.05) return [];
+  const found = `Before any load began, others used ${formatShare(busyBefore)} of the CPU time`;
+  return [
+    busyBefore < 0.25
+      ? note(`${found}: on a quiet machine the figures are better.`)
+      : {
+          kind: 'bad',
+          text: `${found}: these figures say little about the relay. Repeat the run on a quiet machine.`,
+        },
+  ];
 }
 
 function roundTripTable(routes: readonly RunSummary[], baseline: RunSummary | undefined): Table {

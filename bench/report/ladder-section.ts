@@ -1,17 +1,18 @@
 /** How many players each route carries before it loses updates or makes them late. */
 import { LADDER_MAX_LOSS } from '../ladder.ts';
 import type { BenchResults, LadderResult } from '../results.ts';
-import { axisName, FAINT, INK, renderPlot } from './plot.ts';
+import { axisName, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
 import { figure, formatNumber, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
 export function ladderSection({ ladders, plan }: BenchResults): Section {
   const tickMs = 1000 / plan.tickHz;
+  const climbed = ladders.filter(({ steps }) => steps.length > 0);
   return {
     title: 'The ladder: how many players',
     findings: ladders.map(finding),
-    tables: [stepTable(ladders)],
-    plots: ladders.length === 0 ? [] : [ladderPlot(ladders, plan.tickHz)],
+    tables: climbed.length === 0 ? [] : [stepTable(climbed)],
+    plots: climbed.length === 0 ? [] : [ladderPlot(climbed, plan.tickHz)],
     method:
       `Each step runs for ${formatNumber(plan.ladderMs / 1000, 1)} s at ${plan.tickHz} Hz and passes with loss under ${formatShare(LADDER_MAX_LOSS)} and a p99 round trip ` +
       `under one tick (${formatNumber(tickMs, 4)} ms). A step that fails is run once more; the climb ends when it fails again. Players, ` +
@@ -67,7 +68,7 @@ function ladderPlot(ladders: readonly LadderResult[], tickHz: number): Plot {
     height: 380,
     option: {
       grid: { left: 76, right: 28, top: 48, bottom: 56 },
-      legend: { top: 8, left: 'center', itemGap: 24 },
+      legend: LEGEND,
       xAxis: { type: 'value', min: 0, ...axisName('players', 34), splitLine: { show: false } },
       yAxis: {
         type: 'log',

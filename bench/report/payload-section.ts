@@ -1,7 +1,7 @@
 /** What each encoding of the same two messages costs, on paper and live. */
 import { HEADER_BYTES, MATCH_PLAYERS } from '../payload-table.ts';
 import type { BenchResults, PayloadRow, RunSummary } from '../results.ts';
-import { axisName, FAINT, INK, renderPlot } from './plot.ts';
+import { axisName, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
 import { figure, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
@@ -40,15 +40,22 @@ function sizeFindings(rows: readonly PayloadRow[]): Finding[] {
 function liveFindings(live: readonly RunSummary[]): Finding[] {
   const binary = live.find(({ name }) => name === 'binary');
   if (binary === undefined) return [];
-  return live
+  const losses = live
+    .filter(({ lost }) => lost > 0)
+    .map(({ name, loss }): Finding => ({
+      kind: 'bad',
+      text: `Live, ${name}: ${formatShare(loss)} of the updates were LOST.`,
+    }));
+  const ratios = live
     .filter((run) => run !== binary)
-    .map((run) => ({
+    .map((run): Finding => ({
       kind: 'note',
       text:
         `Live, ${run.name} against binary: p50 round trip ${formatRatio(run.roundTripUs.p50 / binary.roundTripUs.p50)}, ` +
         `p99 ${formatRatio(run.roundTripUs.p99 / binary.roundTripUs.p99)}, ` +
         `CPU of the whole machine ${formatRatio(run.machineCpuUsPerDatagram / binary.machineCpuUsPerDatagram)}.`,
     }));
+  return [...losses, ...ratios];
 }
 
 function payloadTable(rows: readonly PayloadRow[], tickHz: number): Table {
@@ -123,8 +130,8 @@ function bars(
   return renderPlot(description, {
     height: 64 + rows.length * (22 + 26 * series.length),
     option: {
-      grid: { left: 84, right: 64, top: hasLegend ? 40 : 12, bottom: 44 },
-      ...(hasLegend ? { legend: { top: 4, left: 'center', itemGap: 24 } } : {}),
+      grid: { left: 84, right: 64, top: hasLegend ? 44 : 12, bottom: 44 },
+      ...(hasLegend ? { legend: LEGEND } : {}),
       xAxis: {
         type: 'value',
         ...axisName(hasLegend ? 'bytes' : 'Mbit/s', 28),

@@ -3,7 +3,7 @@
  * get as much room as the first 90 %.
  */
 import type { Histogram } from 'hdr-histogram-js';
-import { axisName, FAINT, INK, renderPlot } from './plot.ts';
+import { axisName, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
 import type { Plot } from './section.ts';
 
 export interface PercentileCurve {
@@ -34,7 +34,7 @@ export function percentilePlot(
     height: 420,
     option: {
       grid: { left: 76, right: 28, top: 48, bottom: 56 },
-      legend: { top: 8, left: 'center', itemGap: 24 },
+      legend: LEGEND,
       xAxis: {
         type: 'log',
         min: 1,

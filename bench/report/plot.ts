@@ -10,6 +10,9 @@ export const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '
 export const FAINT = '#d8dde3';
 export const INK = '#39424e';
 
+/** Above the plot; plain colours, since points have meanings of their own. */
+export const LEGEND = { top: 8, left: 'center', itemGap: 24, icon: 'roundRect' } as const;
+
 export function renderPlot(
   description: string,
   { height, option }: { readonly height: number; readonly option: echarts.EChartsOption },

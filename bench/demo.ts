@@ -1,0 +1,196 @@
+/**
+ * `npm run demo`: the whole system in one terminal. A relay, game servers that register themselves with it, and players,
+ * with one line that says how they fare.
+ *
+ *   relay -> game servers register -> all are ready -> players join -> one line a second -> Ctrl-C, or --duration
+ *   -> players end -> game servers leave -> relay ends -> a last line
+ *
+ * Relay and game servers are processes of their own; the players live in this one, so that it can show what they see.
+ */
+import { clearLine, cursorTo } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import yargs from 'yargs';
+import { BotFleet } from '../botclient/bot-fleet.ts';
+import { describeFailure, EXIT_OK, onStopSignal } from '../command-line.ts';
+import { Endpoint } from '../net/address.ts';
+import { openDgramSocket } from '../net/dgram-socket.ts';
+import { parseDurationMs } from '../net/duration.ts';
+import { RelayError } from '../net/relay-error.ts';
+import { CODECS } from '../wire/codec.ts';
+import { tickrelay, ProcessGroup } from './process-group.ts';
+import { readRelayUse } from './relay-metrics.ts';
+import { formatNumber, formatShare, formatTime } from './report/section.ts';
+import { relayAddresses } from './routes.ts';
+
+const GAME_SERVERS = 3;
+const PLAYERS = 10;
+const TICK_HZ = 128;
+const STATUS_INTERVAL_MS = 1_000;
+/** How long the game servers may take to register and be found ready, in ms. */
+const READY_DEADLINE_MS = 15_000;
+const POLL_INTERVAL_MS = 50;
+
+interface Fleet {
+  readonly bots: BotFleet;
+  readonly admin: string;
+}
+
+async function runDemo(durationMs: number): Promise<void> {
+  const group = new ProcessGroup();
+  let bots: BotFleet | undefined;
+  const stop = new AbortController();
+  onStopSignal(() => {
+    stop.abort();
+    // Players end first; before there are any, the processes do, and whoever waits for one learns of it.
+    if (bots === undefined) void group.close();
+    else void bots.stop();
+  });
+  try {
+    const { udp, admin } = await startRelay(group);
+    await startGameServers(group, admin);
+    bots = createPlayers(udp, durationMs);
+    bots.start();
+    print(
+      `${PLAYERS} players at ${TICK_HZ} Hz on ${udp}, ${GAME_SERVERS} game servers behind it. Ctrl-C ends it.\n`,
+    );
+    const endStatus = showStatus({ bots, admin });
+    const summary = await bots.finished.finally(endStatus);
+    print(
+      `${formatNumber(summary.sent)} updates sent, ${formatNumber(summary.lost)} lost, ` +
+        `${formatNumber(summary.wrongServer)} times a wrong server; ` +
+        `round trip p50 ${formatTime(summary.roundTripUs.p50)} µs, p99 ${formatTime(summary.roundTripUs.p99)} µs.\n`,
+    );
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+  } finally {
+    await group.close();
+  }
+  print('Relay and game servers have ended.\n');
+}
+
+async function startRelay(group: ProcessGroup): Promise<{ udp: string; admin: string }> {
+  const args = ['--udp', '127.0.0.1:0', '--admin', '127.0.0.1:0', '--shutdown-deadline', '1ms', '--json'];
+  const relay = group.start(tickrelay('relay', ['relay', ...args]));
+  return relayAddresses(await relay.event('ready'));
+}
+
+/** Starts the game servers and waits until the relay takes players for each of them. */
+async function startGameServers(group: ProcessGroup, admin: string): Promise<void> {
+  const servers = Array.from({ length: GAME_SERVERS }, (_, i) => {
+    const args = ['--id', `${i + 1}`, '--register', `http://${admin}`, '--pool', 'udp', '--json'];
+    return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...args]));
+  });
+  await Promise.all(servers.map((server) => server.event('ready')));
+  const deadline = performance.now() + READY_DEADLINE_MS;
+  while ((await countReady(admin)) < GAME_SERVERS) {
+    if (performance.now() > deadline) {
+      const said = servers.map(({ stderr }) => stderr).join('');
+      throw new RelayError(
+        'TICKRELAY_ERR_LOAD',
+        `the game servers did not register with the relay. They said:\n${said}`,
+      );
+    }
+    await sleep(POLL_INTERVAL_MS);
+  }
+}
+
+async function countReady(admin: string): Promise<number> {
+  const response = await fetch(`http://${admin}/v1/pools`);
+  const text = await response.text();
+  return text.split('"state":"ready"').length - 1;
+}
+
+function createPlayers(udp: string, durationMs: number): BotFleet {
+  return new BotFleet({
+    target: Endpoint.parse(udp),
+    players: PLAYERS,
+    tickHz: TICK_HZ,
+    durationMs,
+    rampMs: 500,
+    warmupMs: 0,
+    graceMs: 300,
+    codec: CODECS.binary,
+    reply: 'immediate',
+    seed: 1,
+    firstPlayer: 0,
+    openSocket: openDgramSocket,
+  });
+}
+
+/** One line a second, rewritten in place on a terminal. @returns a function that ends it */
+function showStatus(fleet: Fleet): () => void {
+  const { stdout } = process;
+  const describe = statusLine(fleet);
+  const timer = setInterval(() => {
+    describe().then(
+      (line) => {
+        if (!stdout.isTTY) {
+          print(`${line}\n`);
+          return;
+        }
+        cursorTo(stdout, 0);
+        clearLine(stdout, 1);
+        // A line that wraps could not be rewritten.
+        print(line.slice(0, stdout.columns - 1));
+      },
+      // The relay is ending; the summary follows.
+      () => undefined,
+    );
+  }, STATUS_INTERVAL_MS);
+  return () => {
+    clearInterval(timer);
+    if (stdout.isTTY) print('\n');
+  };
+}
+
+/** @returns a function that says what happened since its last call */
+function statusLine({ bots, admin }: Fleet): () => Promise<string> {
+  let before = { atMs: performance.now(), forwarded: 0, sent: 0 };
+  return async () => {
+    const { forwarded } = await readRelayUse(admin);
+    const atMs = performance.now();
+    const { players, sent, matched, recentUs } = bots.progress();
+    const perSecond = (1000 * (forwarded - before.forwarded)) / (atMs - before.atMs);
+    // Updates sent before the last line should have been answered by now.
+    const lost = Math.max(0, before.sent - matched);
+    before = { atMs, forwarded, sent };
+    return [
+      `${players} players`,
+      `${formatNumber(perSecond)} datagrams/s`,
+      `p50 ${formatTime(recentUs.p50)} µs`,
+      `p99 ${formatTime(recentUs.p99)} µs`,
+      `loss ${formatShare(lost / Math.max(1, sent))}`,
+      playersByServer(bots),
+    ].join(' | ');
+  };
+}
+
+function playersByServer({ players }: BotFleet): string {
+  const counts = Array.from({ length: GAME_SERVERS }, (_, i) => {
+    return players.filter(({ serverId }) => serverId === i + 1).length;
+  });
+  return `servers ${counts.join(' + ')}`;
+}
+
+function print(text: string): void {
+  process.stdout.write(text);
+}
+
+const { duration } = await yargs(process.argv.slice(2))
+  .scriptName('npm run demo --')
+  .usage('$0\n\nA relay, three game servers and ten players on this machine, until Ctrl-C.')
+  .option('duration', {
+    describe: 'End by itself after this time, like 10s',
+    type: 'string',
+    requiresArg: true,
+  })
+  .strict()
+  .parseAsync();
+try {
+  await runDemo(duration === undefined ? Infinity : parseDurationMs(duration));
+  process.exitCode = EXIT_OK;
+} catch (error) {
+  const { exitCode, text } = describeFailure(error);
+  process.stderr.write(`${text}\n`);
+  process.exitCode = exitCode;
+}
