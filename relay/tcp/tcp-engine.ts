@@ -76,6 +76,7 @@ export class TcpEngine {
     if (this.#isDraining) await listener.close();
     this.#refuseWhenDraining(spec.name);
     this.#listeners.set(spec.name, listener);
+    this.#logger?.info({ listener: spec.name, local: listener.local.toString() }, 'tcp listener open');
     return listener.local;
   }
 
@@ -90,8 +91,8 @@ export class TcpEngine {
   async removeListener(name: string): Promise<void> {
     const listener = this.#listeners.get(name);
     assert(listener !== undefined, `no listener is called "${name}"`);
-    this.#listeners.delete(name);
     await this.#end(listener, 'listener-removed');
+    this.#listeners.delete(name);
   }
 
   /**

@@ -65,6 +65,7 @@ export class TcpListener {
   #rules: TcpListenerSpec;
   #liveConnections = 0;
   #stopped: Promise<unknown> | undefined;
+  #closed: Promise<void> | undefined;
   #onEmpty: (() => void) | undefined;
 
   private constructor(options: TcpListenerOptions, server: Server) {
@@ -109,7 +110,7 @@ export class TcpListener {
     return this.#rules;
   }
 
-  /** Changes the rules in place, for live connections too. Name, address and pool must be the same. */
+  /** Changes the rules in place; the idle timeout holds for live connections too. Name, address and pool must be the same. */
   update(spec: TcpListenerSpec): void {
     const { name, listen, pool } = this.#rules;
     assert(spec.name === name && spec.listen.equals(listen) && spec.pool === pool);
@@ -141,8 +142,13 @@ export class TcpListener {
     this.#server.close();
   }
 
-  /** Stops, and waits until the last connection has ended. */
-  async close(): Promise<void> {
+  /** Stops, and waits until the last connection has ended. Idempotent. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     this.stop();
     if (this.#liveConnections > 0) await new Promise<void>((resolve) => (this.#onEmpty = resolve));
     await this.#stopped;
@@ -182,7 +188,7 @@ function bindFailure(error: unknown): string {
   const code = (error as NodeJS.ErrnoException).code ?? String(error);
   switch (code) {
     case 'EADDRINUSE':
-      return 'another program listens there (EADDRINUSE); end it or choose another port';
+      return 'something listens there already (EADDRINUSE); end it or choose another port';
     case 'EADDRNOTAVAIL':
       return 'no interface of this machine has that address (EADDRNOTAVAIL); use one that it has, or 0.0.0.0 or [::] for all';
     case 'EACCES':
