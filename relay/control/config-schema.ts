@@ -18,8 +18,9 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as cons
 export const HIDDEN_TOKEN = '********';
 
 /** Ids of backends that register, and names of listeners and pools: safe in a URL, a label and a file name. */
-export const NAME_PATTERN = /^[A-Za-z0-9._-]{1,64}$/;
-export const NAME_RULE = 'a name of 1 to 64 letters, digits, dots, dashes or underscores';
+export const NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+export const NAME_RULE =
+  'a name of 1 to 64 letters, digits, dots, dashes and underscores that begins with a letter or digit';
 
 /** The longest time that a timer can wait: 2^31 - 1 ms, 24.8 days. */
 const MAX_DURATION_MS = 2_147_483_647;

@@ -1,0 +1,85 @@
+/**
+ * All pools: decides who is ready and publishes it. The data planes obey what `onSnapshot` hands them.
+ *
+ * Sequence: constructor -> start (publishes every pool) -> applyConfig as often as the configuration changes -> close.
+ */
+import type { Logger } from 'pino';
+import type { Endpoint } from '../../net/address.ts';
+import type { PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { PoolConfig, RelayConfig } from './config.ts';
+import { LoopClock } from './loop-clock.ts';
+import { PoolController } from './pool-controller.ts';
+import { Refusal } from './refusal.ts';
+
+export interface ControlPlaneOptions {
+  readonly config: RelayConfig;
+  /** Called with every change of a pool, and once for each pool by `start`. */
+  readonly onSnapshot: (snapshot: PoolSnapshot) => void;
+  /** The bound addresses of the relay, listeners and admin, which can't be registered as backends. */
+  readonly ownEndpoints: () => readonly Endpoint[];
+  readonly logger: Logger;
+  /** Milliseconds that never go backwards. Default: performance.now. */
+  readonly monotonic?: () => number;
+}
+
+export class ControlPlane {
+  readonly #options: ControlPlaneOptions;
+  readonly #clock: LoopClock;
+  readonly #pools = new Map<string, PoolController>();
+  #isStarted = false;
+
+  constructor(options: ControlPlaneOptions) {
+    this.#options = options;
+    this.#clock = new LoopClock(options.monotonic);
+    for (const config of options.config.pools) this.#open(config);
+  }
+
+  /** Publishes every pool and begins to check the backends. */
+  start(): void {
+    this.#isStarted = true;
+    for (const pool of this.#pools.values()) pool.start();
+  }
+
+  /**
+   * Takes over the pools of a new configuration. Backends that it does not change keep their players, registered ones
+   * stay, and only pools whose health check changed begin it anew. A pool that is gone is published empty.
+   */
+  async applyConfig({ pools }: Pick<RelayConfig, 'pools'>): Promise<void> {
+    const names = new Set(pools.map(({ name }) => name));
+    const gone = [...this.#pools.values()].filter(({ config }) => !names.has(config.name));
+    for (const { config } of gone) this.#pools.delete(config.name);
+    const opened = pools.filter(({ name }) => !this.#pools.has(name));
+    await Promise.all([
+      ...gone.map((pool) => pool.remove()),
+      ...pools.map((config) => this.#pools.get(config.name)?.apply(config)),
+    ]);
+    for (const config of opened) {
+      const pool = this.#open(config);
+      if (this.#isStarted) pool.start();
+    }
+  }
+
+  /** @throws Refusal 404 */
+  pool(name: string): PoolController {
+    const pool = this.#pools.get(name);
+    if (pool !== undefined) return pool;
+    throw new Refusal(404, 'TICKRELAY_ERR_POOL', 'the relay has no such pool');
+  }
+
+  pools(): readonly PoolController[] {
+    return [...this.#pools.values()];
+  }
+
+  /** Ends every check. What was published last stays in force. Idempotent. */
+  async close(): Promise<void> {
+    this.#clock.close();
+    await Promise.all(this.pools().map((pool) => pool.close()));
+  }
+
+  #open(config: PoolConfig): PoolController {
+    const { onSnapshot, ownEndpoints, logger } = this.#options;
+    const pool = new PoolController({ config, clock: this.#clock, onSnapshot, ownEndpoints, logger });
+    this.#pools.set(config.name, pool);
+    return pool;
+  }
+}

@@ -1,0 +1,420 @@
+/**
+ * One pool: its static and registered backends, their health, and the snapshot that the data planes obey.
+ *
+ * - Static backends begin as ready and fall after `fall` failed checks; they stay listed until the configuration drops them.
+ * - A registered backend is ready at once, and leaves by itself `fall x interval` after its last heartbeat.
+ * - With the health check `heartbeat`, each interval without one is a failed check.
+ */
+import type { Logger } from 'pino';
+import { isDeepStrictEqual } from 'node:util';
+import type { Endpoint } from '../../net/address.ts';
+import { BackendPool, type Backend } from '../core/backend-pool.ts';
+import { HealthTracker } from '../core/health-tracker.ts';
+import { MAX_BACKENDS } from '../core/limits.ts';
+import type { BackendState, PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { BackendConfig, PoolConfig } from './config.ts';
+import { activeCheck } from './health-checks/health-check.ts';
+import { HealthMonitor, SKIPPED, SLICES, type CheckOutcome, type CheckTarget } from './health-monitor.ts';
+import type { LoopClock } from './loop-clock.ts';
+import { Refusal } from './refusal.ts';
+import { checkBackendId, type RegistrationRequest } from './registration-request.ts';
+import { covers, interfaceAddresses, unregistrableTarget } from './target-address.ts';
+
+export interface PoolControllerOptions {
+  readonly config: PoolConfig;
+  readonly clock: LoopClock;
+  /** The addresses that the relay itself listens on, which can't be backends. */
+  readonly ownEndpoints: () => readonly Endpoint[];
+  readonly onSnapshot: (snapshot: PoolSnapshot) => void;
+  readonly logger: Logger;
+}
+
+/** One backend, as the admin API lists it. */
+export interface BackendView {
+  readonly id: string;
+  readonly address: string;
+  readonly weight: number;
+  readonly state: BackendState;
+  readonly origin: 'static' | 'registered';
+  /** As the server reported them. */
+  readonly players?: number;
+  readonly heartbeatAgeMs?: number;
+  /** Why the last check failed; absent when it did not. */
+  readonly failure?: string;
+}
+
+export interface PoolView {
+  readonly name: string;
+  readonly ready: number;
+  readonly backends: readonly BackendView[];
+}
+
+export const CHECK_RESULTS = ['ok', 'failed', 'skipped'] as const;
+export const REGISTRATION_RESULTS = ['registered', 'renewed', 'moved', 'left', 'expired', 'refused'] as const;
+type CheckResult = (typeof CHECK_RESULTS)[number];
+type RegistrationResult = (typeof REGISTRATION_RESULTS)[number];
+
+/** What happened in a pool since the start. */
+export interface PoolCounts {
+  readonly checks: Readonly<Record<CheckResult, number>>;
+  readonly registrations: Readonly<Record<RegistrationResult, number>>;
+}
+
+interface Member extends CheckTarget {
+  readonly id: string;
+  origin: 'static' | 'registered';
+  tracker: HealthTracker;
+  failure: string | undefined;
+  players: number | undefined;
+  /** By the loop clock; for a static backend without any, when it was added. */
+  heartbeatAtMs: number;
+  hasHeartbeat: boolean;
+  /** Intervals without a heartbeat that were recorded since the last one. */
+  missed: number;
+}
+
+export class PoolController {
+  readonly #options: PoolControllerOptions;
+  readonly #pool: BackendPool;
+  readonly #log: Logger;
+  readonly #members = new Map<string, Member>();
+  readonly #checks: Record<CheckResult, number> = { ok: 0, failed: 0, skipped: 0 };
+  readonly #registrations: Record<RegistrationResult, number> = {
+    registered: 0,
+    renewed: 0,
+    moved: 0,
+    left: 0,
+    expired: 0,
+    refused: 0,
+  };
+  #config: PoolConfig;
+  #published: PoolSnapshot | undefined;
+  #monitor: HealthMonitor<Member> | undefined;
+  #heartbeatTimer: NodeJS.Timeout | undefined;
+
+  constructor(options: PoolControllerOptions) {
+    this.#options = options;
+    this.#config = options.config;
+    this.#pool = new BackendPool(options.config.name);
+    this.#log = options.logger.child({ pool: options.config.name });
+    for (const backend of options.config.backends) this.#addStatic(backend);
+  }
+
+  get config(): PoolConfig {
+    return this.#config;
+  }
+
+  /** Publishes the first snapshot and begins to check. */
+  start(): void {
+    this.#publish();
+    this.#startChecks();
+  }
+
+  /** Takes over a new configuration of the same pool. Backends that it does not change keep their slot and state. */
+  async apply(config: PoolConfig): Promise<void> {
+    const isNewCheck = !isDeepStrictEqual(config.healthCheck, this.#config.healthCheck);
+    this.#config = config;
+    this.#applyBackends(config.backends);
+    if (isNewCheck) {
+      for (const member of this.#members.values()) this.#resetHealth(member);
+      await this.#stopChecks();
+      this.#startChecks();
+    }
+    this.#publish();
+  }
+
+  /**
+   * Registers a backend, or takes the repeated request as a heartbeat.
+   *
+   * @throws Refusal when it can't be, with nothing changed
+   */
+  register(id: string, request: RegistrationRequest): void {
+    const result = this.#register(id, request);
+    this.#registrations[result]++;
+    if (result !== 'renewed') this.#log.info({ backend: id, address: request.endpoint.toString() }, result);
+    this.#publish();
+  }
+
+  /** A registration was refused, here or before it came this far. */
+  countRefusal(): void {
+    this.#registrations.refused++;
+  }
+
+  /** @throws Refusal 404 or 409 */
+  leave(id: string): void {
+    const member = this.#memberOf(id);
+    if (member.origin === 'static') {
+      throw new Refusal(
+        409,
+        'TICKRELAY_ERR_POOL',
+        `backend "${id}" stands in the configuration; disable it or take it out there`,
+      );
+    }
+    this.#remove(id);
+    this.#registrations.left++;
+    this.#log.info({ backend: id }, 'left');
+    this.#publish();
+  }
+
+  /** Keeps its players, takes no new ones. @throws Refusal 404 */
+  drain(id: string): BackendView {
+    return this.#operate(id, { draining: true, enabled: true });
+  }
+
+  /** Ends a drain or a disabling. @throws Refusal 404 */
+  enable(id: string): BackendView {
+    return this.#operate(id, { draining: false, enabled: true });
+  }
+
+  /** Releases its players at once. @throws Refusal 404 */
+  disable(id: string): BackendView {
+    return this.#operate(id, { draining: false, enabled: false });
+  }
+
+  /** @throws Refusal 404 */
+  backend(id: string): BackendView {
+    this.#memberOf(id);
+    return this.#viewOf(this.#pool.get(id)!);
+  }
+
+  view(): PoolView {
+    const backends = this.#pool.list().map((backend) => this.#viewOf(backend));
+    return {
+      name: this.#pool.name,
+      ready: backends.filter(({ state }) => state === 'ready').length,
+      backends,
+    };
+  }
+
+  counts(): PoolCounts {
+    return { checks: { ...this.#checks }, registrations: { ...this.#registrations } };
+  }
+
+  /** Takes every backend out and publishes the empty pool: it left the configuration. */
+  async remove(): Promise<void> {
+    for (const id of [...this.#members.keys()]) this.#remove(id);
+    this.#publish();
+    await this.close();
+  }
+
+  /** Ends the checks. Idempotent. */
+  close(): Promise<void> {
+    return this.#stopChecks();
+  }
+
+  #register(id: string, { endpoint, weight, players }: RegistrationRequest): RegistrationResult {
+    const member = this.#members.get(id);
+    if (member === undefined) checkBackendId(id);
+    this.#refuseTarget(endpoint);
+    const isMoved = member !== undefined && !member.endpoint.equals(endpoint);
+    if (isMoved && member.origin === 'static') {
+      refuse(409, `backend "${id}" stands in the configuration with ${member.endpoint.toString()}`);
+    }
+    if ((member === undefined || isMoved) && this.#pool.hasEndpoint(endpoint)) {
+      refuse(409, `address: ${endpoint.toString()} is already in the pool under another id`);
+    }
+    if (member === undefined && this.#pool.isFull) {
+      throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
+    }
+
+    if (isMoved) this.#remove(id);
+    if (member === undefined || isMoved) {
+      this.#takeHeartbeat(this.#add({ id, endpoint, weight }, 'registered'), players);
+      return isMoved ? 'moved' : 'registered';
+    }
+    if (member.origin === 'registered') this.#pool.setWeight(id, weight);
+    this.#takeHeartbeat(member, players);
+    if (this.#config.healthCheck.type === 'heartbeat') this.#record(member, undefined);
+    return 'renewed';
+  }
+
+  #refuseTarget(endpoint: Endpoint): void {
+    const { registration } = this.#config;
+    const address = endpoint.toString();
+    if (registration === undefined) refuse(403, `pool "${this.#pool.name}" takes no registrations`);
+    const reason = unregistrableTarget(endpoint);
+    if (reason !== undefined) refuse(403, `address: ${address} ${reason}`);
+    if (!registration.allow.some((block) => block.contains(endpoint.ip))) {
+      refuse(403, `address: ${address} is outside the blocks that may register`);
+    }
+    const local = interfaceAddresses();
+    if (this.#options.ownEndpoints().some((own) => covers(own, endpoint, local))) {
+      refuse(403, `address: ${address} is the relay itself; it would send to itself`);
+    }
+  }
+
+  #takeHeartbeat(member: Member, players: number | undefined): void {
+    member.heartbeatAtMs = this.#options.clock.nowMs();
+    member.hasHeartbeat = true;
+    member.missed = 0;
+    member.players = players;
+  }
+
+  #operate(
+    id: string,
+    { draining, enabled }: { readonly draining: boolean; readonly enabled: boolean },
+  ): BackendView {
+    this.#memberOf(id);
+    const isDrainChanged = this.#pool.setDraining(id, draining);
+    const isEnabledChanged = this.#pool.setEnabled(id, enabled);
+    const view = this.#viewOf(this.#pool.get(id)!);
+    if (isDrainChanged || isEnabledChanged)
+      this.#log.info({ backend: id, state: view.state }, 'changed by operator');
+    this.#publish();
+    return view;
+  }
+
+  #memberOf(id: string): Member {
+    const member = this.#members.get(id);
+    if (member !== undefined) return member;
+    throw new Refusal(404, 'TICKRELAY_ERR_POOL', `pool "${this.#pool.name}" has no such backend`);
+  }
+
+  #viewOf({ id, endpoint, weight, state }: Backend): BackendView {
+    const { origin, players, failure, hasHeartbeat, heartbeatAtMs } = this.#members.get(id)!;
+    const heartbeatAgeMs = Math.round(this.#options.clock.nowMs() - heartbeatAtMs);
+    return {
+      id,
+      address: endpoint.toString(),
+      weight,
+      state,
+      origin,
+      ...(players === undefined ? {} : { players }),
+      ...(hasHeartbeat ? { heartbeatAgeMs } : {}),
+      ...(failure === undefined ? {} : { failure }),
+    };
+  }
+
+  #applyBackends(wanted: readonly BackendConfig[]): void {
+    const byId = new Map(wanted.map((backend) => [backend.id, backend]));
+    const isTaken = (endpoint: Endpoint): boolean =>
+      wanted.some((backend) => backend.endpoint.equals(endpoint));
+    for (const { id, endpoint, origin } of [...this.#members.values()]) {
+      const same = byId.get(id)?.endpoint.equals(endpoint) === true;
+      const isDropped = origin === 'static' || byId.has(id) || isTaken(endpoint);
+      if (!same && isDropped) this.#remove(id);
+    }
+    for (const backend of wanted) {
+      const member = this.#members.get(backend.id);
+      if (member === undefined) this.#addStatic(backend);
+      else {
+        member.origin = 'static';
+        this.#pool.setWeight(backend.id, backend.weight);
+      }
+    }
+  }
+
+  #addStatic(backend: BackendConfig): void {
+    if (!this.#pool.isFull) this.#add(backend, 'static');
+    else this.#log.error({ backend: backend.id }, `not added: the pool has ${MAX_BACKENDS} backends`);
+  }
+
+  #add({ id, endpoint, weight }: BackendConfig, origin: 'static' | 'registered'): Member {
+    this.#pool.add({ id, endpoint, weight });
+    const { rise, fall } = this.#config.healthCheck;
+    const member: Member = {
+      id,
+      endpoint,
+      slot: this.#pool.get(id)!.slot,
+      origin,
+      tracker: new HealthTracker({ rise, fall }),
+      failure: undefined,
+      players: undefined,
+      heartbeatAtMs: this.#options.clock.nowMs(),
+      hasHeartbeat: false,
+      missed: 0,
+    };
+    this.#members.set(id, member);
+    return member;
+  }
+
+  #remove(id: string): void {
+    this.#pool.remove(id);
+    this.#members.delete(id);
+  }
+
+  /** What another check found says nothing about this one, but nobody moves before it has spoken. */
+  #resetHealth(member: Member): void {
+    const { type, rise, fall } = this.#config.healthCheck;
+    const healthy = type === 'none' || member.tracker.healthy;
+    member.tracker = new HealthTracker({ rise, fall, healthy });
+    member.failure = undefined;
+    member.heartbeatAtMs = this.#options.clock.nowMs();
+    member.missed = 0;
+    this.#pool.setHealthy(member.id, healthy);
+  }
+
+  #startChecks(): void {
+    const { healthCheck } = this.#config;
+    const { intervalMs, timeoutMs } = healthCheck;
+    this.#heartbeatTimer = setInterval(() => this.#watchHeartbeats(), intervalMs / SLICES);
+    this.#heartbeatTimer.unref();
+    const check = activeCheck(healthCheck);
+    if (check === undefined) return;
+    this.#monitor = new HealthMonitor({
+      check,
+      intervalMs,
+      timeoutMs,
+      clock: this.#options.clock,
+      targets: () => this.#members.values(),
+      onOutcome: (member, outcome) => this.#onOutcome(member, outcome),
+    });
+  }
+
+  async #stopChecks(): Promise<void> {
+    clearInterval(this.#heartbeatTimer);
+    const monitor = this.#monitor;
+    this.#monitor = undefined;
+    await monitor?.close();
+  }
+
+  /** Ends registrations that were not renewed, and counts intervals without a heartbeat where that is the check. */
+  #watchHeartbeats(): void {
+    const { type, intervalMs, fall } = this.#config.healthCheck;
+    const now = this.#options.clock.nowMs();
+    for (const member of this.#members.values()) {
+      const ageMs = now - member.heartbeatAtMs;
+      if (member.origin === 'registered' && ageMs >= fall * intervalMs) {
+        this.#remove(member.id);
+        this.#registrations.expired++;
+        this.#log.warn(
+          { backend: member.id },
+          `registration expired: no heartbeat for ${fall * intervalMs}ms`,
+        );
+      } else if (type === 'heartbeat') {
+        for (; member.missed < Math.floor(ageMs / intervalMs); member.missed++)
+          this.#record(member, 'no heartbeat');
+      }
+    }
+    this.#publish();
+  }
+
+  #onOutcome(member: Member, outcome: CheckOutcome): void {
+    // The backend may have left or moved while it was being asked.
+    if (this.#members.get(member.id) !== member) return;
+    if (outcome === SKIPPED) this.#checks.skipped++;
+    else this.#record(member, outcome);
+    this.#publish();
+  }
+
+  #record(member: Member, failure: string | undefined): void {
+    this.#checks[failure === undefined ? 'ok' : 'failed']++;
+    member.failure = failure;
+    const transition = member.tracker.record(failure === undefined);
+    if (transition === undefined) return;
+    this.#pool.setHealthy(member.id, transition === 'up');
+    if (transition === 'up') this.#log.info({ backend: member.id }, 'healthy');
+    else this.#log.warn({ backend: member.id, failure }, 'unhealthy');
+  }
+
+  #publish(): void {
+    const snapshot = this.#pool.snapshot();
+    if (snapshot === this.#published) return;
+    this.#published = snapshot;
+    this.#options.onSnapshot(snapshot);
+  }
+}
+
+function refuse(status: number, message: string): never {
+  throw new Refusal(status, 'TICKRELAY_ERR_REGISTRATION', message);
+}
