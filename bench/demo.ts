@@ -25,6 +25,8 @@ import { relayAddresses } from './routes.ts';
 const GAME_SERVERS = 3;
 const PLAYERS = 10;
 const TICK_HZ = 128;
+/** The pool behind `--udp`. */
+const POOL = 'udp';
 const STATUS_INTERVAL_MS = 1_000;
 /** How long the game servers may take to register and be found ready, in ms. */
 const READY_DEADLINE_MS = 15_000;
@@ -77,7 +79,7 @@ async function startRelay(group: ProcessGroup): Promise<{ udp: string; admin: st
 /** Starts the game servers and waits until the relay takes players for each of them. */
 async function startGameServers(group: ProcessGroup, admin: string): Promise<void> {
   const servers = Array.from({ length: GAME_SERVERS }, (_, i) => {
-    const args = ['--id', `${i + 1}`, '--register', `http://${admin}`, '--pool', 'udp', '--json'];
+    const args = ['--id', `${i + 1}`, '--register', `http://${admin}`, '--pool', POOL, '--json'];
     return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...args]));
   });
   await Promise.all(servers.map((server) => server.event('ready')));
@@ -94,10 +96,11 @@ async function startGameServers(group: ProcessGroup, admin: string): Promise<voi
   }
 }
 
+/** Backends of the pool that take players, by the relay's own word. */
 async function countReady(admin: string): Promise<number> {
-  const response = await fetch(`http://${admin}/v1/pools`);
-  const text = await response.text();
-  return text.split('"state":"ready"').length - 1;
+  const response = await fetch(`http://${admin}/v1/pools/${POOL}`);
+  const { ready } = (await response.json()) as { readonly ready?: number };
+  return ready ?? 0;
 }
 
 function createPlayers(udp: string, durationMs: number): BotFleet {
