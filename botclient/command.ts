@@ -204,10 +204,8 @@ function formatProgress(progress: BotProgress, sentNow: number, matchedNow: numb
   const { elapsedMs, phase, players, recentUs, wrongServer } = progress;
   const begun = `${(elapsedMs / 1000).toFixed(0).padStart(4)} s  ${phase.padEnd(9)}  ${players} players`;
   if (phase === 'ramp' || phase === 'warm-up') return begun;
-  return (
-    `${begun}  ${sentNow} sent/s  ${matchedNow} answered/s  ` +
-    `p50 ${formatUs(recentUs.p50)}  p99 ${formatUs(recentUs.p99)}  wrong server ${wrongServer}`
-  );
+  const roundTrip = matchedNow === 0 ? '' : `p50 ${formatUs(recentUs.p50)}  p99 ${formatUs(recentUs.p99)}  `;
+  return `${begun}  ${sentNow} sent/s  ${matchedNow} answered/s  ${roundTrip}wrong server ${wrongServer}`;
 }
 
 function integer(flag: string, min: number, max: number): (value: number) => number {

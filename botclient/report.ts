@@ -133,7 +133,7 @@ export function formatSummary(summary: BotSummary): string {
         'wrong source': s.wrongSource,
       }),
     ],
-    ['round trip', formatPercentiles(s.roundTripUs)],
+    ['round trip', s.matched === 0 ? 'no answer' : formatPercentiles(s.roundTripUs)],
     ['send lag', formatPercentiles(s.sendLagUs)],
     ['wrong server', String(s.wrongServer)],
     ['players', servers.join(', ')],
