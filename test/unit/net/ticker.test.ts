@@ -1,9 +1,10 @@
 import { execFile } from 'node:child_process';
+import { EventEmitter } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { ModuleKind, transpileModule } from 'typescript';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { startTicker, timerMetronome, workerMetronome, type Metronome } from '../../../net/ticker.ts';
 
 const run = promisify(execFile);
@@ -192,5 +193,31 @@ describe.each([
     const { outputText } = transpileModule(source, { compilerOptions: { module: ModuleKind.ESNext } });
     const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', outputText + script]);
     expect(stdout).toBe('stopped');
+  });
+});
+
+test('without a thread the ticker goes on by setTimeout', async () => {
+  class FailingWorker extends EventEmitter {
+    constructor() {
+      super();
+      setImmediate(() => this.emit('error', new Error('no thread')));
+    }
+    unref(): void {
+      // Nothing to let go of.
+    }
+  }
+  vi.resetModules();
+  vi.doMock('node:worker_threads', () => ({ Worker: FailingWorker }));
+  const ticker = await import('../../../net/ticker.ts');
+  vi.doUnmock('node:worker_threads');
+  await new Promise<void>((resolve) => {
+    const running = ticker.startTicker({
+      periodMs: 1,
+      onTick: (tick) => {
+        if (tick < 5) return;
+        running.stop();
+        resolve();
+      },
+    });
   });
 });
