@@ -1,1 +1,54 @@
-export {};
+#!/usr/bin/env node
+/** The command line: joins the commands of the rooms, and turns failures into one line and an exit code. */
+import yargs, { type CommandModule } from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { describeFailure, EXIT_USAGE } from './command-line.ts';
+import { RelayError } from './net/relay-error.ts';
+import { VERSION } from './version.ts';
+
+/** Each command with its room's code, which is loaded only for the command that runs, or all of it for the overview. */
+const COMMANDS: Readonly<Record<string, () => Promise<{ readonly command: unknown }>>> = {
+  relay: () => import('./relay/command.ts'),
+  gameserver: () => import('./gameserver/command.ts'),
+  bots: () => import('./botclient/command.ts'),
+  bench: () => import('./bench/command.ts'),
+  config: () => import('./relay/config-command.ts'),
+};
+
+const words = hideBin(process.argv);
+const named = COMMANDS[words[0] ?? ''];
+const modules = await Promise.all(
+  (named === undefined ? Object.values(COMMANDS) : [named]).map((load) => load()),
+);
+
+const parser = yargs(words)
+  .scriptName('tickrelay')
+  .usage(
+    '$0 <command>\n\nA Layer-4 relay for game servers: one public address, pinned players, hidden backends.',
+  )
+  .command(modules.map(({ command }) => command as CommandModule))
+  .demandCommand(1, `Say what to run: ${Object.keys(COMMANDS).join(', ')}`)
+  .strict()
+  .recommendCommands()
+  .version(VERSION)
+  .alias({ h: 'help', v: 'version' })
+  .wrap(Math.min(110, process.stdout.columns || 110))
+  .exitProcess(false)
+  .fail(false);
+
+try {
+  await parser.parseAsync();
+} catch (error) {
+  // What yargs finds wrong with the command line is thrown as a plain error with one line.
+  const isUsage = error instanceof Error && error.name === 'YError';
+  const { exitCode, text } = isUsage
+    ? {
+        exitCode: EXIT_USAGE,
+        text: `${error.message}\nSee tickrelay ${named === undefined ? '' : `${words[0]} `}--help`,
+      }
+    : describeFailure(error);
+  process.stderr.write(`${text}\n`);
+  process.exitCode = exitCode;
+  // A failure in the middle may leave sockets open; nothing of value is.
+  if (!isUsage && !(error instanceof RelayError)) process.exit(exitCode);
+}

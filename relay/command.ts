@@ -1,0 +1,132 @@
+/** `tickrelay relay`: the relay as a process. */
+import type { CommandModule } from 'yargs';
+import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-line.ts';
+import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
+import { ENGINE_CHOICES } from './control/config-schema.ts';
+import { type CheckedConfig, loadConfig } from './control/config.ts';
+import { ALGORITHMS } from './core/select.ts';
+import { Relay, type RelayAddresses } from './relay.ts';
+
+type RelayArguments = RelayFlags & { readonly config?: string | undefined; readonly json: boolean };
+
+/** Flags that describe the relay itself; a file says the same with more detail, so the two don't mix. */
+const CONFIG_FLAGS = [
+  'udp',
+  'backend',
+  'tcp',
+  'algorithm',
+  'idle-timeout',
+  'health-check',
+  'admin',
+  'admin-token',
+  'register-token',
+  'register-allow',
+  'hash-seed',
+  'max-sessions',
+  'shutdown-deadline',
+] as const;
+
+export const command: CommandModule<object, RelayArguments> = {
+  command: 'relay',
+  describe: 'Relay players to game servers (UDP) and logins to databases (TCP)',
+  builder: (yargs) =>
+    yargs
+      .options({
+        config: { alias: 'c', type: 'string', requiresArg: true, describe: 'Configuration file (YAML)' },
+        udp: { type: 'string', requiresArg: true, describe: 'Public UDP address, like 0.0.0.0:7777' },
+        backend: {
+          type: 'string',
+          array: true,
+          requiresArg: true,
+          describe: 'Game server behind --udp, like 10.0.0.3:7777; repeat for more',
+        },
+        tcp: {
+          type: 'string',
+          array: true,
+          requiresArg: true,
+          describe: 'TCP pass-through, like 5432=10.0.0.3:5432,10.0.0.5:5432; repeat for more',
+        },
+        engine: { choices: ENGINE_CHOICES, describe: 'Data plane for UDP; default auto' },
+        algorithm: { choices: ALGORITHMS, describe: 'How new players are spread; default ip-hash' },
+        'idle-timeout': { type: 'string', requiresArg: true, describe: 'Ends silent sessions; default 120s' },
+        'health-check': {
+          choices: ['none', 'tcp', 'heartbeat'],
+          describe: 'Of the game servers; default none',
+        },
+        admin: { type: 'string', requiresArg: true, describe: 'Admin API and metrics, like 127.0.0.1:7900' },
+        'admin-token': { type: 'string', requiresArg: true, describe: 'Bearer token of the admin API' },
+        'register-token': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Bearer token of game servers that register themselves',
+        },
+        'register-allow': {
+          type: 'string',
+          array: true,
+          requiresArg: true,
+          describe: 'Addresses that may register, like 10.0.0.0/24; default loopback',
+        },
+        'hash-seed': { type: 'number', describe: 'Seed of ip-hash; relays that share it agree; default 0' },
+        'max-sessions': { type: 'number', describe: 'Sessions that the table can hold; default 65536' },
+        'shutdown-deadline': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'How long sessions may go on after SIGTERM; default 30s',
+        },
+        'log-level': { choices: LOG_LEVELS, describe: 'Default info' },
+        json: { type: 'boolean', default: false, describe: 'JSON lines on standard output: ready, summary' },
+      })
+      .conflicts('config', [...CONFIG_FLAGS])
+      .example(
+        '$0 relay --udp 0.0.0.0:7777 --backend 10.0.0.3:7777 --backend 10.0.0.5:7777',
+        'two game servers',
+      )
+      .example(
+        '$0 relay --udp 0.0.0.0:7777 --tcp 5432=10.0.0.3:5432 --admin 127.0.0.1:7900',
+        'servers register',
+      )
+      .example('$0 relay --config relay.yaml', 'docs/configuration.md has every key')
+      .epilogue(
+        'Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the file again.\n\n' +
+          'Exit codes: 0 ended by a signal; 1 an address is taken or the engine cannot run; ' +
+          '2 the flags or the file are wrong; 130 a second signal.',
+      ),
+  handler: runRelay,
+};
+
+async function runRelay(args: RelayArguments): Promise<void> {
+  const { config, warnings } = await readConfig(args);
+  const logger = createLogger('tickrelay', config.log.level);
+  for (const warning of warnings) logger.warn(warning);
+  const relay = new Relay({ config, configPath: args.config, logger });
+  const addresses = await relay.start();
+  const stopped = new Promise<NodeJS.Signals>((resolve) => onStopSignal(resolve));
+  process.on('SIGHUP', () => void relay.reload());
+  printReady(relay, addresses, args.json);
+  logger.info({ signal: await stopped }, 'ending');
+  await relay.drain();
+  const summary = relay.summary();
+  await relay.close();
+  if (args.json) printEvent('summary', summary);
+}
+
+async function readConfig(args: RelayArguments): Promise<CheckedConfig> {
+  if (args.config === undefined) return configFromFlags(args);
+  const checked = await loadConfig(args.config);
+  const config = {
+    ...checked.config,
+    ...(args.engine === undefined ? {} : { engine: args.engine as CheckedConfig['config']['engine'] }),
+    ...(args.logLevel === undefined ? {} : { log: { level: args.logLevel as never } }),
+  };
+  return { config, warnings: checked.warnings };
+}
+
+function printReady(relay: Relay, { listeners, admin }: RelayAddresses, json: boolean): void {
+  const bound = Object.fromEntries(Array.from(listeners, ([name, local]) => [name, local.toString()]));
+  if (json) {
+    printEvent('ready', { engine: relay.engineName, listeners: bound, admin: admin?.toString() });
+    return;
+  }
+  for (const [name, local] of Object.entries(bound)) process.stdout.write(`listener ${name} on ${local}\n`);
+  if (admin !== undefined) process.stdout.write(`admin on http://${admin.toString()}\n`);
+}

@@ -1,0 +1,52 @@
+/**
+ * Which data plane runs: a table of engines, best first, each with a probe. `auto` takes the first that works here; a
+ * named engine that does not work is an error that says why, never a silent substitute.
+ */
+import { openDgramSocket } from '../../net/dgram-socket.ts';
+import { RelayError } from '../../net/relay-error.ts';
+import type { Engine, EngineName } from './engine.ts';
+import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
+
+export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket'>;
+
+interface EngineEntry {
+  readonly name: EngineName;
+  /** @returns why the engine can't run here, or undefined when it can */
+  readonly unavailable: () => string | undefined;
+  readonly create: (settings: EngineSettings) => Engine;
+}
+
+const notBuiltIn = (): string => 'this version of tickrelay does not have it yet';
+
+/** Best first. A new engine is one line here and one in test/contract/engine-harness.ts. */
+const ENGINES: readonly EngineEntry[] = [
+  {
+    name: 'dgram',
+    unavailable: () => undefined,
+    create: (settings) => new UserspaceEngine({ ...settings, name: 'dgram', openSocket: openDgramSocket }),
+  },
+];
+
+export interface ChosenEngine {
+  readonly engine: Engine;
+  /** One line for the log and for `tickrelay_engine_info`. */
+  readonly reason: string;
+}
+
+/** @throws RelayError TICKRELAY_ERR_ENGINE when the named engine can't run here */
+export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettings): ChosenEngine {
+  if (choice === 'auto') {
+    const best = ENGINES.find(({ unavailable }) => unavailable() === undefined)!;
+    return { engine: best.create(settings), reason: 'auto: the best that works here' };
+  }
+  const named = ENGINES.find(({ name }) => name === choice);
+  const why = named === undefined ? notBuiltIn() : named.unavailable();
+  if (named === undefined || why !== undefined) {
+    const works = ENGINES.filter(({ unavailable }) => unavailable() === undefined).map(({ name }) => name);
+    throw new RelayError(
+      'TICKRELAY_ERR_ENGINE',
+      `engine ${choice} can't run here: ${why}; choose auto or ${works.join(', ')}`,
+    );
+  }
+  return { engine: named.create(settings), reason: 'chosen by the configuration' };
+}

@@ -1,0 +1,221 @@
+/**
+ * The relay: data planes, control plane and admin server joined. One way in and one way down, as docs/lifecycle.md
+ * states:
+ *
+ *     start   pools are published, listeners bound, the admin server answers; then the relay is ready
+ *     drain   not ready; no new sessions or connections; those that live go on until they end or a deadline
+ *     close   checks end, sessions and connections end, sockets close, the admin server last
+ */
+import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import type { Endpoint } from '../net/address.ts';
+import { VERSION } from '../version.ts';
+import { AdminServer } from './control/admin-server.ts';
+import { ConfigReloader } from './control/config-reloader.ts';
+import type { RelayConfig } from './control/config.ts';
+import { ControlPlane } from './control/control-plane.ts';
+import { Metrics } from './control/metrics.ts';
+import type { Readiness, RelayView } from './control/relay-view.ts';
+import { DataPlanes } from './data-planes.ts';
+import { chooseEngine } from './engines/choose-engine.ts';
+import { TcpEngine } from './tcp/tcp-engine.ts';
+
+/** How often a draining relay looks whether its last session has ended. */
+const DRAIN_POLL_MS = 100;
+
+/** Between two log lines about failing sockets; the counters have them all. */
+const TROUBLE_LOG_INTERVAL_MS = 10_000;
+
+export interface RelayOptions {
+  readonly config: RelayConfig;
+  /** The file that a reload reads again; absent when there is none. */
+  readonly configPath?: string | undefined;
+  readonly logger: Logger;
+}
+
+export interface RelayAddresses {
+  readonly listeners: ReadonlyMap<string, Endpoint>;
+  readonly admin: Endpoint | undefined;
+}
+
+type State = 'starting' | 'ready' | 'draining' | 'closed';
+
+export class Relay {
+  readonly #logger: Logger;
+  readonly #planes: DataPlanes;
+  readonly #engineReason: string;
+  readonly #control: ControlPlane;
+  readonly #reloader: ConfigReloader;
+  readonly #admin: AdminServer;
+  readonly #now = (): number => performance.now();
+  #config: RelayConfig;
+  #state: State = 'starting';
+  #adminAddress: Endpoint | undefined;
+  #closing: Promise<void> | undefined;
+  #troubleLoggedMs = Number.NEGATIVE_INFINITY;
+
+  /** @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here */
+  constructor({ config, configPath, logger }: RelayOptions) {
+    this.#config = config;
+    this.#logger = logger;
+    const { engine, reason } = chooseEngine(config.engine, {
+      maxSessions: config.limits.maxSessions,
+      maxUpstreamSockets: config.limits.maxUpstreamSockets,
+      hashSeed: config.hashSeed,
+      tableSeed: randomInt(2 ** 32),
+      now: this.#now,
+      onTrouble: (error) => this.#logTrouble(error),
+    });
+    this.#engineReason = reason;
+    this.#planes = new DataPlanes(
+      engine,
+      new TcpEngine({ logger, hashSeed: config.hashSeed, now: this.#now }),
+    );
+    this.#control = new ControlPlane({
+      config,
+      logger,
+      onSnapshot: (snapshot) => this.#planes.publish(snapshot),
+      ownEndpoints: () => this.#ownEndpoints(),
+    });
+    this.#reloader = new ConfigReloader({
+      path: configPath,
+      logger,
+      current: () => this.#config,
+      apply: (next) => this.#apply(next),
+    });
+    const view = this.#view();
+    const metrics = new Metrics({
+      relay: view,
+      control: this.#control,
+      reloader: this.#reloader,
+      version: VERSION,
+    });
+    this.#admin = new AdminServer({
+      logger,
+      relay: view,
+      control: this.#control,
+      reloader: this.#reloader,
+      metrics,
+    });
+  }
+
+  get engineName(): string {
+    return this.#planes.engine.name;
+  }
+
+  /**
+   * @returns the bound addresses
+   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; everything is closed again
+   */
+  async start(): Promise<RelayAddresses> {
+    try {
+      this.#control.start();
+      await this.#planes.apply(this.#config.listeners);
+      if (this.#config.admin !== undefined)
+        this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+    this.#state = 'ready';
+    const addresses = { listeners: this.#planes.locals(), admin: this.#adminAddress };
+    this.#logger.info(
+      {
+        engine: this.engineName,
+        reason: this.#engineReason,
+        listeners: Object.fromEntries(
+          Array.from(addresses.listeners, ([name, local]) => [name, local.toString()]),
+        ),
+        admin: addresses.admin?.toString(),
+      },
+      'ready',
+    );
+    return addresses;
+  }
+
+  /** Takes the configuration file again. A bad one is logged and exported, and the old one stays. */
+  async reload(): Promise<void> {
+    await this.#reloader.reload().catch(() => undefined);
+  }
+
+  /** Lets the live sessions and connections go on until they end, at most for the configured deadline. */
+  async drain(): Promise<void> {
+    this.#state = 'draining';
+    const deadlineMs = this.#now() + this.#config.shutdown.deadlineMs;
+    this.#logger.info(
+      { live: this.#planes.live(), deadlineMs: this.#config.shutdown.deadlineMs },
+      'draining',
+    );
+    this.#planes.drain();
+    while (this.#planes.live() > 0 && this.#now() < deadlineMs) {
+      await sleep(Math.min(DRAIN_POLL_MS, Math.max(1, deadlineMs - this.#now())));
+    }
+  }
+
+  /** Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Traffic by listener since the start, for the end of a run. */
+  summary(): Readonly<Record<string, unknown>> {
+    const { engine, tcp } = this.#planes;
+    return {
+      udp: Object.fromEntries(engine.listeners().map(({ name, counts }) => [name, counts])),
+      tcp: Object.fromEntries(tcp.listeners().map(({ name, counts }) => [name, counts])),
+    };
+  }
+
+  async #close(): Promise<void> {
+    this.#state = 'closed';
+    await this.#control.close();
+    await this.#planes.close();
+    await this.#admin.close();
+  }
+
+  /** All or nothing: what can fail, binding addresses, comes first. */
+  async #apply(next: RelayConfig): Promise<void> {
+    await this.#planes.apply(next.listeners);
+    await this.#control.applyConfig(next);
+    // A change of these takes effect after a restart; the reload has warned.
+    const { engine, hashSeed, limits } = this.#config;
+    this.#config = { ...next, engine, hashSeed, limits };
+    this.#logger.level = next.log.level;
+  }
+
+  #ownEndpoints(): readonly Endpoint[] {
+    const own = [...this.#planes.locals().values()];
+    return this.#adminAddress === undefined ? own : [...own, this.#adminAddress];
+  }
+
+  #view(): RelayView {
+    const { engine, tcp } = this.#planes;
+    return {
+      engine: () => ({ name: engine.name, reason: this.#engineReason }),
+      udpListeners: () => engine.listeners(),
+      tcpListeners: () => tcp.listeners(),
+      capacity: () => engine.capacity(),
+      sessions: (query) => engine.sessions(query),
+      connections: (query) => tcp.connections(query),
+      closeConnection: (id) => tcp.closeConnection(id),
+      readiness: () => this.#readiness(),
+      config: () => this.#config,
+    };
+  }
+
+  #readiness(): Readiness {
+    const ready = this.#state === 'ready';
+    return { ready, reasons: ready ? [] : [`the relay is ${this.#state}`] };
+  }
+
+  #logTrouble(error: unknown): void {
+    if (this.#now() - this.#troubleLoggedMs < TROUBLE_LOG_INTERVAL_MS) return;
+    this.#troubleLoggedMs = this.#now();
+    this.#logger.warn(
+      { err: error },
+      'a socket is in trouble; the metrics count every datagram that this costs',
+    );
+  }
+}
