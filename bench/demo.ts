@@ -158,21 +158,21 @@ function statusLine({ bots, admin }: Fleet): () => Promise<string> {
     const lost = Math.max(0, before.sent - matched);
     before = { atMs, forwarded, sent };
     return [
-      `${players} players`,
+      `${players} players (${playersByServer(bots)})`,
       `${formatNumber(perSecond)} datagrams/s`,
       `p50 ${formatTime(recentUs.p50)} µs`,
       `p99 ${formatTime(recentUs.p99)} µs`,
       `loss ${formatShare(lost / Math.max(1, sent))}`,
-      playersByServer(bots),
-    ].join(' | ');
+    ].join('  ');
   };
 }
 
+/** Players on each server, in order: `4+3+3`. */
 function playersByServer({ players }: BotFleet): string {
   const counts = Array.from({ length: GAME_SERVERS }, (_, i) => {
     return players.filter(({ serverId }) => serverId === i + 1).length;
   });
-  return `servers ${counts.join(' + ')}`;
+  return counts.join('+');
 }
 
 function print(text: string): void {

@@ -1,17 +1,14 @@
 /** Where the figures come from: the machine, the versions, and how busy its processors are. */
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, platform, release, totalmem, type } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { VERSION } from '../version.ts';
 import type { Machine } from './results.ts';
 
 /** The package's directory: above bench/ when run from source, above dist/bench/ when built. */
 const PACKAGE = new URL(import.meta.url.endsWith('.ts') ? '..' : '../..', import.meta.url);
 
 export function describeMachine(busyBefore: number): Machine {
-  const { version } = JSON.parse(readFileSync(new URL('package.json', PACKAGE), 'utf8')) as {
-    version: string;
-  };
   return {
     cpuModel: cpus()[0]?.model.trim() ?? 'unknown',
     cores: availableParallelism(),
@@ -19,7 +16,7 @@ export function describeMachine(busyBefore: number): Machine {
     kernel: `${type()} ${release()}`,
     platform: `${platform()} ${process.arch}`,
     node: process.version,
-    tickrelay: version,
+    tickrelay: VERSION,
     commit: readCommit(),
     busyBefore,
   };
