@@ -24,6 +24,8 @@ import type { CodecName } from '../wire/codec.ts';
 const IDLE_WATCH_MS = 400;
 /** Slow enough for one generator to play every player of the ladder, long enough for two updates of each. */
 const PRIMING = { tickHz: 8, durationMs: 250, rampMs: 0, warmupMs: 0, codec: 'binary' } as const;
+/** Time of the main load through each route before anything is measured, so that all run warm code, in ms. */
+const WARM_UP_MS = 300;
 const LIVE_CODECS: readonly CodecName[] = ['binary', 'json'];
 
 export interface BenchmarkOptions extends LoadContext {
@@ -49,6 +51,7 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   const busyBefore = await watchIdle(options.signal);
   await prime(backends, Math.max(plan.players, ...plan.ladder), options);
   const routes = [openDirect({ backends }), ...(await openEngines(backends, options))];
+  for (const route of routes) await warmUp(route, 'binary', options);
 
   const runs = await compare(routes, options);
   const ladders: LadderResult[] = [];
@@ -56,7 +59,7 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   for (const route of [...routes.slice(1), routes[0]!])
     ladders.push(await climbLadder(route, hasTime, options));
   await Promise.all(routes.map((route) => route.close()));
-  const liveRuns = await playLive(backends, options);
+  const liveRuns = await playLive(options);
   await options.group.close();
 
   progress.step('encoding and decoding');
@@ -95,7 +98,7 @@ async function watchIdle(signal: AbortSignal): Promise<number> {
   return cpuSpent(before, readCpuTimes()).share;
 }
 
-/** Lets every player say once to every server where they are. */
+/** Lets every player say to every server where they are. */
 async function prime(
   backends: readonly string[],
   players: number,
@@ -104,7 +107,12 @@ async function prime(
   const load = { ...PRIMING, codec, players, seed: plan.seed };
   const generators = backends.flatMap((backend) => startGenerators([backend], load, group));
   await Promise.all(generators.map((generator) => generator.event('summary')));
-  await Promise.all(generators.map((generator) => generator.stop()));
+}
+
+async function warmUp(route: Route, codec: CodecName, { plan, group }: BenchmarkOptions): Promise<void> {
+  const load = loadOf(plan, { players: plan.players, durationMs: WARM_UP_MS, codec });
+  const generators = startGenerators(route.targets, load, group);
+  await Promise.all(generators.map((generator) => generator.event('summary')));
 }
 
 async function compare(routes: readonly Route[], options: BenchmarkOptions): Promise<LoadRun[]> {
@@ -141,17 +149,17 @@ async function climbLadder(
   return result;
 }
 
-/** The same players and updates through the relay, in each codec; the game servers of one speak only that one. */
-async function playLive(binaryBackends: readonly string[], options: BenchmarkOptions): Promise<LoadRun[]> {
+/** The same players and updates through the relay in each codec, with game servers and a relay that are as fresh. */
+async function playLive(options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress, group } = options;
-  const lanes = await Promise.all(
-    LIVE_CODECS.map(async (codec) => {
-      const isBinary = codec === 'binary';
-      const backends = isBinary ? binaryBackends : await startGameServers(codec, options);
-      if (!isBinary) await prime(backends, plan.players, { ...options, codec });
-      return { codec, route: await ENGINES[plan.engines[0]!]!({ group, backends }) };
-    }),
-  );
+  const lanes: { codec: CodecName; route: Route }[] = [];
+  for (const codec of LIVE_CODECS) {
+    const backends = await startGameServers(codec, options);
+    await prime(backends, plan.players, { ...options, codec });
+    const route = await ENGINES[plan.engines[0]!]!({ group, backends });
+    await warmUp(route, codec, options);
+    lanes.push({ codec, route });
+  }
   const runs: LoadRun[] = [];
   for (let round = 1; round <= plan.payloadRounds; round++) {
     for (const { codec, route } of lanes) {

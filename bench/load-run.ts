@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeIntoCompressedBase64 } from 'hdr-histogram-js';
 import type { BotSummary } from '../botclient/report.ts';
 import type { CodecName } from '../wire/codec.ts';
-import { cpuSpent, readCpuTimes } from './machine.ts';
+import { cpuSpent, readBufferOverflows, readCpuTimes } from './machine.ts';
 import { tickrelay, type ManagedProcess, type ProcessGroup } from './process-group.ts';
 import { relayUseBetween } from './relay-metrics.ts';
 import type { LoadRun, RelayUse } from './results.ts';
@@ -44,6 +44,7 @@ export async function runLoad(
   { round, group, signal }: LoadContext & { readonly round: number },
 ): Promise<LoadRun> {
   const startedAt = new Date().toISOString();
+  const overflowsBefore = readBufferOverflows();
   const generators = startGenerators(route.targets, load, group);
   await Promise.all(generators.map((generator) => generator.event('ready')));
   await sleep(load.rampMs + load.warmupMs, undefined, { signal });
@@ -71,6 +72,7 @@ export async function runLoad(
       before.use === undefined || after.use === undefined
         ? undefined
         : relayUseBetween(before.use, after.use),
+    bufferOverflows: overflowsBefore === undefined ? undefined : readBufferOverflows()! - overflowsBefore,
   };
 }
 
@@ -114,7 +116,15 @@ async function readClocks(route: Route): Promise<Clocks> {
 
 type Merged = Omit<
   LoadRun,
-  'route' | 'codec' | 'players' | 'round' | 'startedAt' | 'machineCpuUsPerDatagram' | 'machineBusy' | 'relay'
+  | 'route'
+  | 'codec'
+  | 'players'
+  | 'round'
+  | 'startedAt'
+  | 'machineCpuUsPerDatagram'
+  | 'machineBusy'
+  | 'relay'
+  | 'bufferOverflows'
 >;
 
 /** Several generators' summaries as if one had made them. */

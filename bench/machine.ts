@@ -1,5 +1,6 @@
 /** Where the figures come from: the machine, the versions, and how busy its processors are. */
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, platform, release, totalmem, type } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { VERSION } from '../version.ts';
@@ -43,6 +44,20 @@ export function readCpuTimes(): CpuTimes {
 export function cpuSpent(from: CpuTimes, to: CpuTimes): { readonly busyMs: number; readonly share: number } {
   const busyMs = to.busyMs - from.busyMs;
   return { busyMs, share: busyMs / Math.max(1, to.totalMs - from.totalMs) };
+}
+
+/**
+ * UDP datagrams over IPv4 that found a full receive buffer since boot: RcvbufErrors of /proc/net/snmp (Linux,
+ * net/ipv4/proc.c). Undefined elsewhere.
+ */
+export function readBufferOverflows(): number | undefined {
+  try {
+    const lines = readFileSync('/proc/net/snmp', 'utf8').split('\n');
+    const [names, values] = lines.filter((line) => line.startsWith('Udp: ')).map((line) => line.split(' '));
+    return Number(values?.[names?.indexOf('RcvbufErrors') ?? -1]);
+  } catch {
+    return undefined;
+  }
 }
 
 function readCommit(): string | undefined {

@@ -93,8 +93,10 @@ export interface LoadRun {
   readonly machineCpuUsPerDatagram: number;
   /** Share of the machine's CPU time in use during the run, 0 to 1. */
   readonly machineBusy: number;
-  /** Of the relay process. Undefined where there is none. */
+  /** Of the relay process, while the CPU was read. Undefined where there is none. */
   readonly relay: RelayUse | undefined;
+  /** Datagrams that found a full receive buffer, anywhere on the machine. Undefined where the system does not say. */
+  readonly bufferOverflows: number | undefined;
 }
 
 /** The runs of one kind at one load, as medians over the rounds. */
@@ -108,6 +110,8 @@ export interface RunSummary {
   readonly lost: number;
   readonly loss: number;
   readonly wrongServer: number;
+  readonly droppedByRelay: number | undefined;
+  readonly bufferOverflows: number | undefined;
   readonly offeredPerSecond: number;
   readonly achievedPerSecond: number;
   readonly deliveredPerSecond: number;

@@ -35,6 +35,8 @@ function summariseRuns(name: string, runs: readonly LoadRun[]): RunSummary {
     lost,
     loss: lost / Math.max(1, sent),
     wrongServer: sum((run) => run.wrongServer),
+    droppedByRelay: sumKnown(runs.map(({ relay }) => relay?.dropped)),
+    bufferOverflows: sumKnown(runs.map(({ bufferOverflows }) => bufferOverflows)),
     offeredPerSecond: mid((run) => run.offeredPerSecond),
     achievedPerSecond: mid((run) => run.achievedPerSecond),
     deliveredPerSecond: mid((run) => 2 * run.achievedPerSecond * (1 - run.loss)),
@@ -43,6 +45,12 @@ function summariseRuns(name: string, runs: readonly LoadRun[]): RunSummary {
     sendLagP99Us: mid((run) => run.sendLagUs.p99),
     generatorLimited: runs.filter(({ generatorLimit }) => generatorLimit !== undefined).length,
   };
+}
+
+/** Undefined when no value is known. */
+function sumKnown(values: readonly (number | undefined)[]): number | undefined {
+  const known = values.filter((value) => value !== undefined);
+  return known.length === 0 ? undefined : known.reduce((total, value) => total + value, 0);
 }
 
 export function relayCpuUsPerDatagram(use: { readonly cpuUs: number; readonly forwarded: number }): number {

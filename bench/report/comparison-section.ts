@@ -2,7 +2,7 @@
 import { DIRECT, type BenchResults, type RunSummary } from '../results.ts';
 import { mergeHistograms } from '../summary.ts';
 import { percentilePlot } from './percentile-plot.ts';
-import { figure, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
+import { figure, formatKnown, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
 export function comparisonSection({ comparison, plan, machine }: BenchResults): Section {
@@ -28,7 +28,8 @@ export function comparisonSection({ comparison, plan, machine }: BenchResults): 
       `was due, not when it was sent, so a late generator makes the figures worse, never better. A delivered datagram is an ` +
       `update that was answered, or its answer. Relay CPU is user and system time of the relay process divided by the ` +
       `datagrams it forwarded, both from its own metrics; machine CPU is the busy time of all processors, players ` +
-      `and game servers included, divided by the delivered datagrams.`,
+      `and game servers included, divided by the delivered datagrams. Buffer overflows are datagrams that found a full receive ` +
+      `buffer anywhere on the machine, as the system counts them.`,
   };
 }
 
@@ -123,6 +124,8 @@ function deliveryTable(routes: readonly RunSummary[]): Table {
       formatNumber(route.lost),
       formatShare(route.loss),
       formatNumber(route.wrongServer),
+      formatKnown(route.droppedByRelay),
+      formatKnown(route.bufferOverflows),
     ]),
   };
 }
@@ -136,7 +139,7 @@ function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefine
     ],
     rows: routes.map((route) => [
       route.name,
-      route.relayCpuUsPerDatagram === undefined ? '-' : formatNumber(route.relayCpuUsPerDatagram, 2),
+      formatKnown(route.relayCpuUsPerDatagram, 2),
       formatNumber(route.machineCpuUsPerDatagram, 2),
       baseline === undefined
         ? '-'

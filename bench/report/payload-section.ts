@@ -2,7 +2,7 @@
 import { HEADER_BYTES, MATCH_PLAYERS } from '../payload-table.ts';
 import type { BenchResults, PayloadRow, RunSummary } from '../results.ts';
 import { axisName, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
-import { figure, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
+import { figure, formatKnown, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
 export function payloadSection({ payload, plan }: BenchResults): Section {
@@ -101,7 +101,7 @@ function liveTable(live: readonly RunSummary[], players: number): Table {
       formatTime(run.roundTripUs.p99),
       formatTime(run.roundTripUs.p999),
       formatShare(run.loss),
-      run.relayCpuUsPerDatagram === undefined ? '-' : formatNumber(run.relayCpuUsPerDatagram, 2),
+      formatKnown(run.relayCpuUsPerDatagram, 2),
       formatNumber(run.machineCpuUsPerDatagram, 2),
       run.generatorLimited === 0 ? 'kept up' : 'was a limit',
     ]),

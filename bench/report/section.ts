@@ -43,6 +43,11 @@ export function formatNumber(value: number, digits = 0): string {
   return value.toLocaleString('en', { maximumFractionDigits: digits });
 }
 
+/** A dash for what is not known. */
+export function formatKnown(value: number | undefined, digits = 0): string {
+  return value === undefined ? '-' : formatNumber(value, digits);
+}
+
 /** Microseconds and nanoseconds: three digits that mean something. */
 export function formatTime(value: number): string {
   return formatNumber(value, value < 10 ? 2 : value < 100 ? 1 : 0);

@@ -4,10 +4,10 @@ import { ProcessGroup, type ProcessSpec } from '../../../bench/process-group.ts'
 const script = (name: string, source: string): ProcessSpec => ({ name, args: ['-e', source] });
 
 const READY_AND_WAITING = `
-  console.log('a line that is no JSON');
-  console.log(JSON.stringify({ event: 'ready', udp: '127.0.0.1:4567' }));
   process.on('SIGTERM', () => { console.log(JSON.stringify({ event: 'summary', received: 3 })); process.exit(0); });
-  setInterval(() => {}, 1000);`;
+  setInterval(() => {}, 1000);
+  console.log('a line that is no JSON');
+  console.log(JSON.stringify({ event: 'ready', udp: '127.0.0.1:4567' }));`;
 
 const isRunning = (pid: number): boolean => {
   try {

@@ -37,6 +37,7 @@ export function fixtureRun(changes: Partial<LoadRun> & { readonly fromUs?: numbe
     machineCpuUsPerDatagram: 11.5,
     machineBusy: 0.6,
     relay: undefined,
+    bufferOverflows: 0,
     ...fields,
   };
 }
