@@ -2,7 +2,7 @@
  * The admin API (docs/admin-api.md) on its own address, apart from players: probes, metrics, pools, registration,
  * sessions, configuration. The routes are in admin/, by what they are about.
  */
-import fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import fastify, { type FastifyInstance } from 'fastify';
 import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
 import { Endpoint, IpAddress } from '../../net/address.ts';
@@ -31,13 +31,12 @@ const CLOSE_GRACE_MS = 1_000;
 export class AdminServer {
   /** The HTTP application, for tests that need no socket. */
   readonly app: FastifyInstance;
+  readonly #log: Logger;
   #closing: Promise<void> | undefined;
 
   constructor({ logger, ...context }: AdminServerOptions) {
-    const log: FastifyBaseLogger = logger.child({ part: 'admin' });
+    this.#log = logger.child({ part: 'admin' });
     this.app = fastify({
-      loggerInstance: log,
-      disableRequestLogging: true,
       bodyLimit: MAX_REGISTRATION_BYTES,
       requestTimeout: REQUEST_TIMEOUT_MS,
       forceCloseConnections: 'idle',
@@ -94,7 +93,7 @@ export class AdminServer {
     this.app.setErrorHandler((error, request, reply) => {
       const { status, body } = errorAnswer(error);
       if (status === 500)
-        request.log.error({ err: error, method: request.method, url: request.url }, 'request failed');
+        this.#log.error({ err: error, method: request.method, url: request.url }, 'request failed');
       if (status === 401) void reply.header('www-authenticate', 'Bearer');
       return reply.code(status).send(body);
     });
@@ -108,10 +107,10 @@ export class AdminServer {
     });
   }
 
-  /** As the library reads JSON, with `__proto__` refused, but an empty body is no error where none is needed. */
+  /** JSON and nothing else, with `__proto__` refused; an empty body is no error where none is needed. */
   #readJson(): void {
     const parse = this.app.getDefaultJsonParser('error', 'error');
-    this.app.removeContentTypeParser('application/json');
+    this.app.removeContentTypeParser(['application/json', 'text/plain']);
     this.app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
       if (body === '') done(null, undefined);
       else void parse(request, body as string, done);

@@ -122,11 +122,7 @@ test.each([
     'line 2: listeners[0].pinTimeout: is not a key here',
   ],
   ['__proto__', withPool('__proto__: { x: 1 }'), 'line 3: pools.servers.__proto__: is not a key'],
-  [
-    'a pool called __proto__',
-    MINIMAL.replace('servers: {', '__proto__: {'),
-    'pools.__proto__: is not a key',
-  ],
+  ['a pool called __proto__', MINIMAL.replace('servers: {', '__proto__: {'), 'pools.__proto__: is not a key'],
 ])('an unknown key fails with its path and a suggestion: %s', (_name, text, message) => {
   const error = errorOf(text);
   expect(error.code).toBe('TICKRELAY_ERR_CONFIG');

@@ -1,0 +1,236 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { Endpoint } from '../../../net/address.ts';
+import { parseConfig, type PoolConfig } from '../../../relay/control/config.ts';
+import { LoopClock } from '../../../relay/control/loop-clock.ts';
+import { PoolController } from '../../../relay/control/pool-controller.ts';
+import type { PoolSnapshot } from '../../../relay/core/pool-snapshot.ts';
+import { silent } from './control-rig.ts';
+
+let stalledMs = 0;
+let clock: LoopClock;
+let snapshots: PoolSnapshot[];
+const pools: PoolController[] = [];
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  stalledMs = 0;
+  snapshots = [];
+  clock = new LoopClock(() => performance.now() + stalledMs);
+});
+
+afterEach(async () => {
+  for (const pool of pools.splice(0)) await pool.close();
+  clock.close();
+  vi.useRealTimers();
+});
+
+/** The configuration of one pool, from its keys in YAML. */
+const poolConfig = (keys: string): PoolConfig =>
+  parseConfig(`
+listeners: [ { name: game, protocol: udp, listen: "0.0.0.0:7777", pool: games } ]
+pools: { games: { ${keys} } }`).config.pools[0]!;
+
+const start = (keys: string): PoolController => {
+  const pool = new PoolController({
+    config: poolConfig(keys),
+    clock,
+    ownEndpoints: () => [],
+    onSnapshot: (snapshot) => snapshots.push(snapshot),
+    logger: silent,
+  });
+  pool.start();
+  pools.push(pool);
+  return pool;
+};
+
+const HEARTBEAT = 'healthCheck: { type: heartbeat, interval: 1s, rise: 2, fall: 3 }';
+const REGISTRATION = 'registration: { allow: ["10.0.0.0/8"] }';
+const register = (pool: PoolController, id: string, address = '10.0.0.9:7777', weight = 1): void =>
+  pool.register(id, { endpoint: Endpoint.parse(address), weight, players: 0 });
+const statesOf = (pool: PoolController): string[] =>
+  pool.view().backends.map(({ id, state }) => `${id} ${state}`);
+const passSeconds = (seconds: number): Promise<unknown> => vi.advanceTimersByTimeAsync(seconds * 1_000);
+
+test('static backends are ready from the start, and the first snapshot says so', () => {
+  start('backends: ["10.0.0.1:7777", { id: b, address: "10.0.0.2:7777", weight: 3 }]');
+  expect(snapshots).toHaveLength(1);
+  expect(snapshots[0]?.backends.map((entry) => [entry?.id, entry?.weight, entry?.state])).toEqual([
+    ['10.0.0.1:7777', 1, 'ready'],
+    ['b', 3, 'ready'],
+  ]);
+});
+
+test('a registered backend is ready at once and lives fall x interval after its last heartbeat', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a');
+  expect(statesOf(pool)).toEqual(['a ready']);
+  await passSeconds(2);
+  register(pool, 'a');
+  await passSeconds(2.8);
+  expect(statesOf(pool)).toEqual(['a ready']);
+  await passSeconds(0.3);
+  expect(statesOf(pool)).toEqual([]);
+  expect(snapshots.at(-1)?.ready).toHaveLength(0);
+  expect(pool.counts().registrations).toMatchObject({ registered: 1, renewed: 1, expired: 1 });
+});
+
+test('repeated heartbeats change nothing and publish nothing', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a');
+  const published = snapshots.length;
+  for (let i = 0; i < 20; i++) {
+    await passSeconds(0.5);
+    register(pool, 'a');
+  }
+  expect(snapshots).toHaveLength(published);
+  expect(statesOf(pool)).toEqual(['a ready']);
+});
+
+test('a heartbeat from another address is a new registration', () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a', '10.0.0.9:7777');
+  const before = snapshots.at(-1)?.backends[0]?.ref;
+  register(pool, 'a', '10.0.0.9:8888');
+  expect(pool.view().backends.map(({ address }) => address)).toEqual(['10.0.0.9:8888']);
+  expect(snapshots.at(-1)?.backends[0]?.ref).not.toBe(before);
+  expect(pool.counts().registrations.moved).toBe(1);
+});
+
+test('a heartbeat may change the weight of a registered backend, not of a static one', () => {
+  const pool = start(
+    `${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777", weight: 5 } ]`,
+  );
+  register(pool, 'a', '10.0.0.9:7777', 1);
+  register(pool, 'a', '10.0.0.9:7777', 9);
+  register(pool, 's', '10.0.0.1:7777', 9);
+  expect(pool.view().backends.map(({ id, weight }) => [id, weight])).toEqual([
+    ['s', 5],
+    ['a', 9],
+  ]);
+});
+
+test('a static backend without heartbeats falls after `fall` intervals and rises after `rise` heartbeats', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
+  await passSeconds(2.9);
+  expect(statesOf(pool)).toEqual(['s ready']);
+  await passSeconds(0.2);
+  expect(statesOf(pool)).toEqual(['s unhealthy']);
+  expect(pool.view().backends[0]?.failure).toBe('no heartbeat');
+  register(pool, 's', '10.0.0.1:7777');
+  expect(statesOf(pool)).toEqual(['s unhealthy']);
+  register(pool, 's', '10.0.0.1:7777');
+  expect(statesOf(pool)).toEqual(['s ready']);
+});
+
+test('a stall of the event loop ends no registration and fails no backend', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
+  register(pool, 'a');
+  register(pool, 's', '10.0.0.1:7777');
+  stalledMs += 600_000;
+  await passSeconds(0.5);
+  expect(statesOf(pool)).toEqual(['s ready', 'a ready']);
+  register(pool, 'a');
+  register(pool, 's', '10.0.0.1:7777');
+  await passSeconds(1);
+  expect(statesOf(pool)).toEqual(['s ready', 'a ready']);
+  expect(pool.counts().registrations.expired).toBe(0);
+});
+
+test('an hour on the wall clock ends no registration', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a');
+  vi.setSystemTime(Date.now() + 3_600_000);
+  await passSeconds(1);
+  expect(statesOf(pool)).toEqual(['a ready']);
+});
+
+test('drain, disable and enable change the state at once, and a heartbeat does not undo them', () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a');
+  expect(pool.drain('a').state).toBe('draining');
+  register(pool, 'a');
+  expect(statesOf(pool)).toEqual(['a draining']);
+  expect(snapshots.at(-1)?.ready).toHaveLength(0);
+  expect(pool.disable('a').state).toBe('disabled');
+  expect(snapshots.at(-1)?.usable.every((ref) => ref === 0)).toBe(true);
+  expect(pool.enable('a').state).toBe('ready');
+  expect(() => pool.drain('nobody')).toThrow('no such backend');
+});
+
+test('leaving takes a registered backend away, never a static one', () => {
+  const pool = start(`${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
+  register(pool, 'a');
+  pool.leave('a');
+  expect(statesOf(pool)).toEqual(['s ready']);
+  expect(() => pool.leave('a')).toThrow('no such backend');
+  expect(() => pool.leave('s')).toThrow('stands in the configuration');
+});
+
+test('a full pool refuses another backend and keeps all it has', () => {
+  const addresses = Array.from({ length: 1_023 }, (_, i) => `"10.0.0.1:${i + 1}"`).join(', ');
+  const pool = start(`${REGISTRATION}, backends: [${addresses}]`);
+  register(pool, 'last', '10.0.0.2:1');
+  const published = snapshots.length;
+  expect(() => register(pool, 'more', '10.0.0.2:2')).toThrow('the pool is full');
+  expect(snapshots).toHaveLength(published);
+  expect(pool.view().backends).toHaveLength(1_024);
+});
+
+test('a reload changes only what it names, and registered backends stay', async () => {
+  const pool = start(`${REGISTRATION}, backends: ["10.0.0.1:7777", "10.0.0.2:7777", "10.0.0.3:7777"]`);
+  register(pool, 'a');
+  pool.drain('10.0.0.2:7777');
+  const before = new Map(snapshots.at(-1)?.backends.map((entry) => [entry?.id, entry?.ref]));
+  await pool.apply(
+    poolConfig(
+      `${REGISTRATION}, backends: [{ address: "10.0.0.2:7777", weight: 2 }, "10.0.0.3:7777", "10.0.0.4:7777"]`,
+    ),
+  );
+  expect(statesOf(pool).sort()).toEqual([
+    '10.0.0.2:7777 draining',
+    '10.0.0.3:7777 ready',
+    '10.0.0.4:7777 ready',
+    'a ready',
+  ]);
+  for (const entry of snapshots.at(-1)?.backends ?? []) {
+    if (entry !== undefined && entry.id !== '10.0.0.4:7777') expect(entry.ref).toBe(before.get(entry.id));
+  }
+});
+
+test('a reload without changes publishes nothing', async () => {
+  const keys = `${HEARTBEAT}, ${REGISTRATION}, backends: ["10.0.0.1:7777"]`;
+  const pool = start(keys);
+  const published = snapshots.length;
+  await pool.apply(poolConfig(keys));
+  expect(snapshots).toHaveLength(published);
+});
+
+test('a registered backend that the configuration takes in keeps its place and no longer expires', async () => {
+  const pool = start(REGISTRATION);
+  register(pool, 'a', '10.0.0.9:7777');
+  register(pool, 'b', '10.0.0.8:7777');
+  const before = snapshots.at(-1)?.backends[0]?.ref;
+  await pool.apply(
+    poolConfig(
+      `${REGISTRATION}, backends: [{ id: a, address: "10.0.0.9:7777" }, { id: c, address: "10.0.0.8:7777" }]`,
+    ),
+  );
+  await passSeconds(10);
+  expect(pool.view().backends.map(({ id, origin }) => [id, origin])).toEqual([
+    ['a', 'static'],
+    ['c', 'static'],
+  ]);
+  expect(snapshots.at(-1)?.backends[0]?.ref).toBe(before);
+});
+
+test('a new health check begins anew, and to have none makes every backend healthy', async () => {
+  const pool = start(`${HEARTBEAT}, backends: ["10.0.0.1:7777"]`);
+  await passSeconds(4);
+  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 unhealthy']);
+  await pool.apply(poolConfig('healthCheck: { type: heartbeat, interval: 2s }, backends: ["10.0.0.1:7777"]'));
+  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 unhealthy']);
+  await pool.apply(poolConfig('backends: ["10.0.0.1:7777"]'));
+  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 ready']);
+  await passSeconds(10);
+  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 ready']);
+});
