@@ -6,6 +6,7 @@
  * 4i..4i+3 in the machine's (little-endian) order, which is also what the Linux kernel's jhash2 reads.
  */
 import assert from 'node:assert/strict';
+import { isIP } from 'node:net';
 import { endianness } from 'node:os';
 import ipaddr from 'ipaddr.js';
 import { RelayError } from './relay-error.ts';
@@ -31,15 +32,14 @@ export class IpAddress {
 
   /** Parses `10.0.0.3`, `2001:db8::1`, `::ffff:10.0.0.3` or `fe80::1%eth0` (the zone is dropped). */
   static parse(text: string): IpAddress {
-    const zone = text.indexOf('%');
-    const plain = zone === -1 ? text : text.slice(0, zone);
-    const ok = ipaddr.IPv6.isValid(plain) || ipaddr.IPv4.isValidFourPartDecimal(plain);
-    if (!ok)
+    // The system's own parser says what an address is: ipaddr.js would also take `10.0.0.3%x` and `::ffff:0x7f.0.0.1`.
+    if (isIP(text) === 0)
       throw new RelayError(
         'TICKRELAY_ERR_ADDRESS',
         `"${text}" is not an IP address (like 10.0.0.3 or 2001:db8::1)`,
       );
-    const parsed = ipaddr.parse(plain);
+    const zone = text.indexOf('%');
+    const parsed = ipaddr.parse(zone === -1 ? text : text.slice(0, zone));
     const v6 = parsed instanceof ipaddr.IPv4 ? parsed.toIPv4MappedAddress() : parsed;
     return new IpAddress(Uint8Array.from(v6.toByteArray()));
   }
@@ -109,7 +109,7 @@ export class Cidr {
   readonly prefixBits: number;
 
   constructor(base: IpAddress, prefixBits: number) {
-    assert(Number.isInteger(prefixBits) && prefixBits >= 0 && prefixBits <= 128);
+    assert(Number.isInteger(prefixBits) && prefixBits >= (base.isV4 ? 96 : 0) && prefixBits <= 128);
     this.base = base;
     this.prefixBits = prefixBits;
   }
@@ -117,16 +117,18 @@ export class Cidr {
   static parse(text: string): Cidr {
     const [address = '', prefix, ...rest] = text.split('/');
     const base = IpAddress.parse(address);
-    const isDotted = !address.includes(':');
-    const most = isDotted ? 32 : 128;
-    const bits = prefix === undefined ? most : /^\d{1,3}$/.test(prefix) ? Number(prefix) : Number.NaN;
-    if (rest.length > 0 || !(bits <= most)) {
+    const shared = address.includes(':') ? 0 : 96;
+    const isNumber = prefix === undefined || /^\d{1,3}$/.test(prefix);
+    const prefixBits = prefix === undefined ? 128 : Number(prefix) + shared;
+    // A v4-mapped base with fewer bits, `::ffff:10.0.0.0/24`, would silently be a block with all of IPv4 in it.
+    const least = base.isV4 ? 96 : 0;
+    if (rest.length > 0 || !isNumber || prefixBits < least || prefixBits > 128) {
       throw new RelayError(
         'TICKRELAY_ERR_ADDRESS',
         `"${text}" is not a block of addresses (like 10.0.0.0/24 or 2001:db8::/32)`,
       );
     }
-    return new Cidr(base, isDotted ? bits + 96 : bits);
+    return new Cidr(base, prefixBits);
   }
 
   contains(ip: IpAddress): boolean {
@@ -137,8 +139,7 @@ export class Cidr {
   }
 
   toString(): string {
-    const v4 = this.base.isV4 && this.prefixBits >= 96;
-    return `${this.base.toString()}/${v4 ? this.prefixBits - 96 : this.prefixBits}`;
+    return `${this.base.toString()}/${this.base.isV4 ? this.prefixBits - 96 : this.prefixBits}`;
   }
 }
 
@@ -181,9 +182,13 @@ export function parseIntoWords(text: string, words: Uint32Array, at: number): vo
     } else if (char >= 48 && char <= 57) {
       octet = octet * 10 + char - 48;
     } else {
-      words.set(IpAddress.parse(text).words, at);
-      return;
+      shift = -1;
+      break;
     }
+  }
+  if (shift !== 24) {
+    words.set(IpAddress.parse(text).words, at);
+    return;
   }
   words[at] = 0;
   words[at + 1] = 0;
