@@ -36,7 +36,7 @@ const nearlyAddress = fc.oneof(
       maxLength: 9,
     })
     .map((groups) => groups.join(':')),
-  fc.string({ unit: fc.constantFrom(...'0123456789af:.%x'), maxLength: 16 }),
+  fc.string({ unit: fc.constantFrom('0', '1', '2', '5', '9', 'a', 'f', ':', '.', '%', 'x'), maxLength: 16 }),
   fc.ipV4().map((v4) => `::ffff:${v4}`),
 );
 
