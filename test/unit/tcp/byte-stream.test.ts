@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { echo, hold, howItEnds, nextText, TcpBench } from './tcp-bench.ts';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { echo, eventually, hold, howItEnds, nextText, TcpBench } from './tcp-bench.ts';
 
 const MIB = 1024 * 1024;
 
@@ -56,7 +56,7 @@ test('64 MB both ways at once arrive byte for byte, with pauses on every side', 
       Promise.all([sendRandomly(socket, total, 3), receiveRandomly(socket, 4)]).then(resolve, reject);
     });
   });
-  await vi.waitFor(() => expect(bench.pool.list()).toHaveLength(1));
+  await eventually(() => expect(bench.pool.list()).toHaveLength(1));
   await bench.listen();
   const client = bench.dial();
   const [sentByClient, receivedByClient] = await Promise.all([
@@ -66,7 +66,7 @@ test('64 MB both ways at once arrive byte for byte, with pauses on every side', 
   const [sentByBackend, receivedByBackend] = await atBackend;
   expect(receivedByBackend).toBe(sentByClient);
   expect(receivedByClient).toBe(sentByBackend);
-  await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+  await eventually(() => expect(bench.closed('completed')).toBe(1));
   expect(bench.status().counts).toMatchObject({ downstreamBytes: total, upstreamBytes: total });
 });
 
@@ -82,7 +82,7 @@ describe('half-close', () => {
     client.end('question');
     expect(await nextText(client)).toBe('got question');
     expect(await howItEnds(client)).toBe('end');
-    await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+    await eventually(() => expect(bench.closed('completed')).toBe(1));
   });
 
   test('the backend ends first and still gets the rest', async () => {
@@ -97,7 +97,7 @@ describe('half-close', () => {
     await once(client, 'end');
     expect(bench.engine.connections({ limit: 1 }).connections[0]?.state).toBe('backend-ended');
     client.end('last words');
-    await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+    await eventually(() => expect(bench.closed('completed')).toBe(1));
     expect(received).toBe('last words');
   });
 
@@ -106,9 +106,9 @@ describe('half-close', () => {
     await bench.listen();
     const client = bench.dial();
     client.end();
-    await vi.waitFor(() => expect(backend.sockets.size).toBe(1));
+    await eventually(() => expect(backend.sockets.size).toBe(1));
     const state = () => bench.engine.connections({ limit: 1 }).connections[0]?.state;
-    await vi.waitFor(() => expect(state()).toBe('client-ended'));
+    await eventually(() => expect(state()).toBe('client-ended'));
   });
 });
 
@@ -120,8 +120,8 @@ describe('a reset', () => {
     client.write('x');
     await once(client, 'data');
     client.resetAndDestroy();
-    await vi.waitFor(() => expect(backend.errorCodes).toEqual(['ECONNRESET']));
-    await vi.waitFor(() => expect(bench.closed('client-reset')).toBe(1));
+    await eventually(() => expect(backend.errorCodes).toEqual(['ECONNRESET']));
+    await eventually(() => expect(bench.closed('client-reset')).toBe(1));
   });
 
   test('of the backend reaches the client as a reset', async () => {
@@ -132,7 +132,7 @@ describe('a reset', () => {
     await once(client, 'data');
     for (const socket of backend.sockets) socket.resetAndDestroy();
     expect(await howItEnds(client)).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('backend-reset')).toBe(1));
+    await eventually(() => expect(bench.closed('backend-reset')).toBe(1));
   });
 
   test('right after accepting is passed on and counted', async () => {
@@ -140,7 +140,7 @@ describe('a reset', () => {
     await bench.listen();
     expect(await howItEnds(bench.dial())).toBe('reset');
     // Whether the system reports it as a failed connect or a later reset is a matter of microseconds.
-    await vi.waitFor(() => expect(bench.closed('backend-reset') + bench.closed('connect-failed')).toBe(1));
+    await eventually(() => expect(bench.closed('backend-reset') + bench.closed('connect-failed')).toBe(1));
   });
 });
 
@@ -182,7 +182,7 @@ describe('a reader that stops', () => {
     await untilStopped(() => written());
     const stoppedAt = written();
     client.resume();
-    await vi.waitFor(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB), 10_000);
+    await eventually(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB));
   });
 
   test('at the backend stops the client, with the memory between them bounded', async () => {
@@ -193,7 +193,7 @@ describe('a reader that stops', () => {
     await untilStopped(written);
     const stoppedAt = written();
     for (const socket of backend.sockets) socket.resume();
-    await vi.waitFor(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB), 10_000);
+    await eventually(() => expect(written()).toBeGreaterThan(stoppedAt + 16 * MIB));
   });
 
   test('can be reset although bytes wait for it', async () => {
@@ -203,6 +203,6 @@ describe('a reader that stops', () => {
     await untilStopped(() => bench.status().counts.upstreamBytes);
     const [view] = bench.engine.connections({ limit: 1 }).connections;
     expect(bench.engine.closeConnection(view!.id)).toBe(true);
-    await vi.waitFor(() => expect(bench.closed('operator')).toBe(1));
+    await eventually(() => expect(bench.closed('operator')).toBe(1));
   });
 });

@@ -1,6 +1,7 @@
 /** A relay with real backends and clients on loopback, for the tests of relay/tcp. Everything it opens it closes. */
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { vi } from 'vitest';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../../relay/tcp/close-reason.ts';
@@ -129,6 +130,11 @@ export function listenerSpec(): TcpListenerSpec {
     keepAliveMs: 60_000,
     maxConnections: 1_000,
   };
+}
+
+/** Waits until the assertion holds; the deadline is for busy machines only. */
+export function eventually(assertion: () => void): Promise<void> {
+  return vi.waitFor(assertion, { timeout: 20_000, interval: 10 });
 }
 
 /** accepted = the sum of closed + live */

@@ -8,11 +8,21 @@ import {
   type AddressInfo,
   type TcpNetConnectOpts,
 } from 'node:net';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
 import { CLOSE_REASONS } from '../../../relay/tcp/close-reason.ts';
 import type { TcpEngineOptions } from '../../../relay/tcp/tcp-engine.ts';
-import { echo, greet, hold, howItEnds, isBalanced, listenerSpec, nextText, TcpBench } from './tcp-bench.ts';
+import {
+  echo,
+  eventually,
+  greet,
+  hold,
+  howItEnds,
+  isBalanced,
+  listenerSpec,
+  nextText,
+  TcpBench,
+} from './tcp-bench.ts';
 
 let bench: TcpBench;
 const start = (options: TcpEngineOptions): void => {
@@ -34,7 +44,7 @@ describe('least-connections', () => {
     for (const id of ['a', 'b', 'c', 'd']) await bench.backend(id, hold);
     await bench.listen();
     await dialMany(200);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ a: 50, b: 50, c: 50, d: 50 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 50, b: 50, c: 50, d: 50 }));
   });
 
   test('spreads by weight', async () => {
@@ -42,17 +52,17 @@ describe('least-connections', () => {
     await bench.backend('large', hold, 3);
     await bench.listen();
     await dialMany(80);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ small: 20, large: 60 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ small: 20, large: 60 }));
   });
 
   test('gives the next connection to the backend that lost one', async () => {
     for (const id of ['a', 'b']) await bench.backend(id, greet(id));
     await bench.listen();
     await dialMany(10);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ a: 5, b: 5 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 5, b: 5 }));
     const onA = bench.engine.connections({ limit: 10, backend: 'a' }).connections[0]!;
     bench.engine.closeConnection(onA.id);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ a: 4, b: 5 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 4, b: 5 }));
     expect(await nextText(bench.dial())).toBe('a');
   });
 
@@ -104,7 +114,7 @@ describe('a backend that can not be reached', () => {
     bench.engine.publish(pool.snapshot());
     bench.local = await bench.engine.addListener(listenerSpec());
     expect(await howItEnds(bench.dial())).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('connect-failed')).toBe(1));
+    await eventually(() => expect(bench.closed('connect-failed')).toBe(1));
     expect(attempts).toHaveLength(2);
     expect(new Set(attempts).size).toBe(2);
   });
@@ -113,7 +123,7 @@ describe('a backend that can not be reached', () => {
     await bench.deadBackend('dead');
     await bench.listen();
     expect(await howItEnds(bench.dial())).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('connect-failed')).toBe(1));
+    await eventually(() => expect(bench.closed('connect-failed')).toBe(1));
     expect(bench.status().counts.retried).toBe(0);
   });
 
@@ -136,7 +146,7 @@ describe('a backend that can not be reached', () => {
     for (const id of ['a', 'b']) await bench.backend(id, hold);
     await bench.listen({ connectTimeoutMs: 50 });
     expect(await howItEnds(bench.dial())).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('connect-timeout')).toBe(1));
+    await eventually(() => expect(bench.closed('connect-timeout')).toBe(1));
     expect(bench.status()).toMatchObject({ liveConnections: 0, counts: { retried: 1 } });
   });
 
@@ -147,7 +157,7 @@ describe('a backend that can not be reached', () => {
     for (const id of ['a', 'b']) await bench.backend(id, greet(id));
     await bench.listen();
     const client = bench.dial();
-    await vi.waitFor(() => expect(bench.status().liveConnections).toBe(1));
+    await eventually(() => expect(bench.status().liveConnections).toBe(1));
     const [chosen] = bench.status().connectionsByBackend.keys();
     bench.pool.setHealthy(chosen!, false);
     bench.publish();
@@ -171,7 +181,7 @@ test('a backend that fails after the first byte is not replaced', async () => {
   const client = bench.dial();
   client.write('first byte');
   expect(await howItEnds(client)).toBe('reset');
-  await vi.waitFor(() => expect(bench.closed('backend-reset')).toBe(1));
+  await eventually(() => expect(bench.closed('backend-reset')).toBe(1));
   expect(attempts).toHaveLength(1);
   expect(attempts[0]).toMatchObject({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 });
 });
@@ -203,7 +213,7 @@ describe('a client is refused with a reset', () => {
     expect(await howItEnds(bench.dial())).toBe('reset');
     expect(bench.closed('connection-limit')).toBe(1);
     first.resetAndDestroy();
-    await vi.waitFor(() => expect(bench.status().liveConnections).toBe(1));
+    await eventually(() => expect(bench.status().liveConnections).toBe(1));
     expect(await nextText(bench.dial())).toBe('a');
   });
 
@@ -273,7 +283,7 @@ describe('a backend', () => {
     expect(orphans).toBeGreaterThan(0);
     for (const client of clients) client.on('end', () => client.end()).resume();
     victim.kill('SIGKILL');
-    await vi.waitFor(() => expect(bench.closed('completed') + bench.closed('backend-reset')).toBe(orphans));
+    await eventually(() => expect(bench.closed('completed') + bench.closed('backend-reset')).toBe(orphans));
     // Nobody told the pool yet: the retry finds the survivor.
     const next = bench.dial();
     next.write('y');
@@ -285,11 +295,11 @@ describe('a backend', () => {
     for (const id of ['a', 'b']) await bench.backend(id, echo);
     await bench.listen();
     await dialMany(2);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ a: 1, b: 1 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 1, b: 1 }));
     bench.pool.setDraining('a', true);
     bench.publish();
     await dialMany(3);
-    await vi.waitFor(() => expect(liveByBackend()).toEqual({ a: 1, b: 4 }));
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 1, b: 4 }));
   });
 });
 
@@ -312,7 +322,7 @@ describe('an idle connection', () => {
     const ending = howItEnds(quiet);
     nowMs += 1;
     expect(await ending).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('idle-timeout')).toBe(1));
+    await eventually(() => expect(bench.closed('idle-timeout')).toBe(1));
     expect(bench.status().liveConnections).toBe(1);
   });
 });
@@ -327,7 +337,7 @@ describe('the connection table', () => {
     const client = bench.dial();
     await nextText(client);
     client.write('hi');
-    await vi.waitFor(() => expect(bench.status().counts.downstreamBytes).toBe(2));
+    await eventually(() => expect(bench.status().counts.downstreamBytes).toBe(2));
     nowMs = 6_500;
     const { connections, total, truncated } = bench.engine.connections({ limit: 10 });
     expect({ total, truncated }).toEqual({ total: 1, truncated: false });
@@ -350,7 +360,7 @@ describe('the connection table', () => {
     await bench.listen();
     for (const localAddress of ['127.0.0.2', '127.0.0.2', '127.0.0.3', '127.0.0.4'])
       bench.dial({ localAddress });
-    await vi.waitFor(() => expect(bench.status().liveConnections).toBe(4));
+    await eventually(() => expect(bench.status().liveConnections).toBe(4));
     const { engine } = bench;
     expect(engine.connections({ limit: 3 })).toMatchObject({ total: 4, truncated: true });
     expect(engine.connections({ limit: 9, clientIp: '127.0.0.2' }).total).toBe(2);
@@ -368,7 +378,7 @@ describe('the connection table', () => {
     const ending = howItEnds(client);
     expect(bench.engine.closeConnection(1)).toBe(true);
     expect(await ending).toBe('reset');
-    await vi.waitFor(() => expect(bench.closed('operator')).toBe(1));
+    await eventually(() => expect(bench.closed('operator')).toBe(1));
     expect(bench.engine.closeConnection(1)).toBe(false);
   });
 });
@@ -386,11 +396,9 @@ test('accepted is the sum of closed and live, whatever happens to 300 connection
       if (i % 3 === 0) client.once('connect', () => client.end('whole'));
       if (i % 3 === 1) client.once('connect', () => client.resetAndDestroy());
     }
-    await Promise.allSettled(clients.map((client) => once(client, 'connect')));
+    await eventually(() => expect(bench.status().counts.accepted).toBe(30 * (round + 1)));
     expect(isBalanced(bench.status())).toBe(true);
   }
-  // Not exactly 300: the system itself drops a connection whose reset overtakes the last step of its handshake.
-  expect(bench.status().counts.accepted).toBeGreaterThan(200);
   await bench.engine.close();
   expect(bench.status().liveConnections).toBe(0);
   expect(isBalanced(bench.status())).toBe(true);
@@ -450,7 +458,7 @@ describe('the way down', () => {
     expect(await nextText(client)).toBe('two');
     client.end();
     expect(await howItEnds(client)).toBe('end');
-    await vi.waitFor(() => expect(bench.closed('completed')).toBe(1));
+    await eventually(() => expect(bench.closed('completed')).toBe(1));
     await expect(bench.engine.addListener({ ...listenerSpec(), name: 'late' })).rejects.toThrow(
       /is draining/,
     );
@@ -480,13 +488,13 @@ describe('the way down', () => {
     await bench.backend('a', echo);
     await bench.listen();
     const clients = await dialMany(20);
-    await vi.waitFor(() => expect(bench.status().liveConnections).toBe(20));
+    await eventually(() => expect(bench.status().liveConnections).toBe(20));
     const endings = clients.map(howItEnds);
     await Promise.all([bench.engine.close(), bench.engine.close()]);
     expect(bench.status()).toMatchObject({ liveConnections: 0, counts: { closed: { shutdown: 20 } } });
     expect(new Set(await Promise.all(endings))).toEqual(new Set(['reset']));
     await bench.end();
-    await vi.waitFor(() => expect(openSockets()).toBe(0));
+    await eventually(() => expect(openSockets()).toBe(0));
   });
 });
 
