@@ -1,0 +1,43 @@
+/** A session ends when its client has been silent for the idle timeout, and only then. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { gameConfig } from '../support/game-fleet.ts';
+import { Stage } from '../support/stage.ts';
+import { until } from '../support/until.ts';
+
+let stage: Stage;
+
+beforeEach(() => (stage = new Stage()));
+afterEach(() => stage.close());
+
+test('a silent client loses its session and a sending one keeps it', async () => {
+  const server = await stage.gameServer({ id: 1 });
+  const relay = await stage.relay(
+    gameConfig({ listener: { idleTimeout: '2s' }, pool: { backends: [server.endpoint.toString()] } }),
+  );
+  expect(relay.process.stderr).toContain('listeners[0].idleTimeout: 2000ms is below the 120s of RFC 4787 REQ-5');
+
+  const [silent, sending] = await stage.players(2, relay.listener());
+  await silent!.stop();
+  const before = await relay.sessions();
+  expect(before.map(({ client }) => client).sort()).toEqual([silent!.address, sending!.address].sort());
+  const kept = before.find(({ client }) => client === sending!.address)!;
+
+  await until('the silent session to end', async () => (await relay.sessions()).length === 1);
+  const [left] = await relay.sessions();
+  expect(left).toMatchObject({ client: sending!.address, upstreamPort: kept.upstreamPort });
+  expect(left!.downstreamDatagrams).toBeGreaterThan(kept.downstreamDatagrams);
+  expect(await relay.metric('sessions_expired_total')).toBe(1);
+  expect(await relay.metric('pins')).toBe(2);
+});
+
+test('a client that comes back after its session ended finds its server again', async () => {
+  const servers = await stage.gameServers(3);
+  const backends = servers.map(({ endpoint }) => endpoint.toString());
+  const relay = await stage.relay(gameConfig({ listener: { idleTimeout: '100ms' }, pool: { backends } }));
+  const players = await stage.players(12, relay.listener());
+  await Promise.all(players.map((player) => player.stop()));
+  await relay.untilMetric('sessions', {}, 0);
+
+  const again = await stage.players(12, relay.listener());
+  expect(again.map(({ server }) => server)).toEqual(players.map(({ server }) => server));
+});

@@ -1,0 +1,158 @@
+/**
+ * The relay as a process, as an operator has it: started with flags or a configuration file, reloaded by SIGHUP, asked
+ * through its admin API. Addresses come from its `ready` event, so that every port can be 0.
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { tickrelay, type ManagedProcess, type ProcessGroup } from '../../bench/process-group.ts';
+import { Endpoint } from '../../net/address.ts';
+import { MetricsPage, type Labels } from './metrics-page.ts';
+import { until } from './until.ts';
+
+export interface Answer<Body = unknown> {
+  readonly status: number;
+  readonly body: Body;
+}
+
+/** A refusal by the admin API. */
+export interface ErrorBody {
+  readonly code: string;
+  readonly message: string;
+}
+
+export interface SessionRow {
+  readonly listener: string;
+  readonly client: string;
+  readonly backend: string;
+  readonly upstreamPort: number;
+  readonly downstreamDatagrams: number;
+  readonly upstreamDatagrams: number;
+}
+
+export interface BackendRow {
+  readonly id: string;
+  readonly address: string;
+  readonly state: string;
+  readonly sessions: number;
+}
+
+interface ReadyEvent {
+  readonly listeners: Readonly<Record<string, string>>;
+  readonly admin?: string;
+}
+
+/** Keys that `request` needs beside the path. */
+export interface RequestOptions {
+  readonly method?: string;
+  /** An object is sent as JSON, text as it is. */
+  readonly body?: object | string;
+  readonly token?: string;
+}
+
+export class RelayProcess {
+  readonly process: ManagedProcess;
+  readonly #ready: ReadyEvent;
+  readonly #configPath: string | undefined;
+
+  private constructor(process: ManagedProcess, ready: ReadyEvent, configPath: string | undefined) {
+    this.process = process;
+    this.#ready = ready;
+    this.#configPath = configPath;
+  }
+
+  /** Starts a relay with these flags, and `configPath` if there is one. Resolves when it is ready. */
+  static async start(group: ProcessGroup, args: readonly string[], configPath?: string): Promise<RelayProcess> {
+    const config = configPath === undefined ? [] : ['--config', configPath];
+    const child = group.start(tickrelay('relay', ['relay', '--json', ...config, ...args]));
+    return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, configPath);
+  }
+
+  get listenerNames(): readonly string[] {
+    return Object.keys(this.#ready.listeners);
+  }
+
+  get admin(): string {
+    assert(this.#ready.admin !== undefined, 'the relay was started without an admin address');
+    return `http://${this.#ready.admin}`;
+  }
+
+  /** Open descriptors of the process. */
+  get descriptors(): number {
+    return readdirSync(`/proc/${this.process.pid}/fd`).length;
+  }
+
+  /** Where players reach it. @param name of the listener; the first one by default */
+  listener(name = this.listenerNames[0]!): Endpoint {
+    return Endpoint.parse(this.#ready.listeners[name]!);
+  }
+
+  async request<Body = ErrorBody>(path: string, options: RequestOptions = {}): Promise<Answer<Body>> {
+    const { method = 'GET', body, token } = options;
+    const response = await fetch(`${this.admin}${path}`, {
+      method,
+      headers: {
+        ...(typeof body === 'object' ? { 'content-type': 'application/json' } : {}),
+        ...(typeof body === 'string' ? { 'content-type': 'application/yaml' } : {}),
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+      },
+      body: typeof body === 'object' ? JSON.stringify(body) : (body ?? null),
+    });
+    const text = await response.text();
+    const isJson = response.headers.get('content-type')?.startsWith('application/json') === true;
+    return { status: response.status, body: (isJson ? JSON.parse(text) : text) as Body };
+  }
+
+  async metrics(): Promise<MetricsPage> {
+    return new MetricsPage((await this.request<string>('/metrics')).body);
+  }
+
+  /** One metric, without `tickrelay_`: the sum of its samples with these labels. */
+  async metric(name: string, labels?: Labels): Promise<number | undefined> {
+    return (await this.metrics()).value(name, labels);
+  }
+
+  /** Waits until a metric has this value. */
+  async untilMetric(name: string, labels: Labels, wanted: number): Promise<void> {
+    const what = `tickrelay_${name}${JSON.stringify(labels)} = ${wanted}`;
+    await until(what, async () => (await this.metric(name, labels)) === wanted);
+  }
+
+  async sessions(query = ''): Promise<readonly SessionRow[]> {
+    const answer = await this.request<{ sessions: readonly SessionRow[] }>(`/v1/sessions?limit=10000${query}`);
+    return answer.body.sessions;
+  }
+
+  /** The backend of each live session, by client address. */
+  async serversByClient(): Promise<ReadonlyMap<string, string>> {
+    return new Map((await this.sessions()).map(({ client, backend }) => [client, backend]));
+  }
+
+  /** The backends of a pool, by id. */
+  async backends(pool = 'game-servers'): Promise<ReadonlyMap<string, BackendRow>> {
+    const { body } = await this.request<{ backends: readonly BackendRow[] }>(`/v1/pools/${pool}`);
+    return new Map(body.backends.map((row) => [row.id, row]));
+  }
+
+  /** Waits until the pool has these backends in these states, and no others. */
+  async untilStates(wanted: Readonly<Record<string, string>>, pool = 'game-servers'): Promise<void> {
+    await until(`backends ${JSON.stringify(wanted)}`, async () => {
+      const rows = await this.backends(pool);
+      const ids = Object.keys(wanted);
+      return rows.size === ids.length && ids.every((id) => rows.get(id)?.state === wanted[id]);
+    });
+  }
+
+  /** Replaces the configuration file. */
+  writeConfig(config: object | string): void {
+    assert(this.#configPath !== undefined, 'the relay was started without a file');
+    writeFileSync(this.#configPath, typeof config === 'string' ? config : JSON.stringify(config));
+  }
+
+  /** Sends SIGHUP and waits for the relay's verdict. @returns whether it took the file over */
+  async reload(): Promise<boolean> {
+    const before = (await this.metric('config_reloads_total')) ?? 0;
+    this.process.signal('SIGHUP');
+    await this.untilMetric('config_reloads_total', {}, before + 1);
+    return (await this.metric('config_last_reload_successful')) === 1;
+  }
+}
