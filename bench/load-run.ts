@@ -20,6 +20,8 @@ import { mergeHistograms, roundTripOf } from './summary.ts';
 
 /** Time between the end of the second reading and the end of the sending, in ms. */
 const READING_MARGIN_MS = 50;
+/** How long answers are waited for after the last update, in ms; a later one is lost. */
+const GRACE_MS = 300;
 /** How long the generators may take beyond their own times, in ms. */
 const SUMMARY_SLACK_MS = 20_000;
 
@@ -97,6 +99,7 @@ export function startGenerators(
       duration: `${load.durationMs}ms`,
       ramp: `${load.rampMs}ms`,
       warmup: `${load.warmupMs}ms`,
+      grace: `${GRACE_MS}ms`,
     };
     const flags = Object.entries(args).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
     return [group.start(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']))];

@@ -28,7 +28,7 @@ export function makePlan({ players, engines, seed, quick, rounds, ladder }: Plan
         payloadRounds: 1,
         rampMs: 100,
         warmupMs: 200,
-        budgetMs: 11_000,
+        budgetMs: 8_000,
       }
     : {
         ...shared,
@@ -40,6 +40,6 @@ export function makePlan({ players, engines, seed, quick, rounds, ladder }: Plan
         payloadRounds: 2,
         rampMs: 300,
         warmupMs: 400,
-        budgetMs: 62_000,
+        budgetMs: 54_000,
       };
 }

@@ -25,8 +25,8 @@ const CLI = fileURLToPath(
 const READY_DEADLINE_MS = 15_000;
 /** How long a child may take to end after SIGTERM, in ms. */
 const STOP_GRACE_MS = 3_000;
-/** Characters of standard error that are kept for a failure's message. */
-const STDERR_TAIL = 8_192;
+/** Characters of each output stream that are kept: the last ones. */
+const OUTPUT_TAIL = 8_192;
 
 /** One line that a child printed, without its `event` key. */
 export type EventFields = Readonly<Record<string, unknown>>;
@@ -57,6 +57,7 @@ export class ManagedProcess {
   readonly #process: ChildProcess;
   readonly #changes = new EventEmitter().setMaxListeners(0);
   readonly #events = new Map<string, EventFields>();
+  #stdout = '';
   #stderr = '';
   #exit: ProcessExit | undefined;
 
@@ -69,7 +70,7 @@ export class ManagedProcess {
     });
     createInterface({ input: this.#process.stdout! }).on('line', (line) => this.#read(line));
     this.#process.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      this.#stderr = (this.#stderr + text).slice(-STDERR_TAIL);
+      this.#stderr = (this.#stderr + text).slice(-OUTPUT_TAIL);
     });
     this.#process.on('error', (error) => {
       this.#stderr += error.message;
@@ -81,6 +82,11 @@ export class ManagedProcess {
   /** Undefined when the program could not be started. */
   get pid(): number | undefined {
     return this.#process.pid;
+  }
+
+  /** The end of what it wrote on standard output, at most 8 KiB. */
+  get stdout(): string {
+    return this.#stdout;
   }
 
   /** The end of what it wrote on standard error, at most 8 KiB. */
@@ -125,6 +131,7 @@ export class ManagedProcess {
   }
 
   #read(line: string): void {
+    this.#stdout = `${this.#stdout}${line}\n`.slice(-OUTPUT_TAIL);
     const fields = parseEvent(line);
     if (fields === undefined) return;
     const { event, ...rest } = fields;

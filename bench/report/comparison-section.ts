@@ -19,7 +19,12 @@ export function comparisonSection({ comparison, plan, machine }: BenchResults): 
       ),
       ...backgroundFinding(machine.busyBefore),
     ],
-    tables: [roundTripTable(routes, baseline), deliveryTable(routes), cpuTable(routes, baseline)],
+    tables: [
+      roundTripTable(routes, baseline),
+      lossTable(routes),
+      rateTable(routes),
+      cpuTable(routes, baseline),
+    ],
     plots: [curves(comparison, plan.tickHz)],
     method:
       `Game servers, relay and players are separate processes on one machine and speak UDP over loopback. The routes take ` +
@@ -106,20 +111,32 @@ function roundTripTable(routes: readonly RunSummary[], baseline: RunSummary | un
   };
 }
 
-function deliveryTable(routes: readonly RunSummary[]): Table {
+function rateTable(routes: readonly RunSummary[]): Table {
   return {
-    caption: 'Delivery',
+    caption: 'Rates, for each second',
     columns: [
       text('route'),
-      ...['offered/s', 'achieved/s', 'delivered datagrams/s', 'sent', 'lost', 'loss', 'wrong server'].map(
-        figure,
-      ),
+      ...['updates offered', 'updates sent', 'datagrams delivered', 'generator lag p99, µs'].map(figure),
     ],
     rows: routes.map((route) => [
       route.name,
       formatNumber(route.offeredPerSecond),
       formatNumber(route.achievedPerSecond),
       formatNumber(route.deliveredPerSecond),
+      formatTime(route.sendLagP99Us),
+    ]),
+  };
+}
+
+function lossTable(routes: readonly RunSummary[]): Table {
+  return {
+    caption: 'Delivery, over all rounds',
+    columns: [
+      text('route'),
+      ...['updates sent', 'lost', 'loss', 'wrong server', 'dropped by relay', 'buffer overflows'].map(figure),
+    ],
+    rows: routes.map((route) => [
+      route.name,
       formatNumber(route.sent),
       formatNumber(route.lost),
       formatShare(route.loss),
@@ -133,10 +150,7 @@ function deliveryTable(routes: readonly RunSummary[]): Table {
 function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefined): Table {
   return {
     caption: 'CPU, in µs for each datagram',
-    columns: [
-      text('route'),
-      ...['relay process', 'whole machine', 'machine / direct', 'generator lag p99, µs'].map(figure),
-    ],
+    columns: [text('route'), ...['relay process', 'whole machine', `machine / ${DIRECT}`].map(figure)],
     rows: routes.map((route) => [
       route.name,
       formatKnown(route.relayCpuUsPerDatagram, 2),
@@ -144,7 +158,6 @@ function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefine
       baseline === undefined
         ? '-'
         : formatRatio(route.machineCpuUsPerDatagram / baseline.machineCpuUsPerDatagram),
-      formatTime(route.sendLagP99Us),
     ]),
   };
 }

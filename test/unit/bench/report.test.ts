@@ -30,7 +30,8 @@ describe('the report', () => {
     const captions = [...html.matchAll(/<caption>([^<]*)<\/caption>/g)].map((match) => match[1]);
     expect(captions).toEqual([
       'Round trip, in µs',
-      'Delivery',
+      'Delivery, over all rounds',
+      'Rates, for each second',
       'CPU, in µs for each datagram',
       'Steps, in the order they ran',
       'Bytes, and ns to encode and decode; Mbit/s for a match of 10 at 128 Hz',
@@ -40,6 +41,17 @@ describe('the report', () => {
     ]);
     expect(html.match(/<svg/g)).toHaveLength(4);
     expect(html.match(/<p class="method">/g)).toHaveLength(5);
+  });
+
+  it('has a cell for every column in every row', async () => {
+    const { html } = renderReport(await fixtureResults());
+    for (const [table] of html.matchAll(/<table>.*?<\/table>/gs)) {
+      const [head, ...rows] = [...table.matchAll(/<tr>.*?<\/tr>/gs)].map(
+        ([row]) => row.match(/<(th|td)\b/g)?.length,
+      );
+      expect(rows.length).toBeGreaterThan(0);
+      expect(rows.every((cells) => cells === head)).toBe(true);
+    }
   });
 
   it('shows text from the machine as text', async () => {
