@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { reset } from '../../../relay/tcp/tcp-connection.ts';
 import { echo, eventually, hold, howItEnds, nextText, TcpBench } from './tcp-bench.ts';
 
 const MIB = 1024 * 1024;
@@ -142,6 +143,21 @@ describe('a reset', () => {
     // Whether the system reports it as a failed connect or a later reset is a matter of microseconds.
     await eventually(() => expect(bench.closed('backend-reset') + bench.closed('connect-failed')).toBe(1));
   });
+});
+
+test('a socket whose FIN is on its way can be given up without losing its descriptor', async () => {
+  await bench.backend('a', hold);
+  await bench.listen();
+  const client = bench.dial();
+  await once(client, 'connect');
+  const errors: unknown[] = [];
+  client.on('error', (error) => errors.push(error));
+  client.end();
+  // One tick later the system is asked to send the FIN; Node's own reset would now fail and leave the socket open.
+  await new Promise<void>((resolve) => process.nextTick(resolve));
+  reset(client);
+  await once(client, 'close');
+  expect(errors).toEqual([]);
 });
 
 describe('a reader that stops', () => {
