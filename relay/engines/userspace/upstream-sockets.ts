@@ -47,7 +47,7 @@ interface Member extends UpstreamSocket {
 interface Slot {
   readonly isV4: boolean;
   readonly endpoint: Endpoint;
-  readonly fresh: Member[];
+  fresh: Member[];
   readonly resting: { readonly member: Member; readonly sinceMs: number }[];
 }
 
@@ -83,14 +83,18 @@ export class UpstreamSockets {
   }
 
   /**
-   * Learns the pool's backends. A backend that is new to its slot may have been known under another one, whose late
-   * replies can still come: sockets that are open already rest before they serve it.
+   * Learns the pool's backends. A backend that is new to its slot, or back in it, may have been known under another one
+   * meanwhile, whose late replies can still come: sockets that are open already rest before they serve it.
    */
   publish(snapshot: PoolSnapshot, nowMs: number): void {
     while (this.#slotCapacity < snapshot.backends.length) this.#growSlots();
     for (let slot = 0; slot < Math.max(this.#slots.length, snapshot.backends.length); slot++) {
       const endpoint = snapshot.backends[slot]?.endpoint;
-      if (endpoint === undefined || this.#slots[slot]?.endpoint.equals(endpoint) === true) continue;
+      if (endpoint === undefined) {
+        this.#slots[slot] = undefined;
+        continue;
+      }
+      if (this.#slots[slot]?.endpoint.equals(endpoint) === true) continue;
       const isV4 = endpoint.ip.isV4;
       const resting = this.#members
         .filter((member) => member?.isV4 === isV4 && member.owners[slot] === NO_OWNER)
@@ -138,6 +142,7 @@ export class UpstreamSockets {
       if (member === undefined || member.owned > 0) continue;
       if (nowMs - member.leftMs >= this.#options.quarantineMs) this.#close(member);
     }
+    for (const place of this.#slots) if (place !== undefined) this.#forgetClosed(place);
   }
 
   async close(): Promise<void> {
@@ -166,6 +171,11 @@ export class UpstreamSockets {
       place.resting.shift();
       if (!head.member.closed) place.fresh.push(head.member);
     }
+  }
+
+  /** A slot that takes few sockets would keep all that were ever opened. Once most of its stack are closed, they go. */
+  #forgetClosed(place: Slot): void {
+    if (place.fresh.length > 2 * this.#size) place.fresh = place.fresh.filter(({ closed }) => !closed);
   }
 
   /** Opens one more socket; it is fresh for the other slots. */

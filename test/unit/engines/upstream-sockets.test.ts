@@ -1,0 +1,290 @@
+import assert from 'node:assert/strict';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { Endpoint } from '../../../net/address.ts';
+import { DatagramBatch } from '../../../net/datagram-socket.ts';
+import { BackendPool } from '../../../relay/core/backend-pool.ts';
+import type { BackendEntry } from '../../../relay/core/pool-snapshot.ts';
+import {
+  NO_OWNER,
+  type UpstreamSocket,
+  UpstreamSockets,
+} from '../../../relay/engines/userspace/upstream-sockets.ts';
+import { collectGarbage } from '../../support/garbage.ts';
+
+const QUARANTINE_MS = 1_000;
+const EMPTY = new BackendPool('empty').snapshot();
+
+/** Upstream sockets over sockets that only note what happens to them; each has a port of its own. */
+function rig(maxSockets = 100, ids: readonly string[] = ['a', 'b']) {
+  const opened: { local: string; port: number; closed: boolean; receive: (batch: DatagramBatch) => void }[] =
+    [];
+  const failures: unknown[] = [];
+  const received: UpstreamSocket[] = [];
+  const refuse: { error: Error | undefined; attempts: number } = { error: undefined, attempts: 0 };
+  const pool = new BackendPool('game');
+  const sockets = new UpstreamSockets({
+    maxSockets,
+    quarantineMs: QUARANTINE_MS,
+    open: (local, onReceive) => {
+      refuse.attempts++;
+      if (refuse.error !== undefined) throw refuse.error;
+      const port = 40_000 + opened.length;
+      const entry = { local: local.toString(), port, closed: false, receive: onReceive };
+      opened.push(entry);
+      return {
+        local: new Endpoint(local.ip, port),
+        send: () => 1,
+        close: () => {
+          entry.closed = true;
+          entry.receive = () => undefined;
+          return Promise.resolve();
+        },
+      };
+    },
+    onReceive: (upstream) => received.push(upstream),
+    onOpenFailed: (error) => failures.push(error),
+  });
+  const add = (id: string, endpoint = `10.0.0.${id.charCodeAt(0)}:7777`): void =>
+    pool.add({ id, endpoint: Endpoint.parse(endpoint), weight: 1 });
+  const publish = (nowMs: number): void => {
+    // The tables of a whole snapshot take milliseconds, and nobody here asks them.
+    const backends: BackendEntry[] = [];
+    for (const backend of pool.list()) backends[backend.slot] = backend;
+    sockets.publish({ ...EMPTY, backends }, nowMs);
+  };
+  const slot = (id: string): number => pool.get(id)!.slot;
+  const port = (number: number): number => sockets.get(number).socket.local.port;
+  for (const id of ids) add(id);
+  publish(0);
+  return { sockets, pool, opened, failures, received, refuse, add, publish, slot, port };
+}
+
+describe('upstream sockets', () => {
+  test('sessions on one backend have a socket each, sessions on different backends share', () => {
+    const { sockets } = rig();
+    expect([sockets.acquire(0, 1, 0), sockets.acquire(0, 2, 0), sockets.acquire(1, 3, 0)]).toEqual([0, 1, 1]);
+    expect(sockets.acquire(1, 4, 0)).toBe(0);
+    expect(sockets.size).toBe(2);
+    expect([...sockets.get(1).owners.subarray(0, 3)]).toEqual([2, 3, NO_OWNER]);
+  });
+
+  test('a socket rests towards the backend that it served, not towards the others', () => {
+    const { sockets } = rig();
+    const first = sockets.acquire(0, 1, 0);
+    sockets.release(first, 0, 1, 100);
+    expect(sockets.acquire(1, 2, 100)).toBe(first);
+    expect(sockets.acquire(0, 3, 100 + QUARANTINE_MS - 1)).not.toBe(first);
+    expect(sockets.acquire(0, 4, 100 + QUARANTINE_MS)).toBe(first);
+  });
+
+  test('no more sockets are opened than allowed, and a rested one serves again', () => {
+    const { sockets } = rig(2);
+    expect([1, 2, 3].map((session) => sockets.acquire(0, session, 0))).toEqual([0, 1, -1]);
+    expect(sockets.acquire(1, 4, 0)).toBe(1);
+    sockets.release(0, 0, 1, 0);
+    expect(sockets.acquire(0, 5, QUARANTINE_MS - 1)).toBe(-1);
+    expect(sockets.acquire(0, 5, QUARANTINE_MS)).toBe(0);
+  });
+
+  test('a refused socket is asked for again after 100 ms, and each refusal is told', () => {
+    const { sockets, refuse, failures } = rig();
+    refuse.error = new Error('EMFILE');
+    expect(sockets.acquire(0, 1, 0)).toBe(-1);
+    expect(sockets.acquire(0, 1, 99)).toBe(-1);
+    expect(refuse.attempts).toBe(1);
+    expect(sockets.acquire(0, 1, 100)).toBe(-1);
+    expect(failures).toEqual([refuse.error, refuse.error]);
+    refuse.error = undefined;
+    expect(sockets.acquire(0, 1, 199)).toBe(-1);
+    expect(sockets.acquire(0, 1, 200)).toBe(0);
+    expect([refuse.attempts, sockets.size]).toEqual([3, 1]);
+  });
+
+  test('a refusal leaves sockets that are open in use', () => {
+    const { sockets, refuse } = rig();
+    sockets.acquire(0, 1, 0);
+    refuse.error = new Error('EMFILE');
+    expect(sockets.acquire(1, 2, 0)).toBe(0);
+  });
+
+  test('a socket that nobody needs is closed after its rest, and its number is used again', () => {
+    const { sockets, opened } = rig();
+    sockets.acquire(0, 1, 0);
+    sockets.acquire(0, 2, 0);
+    sockets.release(0, 0, 1, 500);
+    sockets.sweep(500 + QUARANTINE_MS - 1);
+    expect(opened.map(({ closed }) => closed)).toEqual([false, false]);
+    sockets.sweep(500 + QUARANTINE_MS);
+    expect(opened.map(({ closed }) => closed)).toEqual([true, false]);
+    expect(sockets.size).toBe(1);
+    expect(sockets.acquire(0, 3, 2_000)).toBe(0);
+    expect(opened).toHaveLength(3);
+  });
+
+  test('closed sockets are forgotten by the backends that never took them', async () => {
+    const { sockets } = rig(4);
+    const freed: WeakRef<UpstreamSocket>[] = [];
+    for (let round = 0; round < 50; round++) {
+      const number = sockets.acquire(0, 1, round * 10_000);
+      freed.push(new WeakRef(sockets.get(number)));
+      sockets.release(number, 0, 1, round * 10_000);
+      sockets.sweep(round * 10_000 + QUARANTINE_MS);
+    }
+    expect(sockets.size).toBe(0);
+    await expect
+      .poll(() => (collectGarbage(), freed.filter((ref) => ref.deref() !== undefined).length))
+      .toBe(0);
+  });
+
+  test('more backends than eight find room in sockets that are open already', () => {
+    const ids = Array.from({ length: 20 }, (_, i) => String.fromCharCode(97 + i));
+    const { sockets, add, publish } = rig(100, ids.slice(0, 2));
+    expect(sockets.acquire(1, 77, 0)).toBe(0);
+    for (const id of ids.slice(2)) add(id);
+    publish(0);
+    expect(sockets.get(0).owners.length).toBeGreaterThanOrEqual(20);
+    expect(sockets.get(0).owners[1]).toBe(77);
+    expect(sockets.acquire(19, 78, QUARANTINE_MS)).toBe(0);
+    sockets.release(0, 1, 77, QUARANTINE_MS);
+    expect(sockets.get(0).owners[19]).toBe(78);
+  });
+
+  test('a backend that moved to another slot does not meet sockets that may still get its late replies', () => {
+    const { sockets, pool, add, publish, slot, port } = rig(100, ['x', 'a']);
+    pool.remove('x');
+    publish(0);
+    add('a2', '10.0.9.9:1');
+    publish(0);
+    // a has slot 1, a2 took slot 0. Now a leaves, comes back in slot 0, leaves and comes back in slot 1.
+    const start = QUARANTINE_MS * 5;
+    pool.remove('a');
+    pool.remove('a2');
+    publish(start);
+    add('a');
+    publish(start);
+    expect(slot('a')).toBe(0);
+    const served = sockets.acquire(0, 2, start + QUARANTINE_MS);
+    const servedPort = port(served);
+    sockets.release(served, 0, 2, start + QUARANTINE_MS);
+    pool.remove('a');
+    publish(start + QUARANTINE_MS);
+    add('b');
+    add('a');
+    publish(start + QUARANTINE_MS);
+    expect(slot('a')).toBe(1);
+    expect(port(sockets.acquire(1, 3, start + QUARANTINE_MS))).not.toBe(servedPort);
+  });
+
+  test('IPv4 and IPv6 backends have sockets of their own kind', () => {
+    const { sockets, add, publish, slot, opened } = rig();
+    add('six', '[2001:db8::1]:7777');
+    publish(0);
+    sockets.acquire(0, 1, 0);
+    expect(sockets.acquire(slot('six'), 2, 0)).toBe(1);
+    expect(opened.map(({ local }) => local)).toEqual(['0.0.0.0:0', '[::]:0']);
+    expect([sockets.get(0).isV4, sockets.get(1).isV4]).toEqual([true, false]);
+  });
+
+  test('a datagram is handed on with the socket that received it', () => {
+    const { sockets, opened, received } = rig();
+    sockets.acquire(0, 1, 0);
+    sockets.acquire(0, 2, 0);
+    opened[1]!.receive(new DatagramBatch(1));
+    expect(received).toEqual([sockets.get(1)]);
+  });
+
+  test('closing closes all of them', async () => {
+    const { sockets, opened } = rig();
+    for (let session = 0; session < 5; session++) sockets.acquire(0, session, 0);
+    await sockets.close();
+    expect(opened.every(({ closed }) => closed)).toBe(true);
+    expect(sockets.size).toBe(0);
+  });
+});
+
+describe('upstream sockets, through anything', () => {
+  const action = fc.oneof(
+    { weight: 6, arbitrary: fc.record({ kind: fc.constant('acquire' as const), at: fc.nat(1_000) }) },
+    { weight: 5, arbitrary: fc.record({ kind: fc.constant('release' as const), at: fc.nat(1_000) }) },
+    {
+      weight: 3,
+      arbitrary: fc.record({ kind: fc.constant('wait' as const), at: fc.constantFrom(1, 499, 500, 1_000) }),
+    },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant('pool' as const), at: fc.nat(1_000) }) },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant('renumber' as const), at: fc.nat(1_000) }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constantFrom('sweep' as const, 'refuse' as const), at: fc.nat(1) }),
+    },
+  );
+
+  interface Live {
+    session: number;
+    number: number;
+    slot: number;
+    port: number;
+    /** The backend that it still speaks with. */
+    id: string | undefined;
+  }
+
+  test('no session meets the replies to another one', () => {
+    fc.assert(
+      fc.property(fc.array(action, { minLength: 60, maxLength: 200, size: 'max' }), (actions) => {
+        const { sockets, pool, add, publish, opened, refuse, slot, port } = rig(6, ['a', 'b', 'c']);
+        const live: Live[] = [];
+        /** When a session last spoke through this port with this backend: a late reply comes back on the same pair. */
+        const left = new Map<string, number>();
+        let nowMs = 0;
+        let nextSession = 1;
+        const part = (one: Live): void => {
+          if (one.id !== undefined) left.set(`${one.port} ${one.id}`, nowMs);
+          one.id = undefined;
+        };
+        const release = (one: Live): void => {
+          part(one);
+          sockets.release(one.number, one.slot, one.session, nowMs);
+          live.splice(live.indexOf(one), 1);
+        };
+        for (const { kind, at } of actions) {
+          const backends = pool.list();
+          const one = live[at % Math.max(1, live.length)];
+          if (kind === 'wait') nowMs += at;
+          else if (kind === 'sweep') sockets.sweep(nowMs);
+          else if (kind === 'refuse') refuse.error = at === 0 ? undefined : new Error('EMFILE');
+          else if (kind === 'release' && one !== undefined) release(one);
+          else if (kind === 'renumber' && one !== undefined) {
+            one.session = nextSession++;
+            sockets.renumber(one.number, one.slot, one.session);
+          } else if (kind === 'acquire' && backends.length > 0) {
+            const { id } = backends[at % backends.length]!;
+            const session = nextSession++;
+            const number = sockets.acquire(slot(id), session, nowMs);
+            if (number === -1) {
+              assert(sockets.size === 6 || refuse.attempts > opened.length);
+              continue;
+            }
+            const taken = { session, number, slot: slot(id), port: port(number), id };
+            assert(!live.some((other) => other.port === taken.port && other.id === id));
+            assert(nowMs - (left.get(`${taken.port} ${id}`) ?? -Infinity) >= QUARANTINE_MS);
+            live.push(taken);
+          } else if (kind === 'pool') {
+            const id = 'abcdefghijkl'[at % (at % 2 === 0 ? 12 : 3)]!;
+            // Sessions of a backend that left give their sockets back later: when their clients are heard, or they end.
+            if (pool.remove(id)) live.filter((session) => session.id === id).forEach(part);
+            else add(id);
+            publish(nowMs);
+          }
+          for (const { session, number, slot: own } of live)
+            assert.equal(sockets.get(number).owners[own], session);
+          assert(sockets.size <= 6);
+          assert.equal(sockets.size, opened.filter(({ closed }) => !closed).length);
+        }
+        for (const one of [...live]) release(one);
+        sockets.sweep(nowMs + QUARANTINE_MS);
+        assert.equal(sockets.size, 0);
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
