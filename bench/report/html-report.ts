@@ -16,7 +16,8 @@ const STYLE = `
   ul.findings li.good { border-color: var(--good); }
   ul.findings li.bad { border-color: var(--bad); color: var(--bad); font-weight: 600; }
   figure { margin: 1.25rem 0; }
-  figure svg { display: block; width: 100%; height: auto; }
+  figure div { overflow-x: auto; }
+  figure svg { display: block; width: 100%; min-width: 34rem; height: auto; }
   figcaption { font-size: .9rem; }
   .scroll { overflow-x: auto; margin: 1.25rem 0; }
   table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
