@@ -35,7 +35,7 @@ export class AdminServer {
   #closing: Promise<void> | undefined;
 
   constructor({ logger, ...context }: AdminServerOptions) {
-    this.#log = logger.child({ part: 'admin' });
+    this.#log = logger;
     this.app = fastify({
       bodyLimit: MAX_REGISTRATION_BYTES,
       requestTimeout: REQUEST_TIMEOUT_MS,

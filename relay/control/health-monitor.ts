@@ -37,11 +37,13 @@ export interface HealthMonitorOptions<Target extends CheckTarget> {
 export class HealthMonitor<Target extends CheckTarget> {
   readonly #options: HealthMonitorOptions<Target>;
   readonly #timer: NodeJS.Timeout;
-  readonly #closing = new AbortController();
+  /** The time limits of the checks under way. */
+  readonly #limits = new Set<AbortController>();
   /** Targets that are being asked or wait for their turn. */
   readonly #pending = new Set<Target>();
   readonly #waiting: Target[] = [];
   readonly #running = new Set<Promise<void>>();
+  #isClosed = false;
   #slice = 0;
   #steppedAtMs: number;
 
@@ -55,8 +57,9 @@ export class HealthMonitor<Target extends CheckTarget> {
   /** Aborts the checks under way and waits until their sockets are closed; none reports any more. Idempotent. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    this.#isClosed = true;
     this.#waiting.length = 0;
-    this.#closing.abort();
+    for (const limit of this.#limits) limit.abort();
     await Promise.all(this.#running);
   }
 
@@ -90,17 +93,19 @@ export class HealthMonitor<Target extends CheckTarget> {
   async #ask(target: Target): Promise<void> {
     const { check, timeoutMs, clock, onOutcome } = this.#options;
     const startedAtMs = clock.nowMs();
-    const timeUp = new AbortController();
-    const timer = setTimeout(() => timeUp.abort(), timeoutMs);
+    const limit = new AbortController();
+    this.#limits.add(limit);
+    const timer = setTimeout(() => limit.abort(), timeoutMs);
     let failure: string | undefined;
     try {
-      failure = await check(target.endpoint, AbortSignal.any([timeUp.signal, this.#closing.signal]));
+      failure = await check(target.endpoint, limit.signal);
     } catch (error) {
-      failure = timeUp.signal.aborted ? `no answer within ${timeoutMs}ms` : describe(error);
+      failure = limit.signal.aborted ? `no answer within ${timeoutMs}ms` : describe(error);
     } finally {
       clearTimeout(timer);
+      this.#limits.delete(limit);
     }
-    if (this.#closing.signal.aborted) return;
+    if (this.#isClosed) return;
     const isVoid = failure !== undefined && clock.stalledSince(startedAtMs);
     onOutcome(target, isVoid ? SKIPPED : failure);
   }

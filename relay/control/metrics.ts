@@ -10,7 +10,7 @@ import type { ListenerCounts } from '../core/counters.ts';
 import { DIRECTIONS } from '../core/counters.ts';
 import type { ConfigReloader, ReloadStatus } from './config-reloader.ts';
 import type { ControlPlane } from './control-plane.ts';
-import type { PoolCounts, PoolView } from './pool-controller.ts';
+import type { PoolCounts, PoolView } from './pool-view.ts';
 import type { RelayView, TcpListenerView, UdpListenerView } from './relay-view.ts';
 import { sessionsOf } from './sessions-of.ts';
 

@@ -11,14 +11,15 @@ import type { Endpoint } from '../../net/address.ts';
 import { BackendPool, type Backend } from '../core/backend-pool.ts';
 import { HealthTracker } from '../core/health-tracker.ts';
 import { MAX_BACKENDS } from '../core/limits.ts';
-import type { BackendState, PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { BackendConfig, PoolConfig } from './config.ts';
 import { activeCheck } from './health-checks/health-check.ts';
 import { HealthMonitor, SKIPPED, SLICES, type CheckOutcome, type CheckTarget } from './health-monitor.ts';
 import type { LoopClock } from './loop-clock.ts';
+import type { BackendView, CheckResult, PoolCounts, PoolView, RegistrationResult } from './pool-view.ts';
 import { Refusal } from './refusal.ts';
 import { checkBackendId, type RegistrationRequest } from './registration-request.ts';
-import { covers, interfaceAddresses, unregistrableTarget } from './target-address.ts';
+import { checkTarget } from './registration-rules.ts';
 
 export interface PoolControllerOptions {
   readonly config: PoolConfig;
@@ -27,37 +28,6 @@ export interface PoolControllerOptions {
   readonly ownEndpoints: () => readonly Endpoint[];
   readonly onSnapshot: (snapshot: PoolSnapshot) => void;
   readonly logger: Logger;
-}
-
-/** One backend, as the admin API lists it. */
-export interface BackendView {
-  readonly id: string;
-  readonly address: string;
-  readonly weight: number;
-  readonly state: BackendState;
-  readonly origin: 'static' | 'registered';
-  /** As the server reported them. */
-  readonly players?: number;
-  readonly heartbeatAgeMs?: number;
-  /** Why the last check failed; absent when it did not. */
-  readonly failure?: string;
-}
-
-export interface PoolView {
-  readonly name: string;
-  readonly ready: number;
-  readonly backends: readonly BackendView[];
-}
-
-export const CHECK_RESULTS = ['ok', 'failed', 'skipped'] as const;
-export const REGISTRATION_RESULTS = ['registered', 'renewed', 'moved', 'left', 'expired', 'refused'] as const;
-type CheckResult = (typeof CHECK_RESULTS)[number];
-type RegistrationResult = (typeof REGISTRATION_RESULTS)[number];
-
-/** What happened in a pool since the start. */
-export interface PoolCounts {
-  readonly checks: Readonly<Record<CheckResult, number>>;
-  readonly registrations: Readonly<Record<RegistrationResult, number>>;
 }
 
 interface Member extends CheckTarget {
@@ -76,7 +46,6 @@ interface Member extends CheckTarget {
 export class PoolController {
   readonly #options: PoolControllerOptions;
   readonly #pool: BackendPool;
-  readonly #log: Logger;
   readonly #members = new Map<string, Member>();
   readonly #checks: Record<CheckResult, number> = { ok: 0, failed: 0, skipped: 0 };
   readonly #registrations: Record<RegistrationResult, number> = {
@@ -91,12 +60,12 @@ export class PoolController {
   #published: PoolSnapshot | undefined;
   #monitor: HealthMonitor<Member> | undefined;
   #heartbeatTimer: NodeJS.Timeout | undefined;
+  #isClosed = false;
 
   constructor(options: PoolControllerOptions) {
     this.#options = options;
     this.#config = options.config;
     this.#pool = new BackendPool(options.config.name);
-    this.#log = options.logger.child({ pool: options.config.name });
     for (const backend of options.config.backends) this.#addStatic(backend);
   }
 
@@ -131,7 +100,8 @@ export class PoolController {
   register(id: string, request: RegistrationRequest): void {
     const result = this.#register(id, request);
     this.#registrations[result]++;
-    if (result !== 'renewed') this.#log.info({ backend: id, address: request.endpoint.toString() }, result);
+    if (result !== 'renewed')
+      this.#log('info', { backend: id, address: request.endpoint.toString() }, result);
     this.#publish();
   }
 
@@ -152,7 +122,7 @@ export class PoolController {
     }
     this.#remove(id);
     this.#registrations.left++;
-    this.#log.info({ backend: id }, 'left');
+    this.#log('info', { backend: id }, 'left');
     this.#publish();
   }
 
@@ -199,19 +169,24 @@ export class PoolController {
 
   /** Ends the checks. Idempotent. */
   close(): Promise<void> {
+    this.#isClosed = true;
     return this.#stopChecks();
   }
 
   #register(id: string, { endpoint, weight, players }: RegistrationRequest): RegistrationResult {
     const member = this.#members.get(id);
     if (member === undefined) checkBackendId(id);
-    this.#refuseTarget(endpoint);
+    checkTarget(endpoint, {
+      pool: this.#pool.name,
+      registration: this.#config.registration,
+      own: this.#options.ownEndpoints(),
+    });
     const isMoved = member !== undefined && !member.endpoint.equals(endpoint);
     if (isMoved && member.origin === 'static') {
-      refuse(409, `backend "${id}" stands in the configuration with ${member.endpoint.toString()}`);
+      conflict(`backend "${id}" stands in the configuration with ${member.endpoint.toString()}`);
     }
     if ((member === undefined || isMoved) && this.#pool.hasEndpoint(endpoint)) {
-      refuse(409, `address: ${endpoint.toString()} is already in the pool under another id`);
+      conflict(`address: ${endpoint.toString()} is already in the pool under another id`);
     }
     if (member === undefined && this.#pool.isFull) {
       throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
@@ -226,21 +201,6 @@ export class PoolController {
     this.#takeHeartbeat(member, players);
     if (this.#config.healthCheck.type === 'heartbeat') this.#record(member, undefined);
     return 'renewed';
-  }
-
-  #refuseTarget(endpoint: Endpoint): void {
-    const { registration } = this.#config;
-    const address = endpoint.toString();
-    if (registration === undefined) refuse(403, `pool "${this.#pool.name}" takes no registrations`);
-    const reason = unregistrableTarget(endpoint);
-    if (reason !== undefined) refuse(403, `address: ${address} ${reason}`);
-    if (!registration.allow.some((block) => block.contains(endpoint.ip))) {
-      refuse(403, `address: ${address} is outside the blocks that may register`);
-    }
-    const local = interfaceAddresses();
-    if (this.#options.ownEndpoints().some((own) => covers(own, endpoint, local))) {
-      refuse(403, `address: ${address} is the relay itself; it would send to itself`);
-    }
   }
 
   #takeHeartbeat(member: Member, players: number | undefined): void {
@@ -259,7 +219,7 @@ export class PoolController {
     const isEnabledChanged = this.#pool.setEnabled(id, enabled);
     const view = this.#viewOf(this.#pool.get(id)!);
     if (isDrainChanged || isEnabledChanged)
-      this.#log.info({ backend: id, state: view.state }, 'changed by operator');
+      this.#log('info', { backend: id, state: view.state }, 'changed by operator');
     this.#publish();
     return view;
   }
@@ -306,7 +266,7 @@ export class PoolController {
 
   #addStatic(backend: BackendConfig): void {
     if (!this.#pool.isFull) this.#add(backend, 'static');
-    else this.#log.error({ backend: backend.id }, `not added: the pool has ${MAX_BACKENDS} backends`);
+    else this.#log('error', { backend: backend.id }, `not added: the pool has ${MAX_BACKENDS} backends`);
   }
 
   #add({ id, endpoint, weight }: BackendConfig, origin: 'static' | 'registered'): Member {
@@ -345,6 +305,7 @@ export class PoolController {
   }
 
   #startChecks(): void {
+    if (this.#isClosed) return;
     const { healthCheck } = this.#config;
     const { intervalMs, timeoutMs } = healthCheck;
     this.#heartbeatTimer = setInterval(() => this.#watchHeartbeats(), intervalMs / SLICES);
@@ -377,7 +338,8 @@ export class PoolController {
       if (member.origin === 'registered' && ageMs >= fall * intervalMs) {
         this.#remove(member.id);
         this.#registrations.expired++;
-        this.#log.warn(
+        this.#log(
+          'warn',
           { backend: member.id },
           `registration expired: no heartbeat for ${fall * intervalMs}ms`,
         );
@@ -403,8 +365,12 @@ export class PoolController {
     const transition = member.tracker.record(failure === undefined);
     if (transition === undefined) return;
     this.#pool.setHealthy(member.id, transition === 'up');
-    if (transition === 'up') this.#log.info({ backend: member.id }, 'healthy');
-    else this.#log.warn({ backend: member.id, failure }, 'unhealthy');
+    if (transition === 'up') this.#log('info', { backend: member.id }, 'healthy');
+    else this.#log('warn', { backend: member.id, failure }, 'unhealthy');
+  }
+
+  #log(level: 'info' | 'warn' | 'error', fields: Readonly<Record<string, unknown>>, message: string): void {
+    this.#options.logger[level]({ pool: this.#pool.name, ...fields }, message);
   }
 
   #publish(): void {
@@ -415,6 +381,6 @@ export class PoolController {
   }
 }
 
-function refuse(status: number, message: string): never {
-  throw new Refusal(status, 'TICKRELAY_ERR_REGISTRATION', message);
+function conflict(message: string): never {
+  throw new Refusal(409, 'TICKRELAY_ERR_REGISTRATION', message);
 }

@@ -1,6 +1,7 @@
 /** Pools and their backends: list them, drain, disable and enable them. */
 import type { FastifyInstance } from 'fastify';
-import type { PoolController, PoolView } from '../pool-controller.ts';
+import type { PoolController } from '../pool-controller.ts';
+import type { PoolView } from '../pool-view.ts';
 import { sessionsOf } from '../sessions-of.ts';
 import type { AdminContext, BackendParams } from './admin-context.ts';
 

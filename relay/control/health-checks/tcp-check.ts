@@ -11,7 +11,9 @@ export function tcpCheck({ port }: { readonly port: number | undefined }): Healt
       return undefined;
     } finally {
       socket.on('error', () => undefined);
-      socket.resetAndDestroy();
+      // A reset of a socket that is still connecting would wait for the connection.
+      if (socket.connecting) socket.destroy();
+      else socket.resetAndDestroy();
     }
   };
 }

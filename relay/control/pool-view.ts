@@ -1,0 +1,31 @@
+/** What a pool shows of itself, to the admin API and the metrics. */
+import type { BackendState } from '../core/pool-snapshot.ts';
+
+/** One backend, as the admin API lists it. */
+export interface BackendView {
+  readonly id: string;
+  readonly address: string;
+  readonly weight: number;
+  readonly state: BackendState;
+  readonly origin: 'static' | 'registered';
+  /** As the server reported them. */
+  readonly players?: number;
+  readonly heartbeatAgeMs?: number;
+  /** Why the last check failed; absent when it did not. */
+  readonly failure?: string;
+}
+
+export interface PoolView {
+  readonly name: string;
+  readonly ready: number;
+  readonly backends: readonly BackendView[];
+}
+
+export type CheckResult = 'ok' | 'failed' | 'skipped';
+export type RegistrationResult = 'registered' | 'renewed' | 'moved' | 'left' | 'expired' | 'refused';
+
+/** What happened in a pool since the start. */
+export interface PoolCounts {
+  readonly checks: Readonly<Record<CheckResult, number>>;
+  readonly registrations: Readonly<Record<RegistrationResult, number>>;
+}
