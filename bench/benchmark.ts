@@ -63,9 +63,12 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   await options.group.close();
 
   progress.step('encoding and decoding');
+  await breathe(options.signal);
   const rows = measurePayloadTable({ tickHz: plan.tickHz, turns: 5, turnMs: plan.quick ? 2 : 20 });
   progress.step('looking up sessions');
+  await breathe(options.signal);
   const sessionTable = measureSessionTableLookup(plan.quick ? 3 : 9);
+  await breathe(options.signal);
   return {
     startedAt,
     tookMs: performance.now() - startMs,
@@ -76,6 +79,11 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
     payload: { rows, runs: liveRuns, live: summarise(liveRuns, 'codec') },
     sessionTable,
   };
+}
+
+/** Between parts that never wait, lets a signal be heard. @throws AbortError when one was */
+async function breathe(signal: AbortSignal): Promise<void> {
+  await sleep(0, undefined, { signal });
 }
 
 /** @returns their addresses */

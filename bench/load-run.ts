@@ -74,7 +74,7 @@ export async function runLoad(
       before.use === undefined || after.use === undefined
         ? undefined
         : relayUseBetween(before.use, after.use),
-    bufferOverflows: overflowsBefore === undefined ? undefined : readBufferOverflows()! - overflowsBefore,
+    bufferOverflows: difference(overflowsBefore, readBufferOverflows()),
   };
 }
 
@@ -115,6 +115,10 @@ interface Clocks {
 async function readClocks(route: Route): Promise<Clocks> {
   const use = await route.readUse?.();
   return { atMs: performance.now(), cpu: readCpuTimes(), use };
+}
+
+function difference(from: number | undefined, to: number | undefined): number | undefined {
+  return from === undefined || to === undefined ? undefined : to - from;
 }
 
 type Merged = Omit<

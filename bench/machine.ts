@@ -53,8 +53,11 @@ export function cpuSpent(from: CpuTimes, to: CpuTimes): { readonly busyMs: numbe
 export function readBufferOverflows(): number | undefined {
   try {
     const lines = readFileSync('/proc/net/snmp', 'utf8').split('\n');
-    const [names, values] = lines.filter((line) => line.startsWith('Udp: ')).map((line) => line.split(' '));
-    return Number(values?.[names?.indexOf('RcvbufErrors') ?? -1]);
+    const [names = [], values = []] = lines
+      .filter((line) => line.startsWith('Udp: '))
+      .map((line) => line.split(' '));
+    const value = values[names.indexOf('RcvbufErrors')];
+    return value === undefined ? undefined : Number(value);
   } catch {
     return undefined;
   }

@@ -34,12 +34,12 @@ export function makePlan({ players, engines, seed, quick, rounds, ladder }: Plan
         ...shared,
         rounds: rounds ?? 3,
         ladder: ladder ?? LADDER,
-        comparisonMs: 3_000,
-        ladderMs: 1_500,
-        payloadMs: 2_000,
+        comparisonMs: 2_500,
+        ladderMs: 1_000,
+        payloadMs: 1_500,
         payloadRounds: 2,
-        rampMs: 300,
-        warmupMs: 400,
-        budgetMs: 54_000,
+        rampMs: 200,
+        warmupMs: 300,
+        budgetMs: 58_000,
       };
 }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { cpuSpent, readCpuTimes } from '../../../bench/machine.ts';
 import { matchMbitPerSecond, measurePayloadTable } from '../../../bench/payload-table.ts';
 import { parseRelayUse, relayUseBetween } from '../../../bench/relay-metrics.ts';
 import { median, timeInTurns } from '../../../bench/stopwatch.ts';
@@ -72,6 +73,19 @@ process_cpu_seconds_total 1.75
       dropped: 0,
       cpuUs: 1_000_000,
     });
+  });
+});
+
+describe('CPU time', () => {
+  it('is the busy time between two readings, and its share of all time', () => {
+    const from = { busyMs: 1_000, totalMs: 10_000 };
+    expect(cpuSpent(from, { busyMs: 1_500, totalMs: 12_000 })).toEqual({ busyMs: 500, share: 0.25 });
+  });
+
+  it('of this machine grows', () => {
+    const from = readCpuTimes();
+    expect(from.totalMs).toBeGreaterThan(from.busyMs);
+    expect(readCpuTimes().busyMs).toBeGreaterThanOrEqual(from.busyMs);
   });
 });
 
