@@ -21,14 +21,15 @@ export class DatagramBatch {
   readonly words: Uint32Array;
   readonly ports: Uint16Array;
 
-  constructor(capacity: number) {
+  /** @param memory arrays for the batch to use instead of its own, each with room for `capacity` datagrams */
+  constructor(capacity: number, memory?: Pick<DatagramBatch, 'payloads' | 'lengths' | 'words' | 'ports'>) {
     assert(capacity > 0);
     const empty = new Uint8Array(0);
     this.capacity = capacity;
-    this.payloads = Array.from({ length: capacity }, () => empty);
-    this.lengths = new Int32Array(capacity);
-    this.words = new Uint32Array(capacity * ADDRESS_WORDS);
-    this.ports = new Uint16Array(capacity);
+    this.payloads = memory?.payloads ?? Array.from({ length: capacity }, () => empty);
+    this.lengths = memory?.lengths ?? new Int32Array(capacity);
+    this.words = memory?.words ?? new Uint32Array(capacity * ADDRESS_WORDS);
+    this.ports = memory?.ports ?? new Uint16Array(capacity);
   }
 
   /** Adds one datagram to or from the address at `words[at]`. The payload is referenced, not copied. */

@@ -14,7 +14,7 @@ import {
   DEFAULT_SEND_QUEUE_LIMIT,
   DEFAULT_SOCKET_BUFFER_BYTES,
 } from './datagram-socket.ts';
-import { RelayError } from './relay-error.ts';
+import { bindError } from './bind-error.ts';
 
 type LookupCallback = (error: Error | null, address: string, family: number) => void;
 
@@ -101,29 +101,15 @@ class DgramSocket implements DatagramSocket {
 
 /** Binds now: with a lookup that answers at once, node:dgram reports success or failure before `bind` returns. */
 function bind(socket: Socket, local: Endpoint): Endpoint {
-  let failure: Error | undefined;
+  let failure: NodeJS.ErrnoException | undefined;
   const onFailure = (error: Error): void => void (failure = error);
   socket.once('error', onFailure);
   socket.bind({ port: local.port, address: local.ip.toString(), exclusive: true });
   socket.off('error', onFailure);
   if (failure !== undefined) {
     socket.close();
-    throw bindError(local, failure);
+    throw bindError(local, failure.code ?? failure.message, failure);
   }
   const { address, port } = socket.address();
   return new Endpoint(IpAddress.parse(address), port);
-}
-
-function bindError(local: Endpoint, cause: NodeJS.ErrnoException): RelayError {
-  const reason =
-    cause.code === 'EADDRINUSE'
-      ? 'another program has this address; stop it or choose another port'
-      : cause.code === 'EADDRNOTAVAIL'
-        ? 'no interface of this machine has this address'
-        : cause.code === 'EACCES'
-          ? 'ports below 1024 need a privilege; choose a higher one'
-          : cause.code === 'EMFILE'
-            ? 'the process has no file descriptor left; raise `ulimit -n`'
-            : cause.message;
-  return new RelayError('TICKRELAY_ERR_BIND', `can't bind UDP ${local.toString()}: ${reason}`, { cause });
 }

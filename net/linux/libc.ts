@@ -1,0 +1,106 @@
+/**
+ * The C library's calls that the batched socket needs, through koffi, an optional dependency with prebuilt binaries. Where
+ * koffi is absent or does not load, `loadLibc` says why, and the portable socket serves.
+ *
+ * Pointers are plain numbers: user-space addresses are below 2^47, so a double holds them, and a number costs a call
+ * less than a BigInt. Each function returns what C returns; -1 means failure and `errno()` the reason.
+ */
+import { createRequire } from 'node:module';
+import { getSystemErrorMap } from 'node:util';
+import type * as Koffi from 'koffi';
+
+export interface Libc {
+  readonly socket: (domain: number, type: number, protocol: number) => number;
+  readonly bind: (fd: number, address: number, length: number) => number;
+  readonly getsockname: (fd: number, address: number, length: number) => number;
+  readonly setsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
+  readonly getsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
+  readonly close: (fd: number) => number;
+  readonly recvmmsg: (fd: number, messages: number, count: number, flags: number, timeout: number) => number;
+  readonly sendmmsg: (fd: number, messages: number, count: number, flags: number) => number;
+  readonly epoll_create1: (flags: number) => number;
+  readonly epoll_ctl: (epoll: number, operation: number, fd: number, event: number) => number;
+  readonly epoll_wait: (epoll: number, events: number, count: number, timeoutMs: number) => number;
+  readonly eventfd: (initial: number, flags: number) => number;
+  readonly read: (fd: number, buffer: number, length: number) => number;
+  readonly write: (fd: number, buffer: number, length: number) => number;
+  readonly mmap: (
+    at: number,
+    length: number,
+    protection: number,
+    flags: number,
+    fd: number,
+    offset: number,
+  ) => number;
+  readonly munmap: (at: number, length: number) => number;
+  /** epoll_pwait2(2) by number: like epoll_wait, with a timespec. Linux >= 5.11. */
+  readonly epoll_pwait2: (
+    number: number,
+    epoll: number,
+    events: number,
+    count: number,
+    timespec: number,
+    sigmask: number,
+    sigsetSize: number,
+  ) => number;
+  /** The reason of the last failure, right after it. */
+  readonly errno: () => number;
+  /** An ArrayBuffer over native memory. */
+  readonly view: (pointer: number, length: number) => ArrayBuffer;
+}
+
+const PROTOTYPES = {
+  socket: 'int socket(int, int, int)',
+  bind: 'int bind(int, int64_t, uint32_t)',
+  getsockname: 'int getsockname(int, int64_t, int64_t)',
+  setsockopt: 'int setsockopt(int, int, int, int64_t, uint32_t)',
+  getsockopt: 'int getsockopt(int, int, int, int64_t, int64_t)',
+  close: 'int close(int)',
+  recvmmsg: 'int recvmmsg(int, int64_t, uint32_t, int, int64_t)',
+  sendmmsg: 'int sendmmsg(int, int64_t, uint32_t, int)',
+  epoll_create1: 'int epoll_create1(int)',
+  epoll_ctl: 'int epoll_ctl(int, int, int, int64_t)',
+  epoll_wait: 'int epoll_wait(int, int64_t, int, int)',
+  eventfd: 'int eventfd(uint32_t, int)',
+  read: 'int64_t read(int, int64_t, size_t)',
+  write: 'int64_t write(int, int64_t, size_t)',
+  mmap: 'int64_t mmap(int64_t, size_t, int, int, int, int64_t)',
+  munmap: 'int munmap(int64_t, size_t)',
+  epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
+} as const;
+
+type Loaded = { readonly libc: Libc } | { readonly unavailable: string };
+
+let loaded: Loaded | undefined;
+
+/** Loads the library once. */
+export function loadLibc(): Loaded {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Loaded {
+  if (process.platform !== 'linux')
+    return { unavailable: `batched system calls need Linux, this is ${process.platform}` };
+  if (process.arch !== 'x64' && process.arch !== 'arm64') {
+    return { unavailable: `batched system calls need x64 or arm64, this is ${process.arch}` };
+  }
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
+    const library = koffi.load(null);
+    const functions = Object.fromEntries(
+      Object.entries(PROTOTYPES).map(([name, prototype]) => [name, library.func(prototype) as unknown]),
+    );
+    const view = (pointer: number, length: number): ArrayBuffer => koffi.view(BigInt(pointer), length);
+    return { libc: { ...functions, errno: () => koffi.errno(), view } as Libc };
+  } catch (error) {
+    return {
+      unavailable: `koffi does not load: ${error instanceof Error ? error.message.split('\n')[0]! : String(error)}`,
+    };
+  }
+}
+
+/** The name and meaning of an errno, such as `EADDRINUSE`. */
+export function errnoName(errno: number): string {
+  return getSystemErrorMap().get(-errno)?.[0] ?? `errno ${errno}`;
+}

@@ -1,0 +1,168 @@
+/** One UDP socket of a poller: the DatagramSocket contract over recvmmsg and sendmmsg. */
+import { Endpoint, IpAddress } from '../address.ts';
+import { bindError } from '../bind-error.ts';
+import {
+  type DatagramBatch,
+  type DatagramSocket,
+  type DatagramSocketOptions,
+  DEFAULT_SOCKET_BUFFER_BYTES,
+} from '../datagram-socket.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  EAGAIN,
+  EINTR,
+  IPPROTO_IPV6,
+  IPV6_V6ONLY,
+  MSG_DONTWAIT,
+  SO_RCVBUF,
+  SO_REUSEPORT,
+  SO_RXQ_OVFL,
+  SO_SNDBUF,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+  SOCKADDR_IN,
+  SOCKADDR_IN6,
+  SOL_SOCKET,
+} from './abi.ts';
+import { Arena } from './arena.ts';
+import { errnoName, type Libc } from './libc.ts';
+import type { ReceiveSlots } from './receive-slots.ts';
+import type { Sender, SendQueue } from './send-queue.ts';
+
+export interface MmsgSocketOptions {
+  readonly libc: Libc;
+  /** A bound, non-blocking UDP socket; the MmsgSocket closes it. */
+  readonly fd: number;
+  readonly options: DatagramSocketOptions;
+  readonly queue: SendQueue;
+  readonly onClose: () => void;
+}
+
+export class MmsgSocket implements DatagramSocket, Sender {
+  readonly fd: number;
+  readonly isV4: boolean;
+  readonly local: Endpoint;
+  /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
+  kernelDrops = 0;
+  readonly sent: (sent: number, failed: number, sentBytes: number) => void;
+  readonly #libc: Libc;
+  readonly #queue: SendQueue;
+  readonly #onReceive: (batch: DatagramBatch) => void;
+  readonly #onError: ((error: Error) => void) | undefined;
+  readonly #onClose: () => void;
+  #closed = false;
+
+  constructor({ libc, fd, options, queue, onClose }: MmsgSocketOptions) {
+    this.#libc = libc;
+    this.fd = fd;
+    this.isV4 = options.local.ip.isV4;
+    this.local = readLocal(libc, fd);
+    this.#queue = queue;
+    this.#onReceive = options.onReceive;
+    this.#onError = options.onError;
+    this.#onClose = onClose;
+    this.sent = options.onSent ?? (() => undefined);
+  }
+
+  send(batch: DatagramBatch): number {
+    if (this.#closed) return 0;
+    const { count, payloads, lengths, words, ports } = batch;
+    for (let i = 0; i < count; i++) this.#queue.add(this, payloads[i]!, lengths[i]!, words, 4 * i, ports[i]!);
+    return count;
+  }
+
+  /** Receives into slots from `from`, at most `room`, and hands the batch over. @returns datagrams received */
+  receive(slots: ReceiveSlots, from: number, room: number): number {
+    const count = this.#libc.recvmmsg(this.fd, slots.headers[from]!, room, MSG_DONTWAIT, 0);
+    if (count <= 0) {
+      const errno = this.#libc.errno();
+      if (errno !== EAGAIN && errno !== EINTR) this.#onError?.(new Error(`recvmmsg: ${errnoName(errno)}`));
+      return 0;
+    }
+    const batch = slots.read(from, count);
+    if (slots.kernelDrops !== -1) this.kernelDrops = slots.kernelDrops;
+    this.#onReceive(batch);
+    return count;
+  }
+
+  close(): Promise<void> {
+    if (!this.#closed) {
+      this.#onClose();
+      this.#closed = true;
+      this.#libc.close(this.fd);
+    }
+    return Promise.resolve();
+  }
+}
+
+/**
+ * Opens and binds a UDP socket. With `reusePort`, several sockets may share the address.
+ *
+ * @returns its descriptor
+ * @throws RelayError TICKRELAY_ERR_BIND
+ */
+export function bindUdp(
+  libc: Libc,
+  options: Pick<DatagramSocketOptions, 'local' | 'receiveBufferBytes' | 'sendBufferBytes'>,
+  { reusePort = false } = {},
+): number {
+  const { local } = options;
+  const { isV4 } = local.ip;
+  const fd = libc.socket(isV4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd === -1) throw bindError(local, errnoName(libc.errno()));
+  const memory = new Arena(libc, 4096);
+  try {
+    const set = (level: number, option: number, value: number): void => {
+      memory.u32[0] = value;
+      libc.setsockopt(fd, level, option, memory.address, 4);
+    };
+    if (!isV4) set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    if (reusePort) set(SOL_SOCKET, SO_REUSEPORT, 1);
+    set(SOL_SOCKET, SO_RCVBUF, options.receiveBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES);
+    set(SOL_SOCKET, SO_SNDBUF, options.sendBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES);
+    set(SOL_SOCKET, SO_RXQ_OVFL, 1);
+    const length = writeAddress(memory, local);
+    if (libc.bind(fd, memory.address, length) === -1) {
+      const reason = errnoName(libc.errno());
+      libc.close(fd);
+      throw bindError(local, reason);
+    }
+    return fd;
+  } finally {
+    memory.free();
+  }
+}
+
+/** Writes a socket address at the arena's beginning. @returns its length */
+function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
+  memory.bytes[SOCKADDR_IN.port] = port >>> 8;
+  memory.bytes[SOCKADDR_IN.port + 1] = port;
+  memory.u16[0] = ip.isV4 ? AF_INET : AF_INET6;
+  if (ip.isV4) memory.bytes.set(ip.bytes.subarray(12), SOCKADDR_IN.address);
+  else {
+    memory.bytes.fill(0, 4, SOCKADDR_IN6.size);
+    memory.bytes.set(ip.bytes, SOCKADDR_IN6.address);
+  }
+  return ip.isV4 ? SOCKADDR_IN.size : SOCKADDR_IN6.size;
+}
+
+function readLocal(libc: Libc, fd: number): Endpoint {
+  const memory = new Arena(libc, 4096);
+  try {
+    memory.u32[16] = 32;
+    libc.getsockname(fd, memory.address, memory.address + 64);
+    const { bytes, u16 } = memory;
+    const port = (bytes[SOCKADDR_IN.port]! << 8) | bytes[SOCKADDR_IN.port + 1]!;
+    const ip = new Uint8Array(16);
+    if (u16[0] === AF_INET6) ip.set(bytes.subarray(SOCKADDR_IN6.address, SOCKADDR_IN6.address + 16));
+    else {
+      ip.set([0xff, 0xff], 10);
+      ip.set(bytes.subarray(SOCKADDR_IN.address, SOCKADDR_IN.address + 4), 12);
+    }
+    return new Endpoint(new IpAddress(ip), port);
+  } finally {
+    memory.free();
+  }
+}

@@ -1,0 +1,244 @@
+/**
+ * Batched UDP on one thread: sockets, one epoll, receive slots and a send queue. One round (`poll`):
+ *
+ *  1. wait until a socket is readable, a timer is due, or somebody wakes the poller
+ *  2. each readable socket: receive what fits the free slots in one call, hand the batch to its owner
+ *  3. owners answer by `send`, which only queues
+ *  4. when the slots are used up, and at the end of the round: send the queue, all slots are free
+ *  5. timers that are due
+ *
+ * Nothing in a round allocates. The wait blocks the thread; `drive` runs rounds on the thread's event loop and gives it a
+ * turn between them, so promises, messages and signals still work, at most `blockMs` late.
+ */
+import assert from 'node:assert/strict';
+import type { DatagramSocket, DatagramSocketOptions } from '../datagram-socket.ts';
+import { RelayError } from '../relay-error.ts';
+import {
+  EFD_CLOEXEC,
+  EFD_NONBLOCK,
+  EPOLL_CLOEXEC,
+  EPOLL_CTL_ADD,
+  EPOLL_CTL_DEL,
+  EPOLL_EVENT,
+  EPOLLIN,
+  SYS_EPOLL_PWAIT2,
+} from './abi.ts';
+import { Arena } from './arena.ts';
+import { errnoName, type Libc } from './libc.ts';
+import { bindUdp, MmsgSocket } from './mmsg-socket.ts';
+import { RECEIVE_ARENA_BYTES, ReceiveSlots, SLOTS } from './receive-slots.ts';
+import { SEND_ARENA_BYTES, SendQueue } from './send-queue.ts';
+
+/** Readable sockets that one wait reports. */
+const MAX_EVENTS = 256;
+
+/** Receives of one socket in one round: a flood on one does not keep the others waiting. */
+const RECEIVES_PER_ROUND = 4;
+
+/** Rounds with traffic before the event loop gets its turn. */
+const ROUNDS_PER_TURN = 16;
+
+/** What stands in an event for the wake-up descriptor. */
+const WAKE = 0xffffffff;
+
+const NS_PER_MS = 1e6;
+
+interface Timer {
+  readonly run: () => void;
+  readonly periodMs: number;
+  dueMs: number;
+}
+
+export interface PollerOptions {
+  readonly now?: () => number;
+  /** The longest wait, in ms. Default 20. */
+  readonly blockMs?: number;
+}
+
+export class Poller {
+  readonly #libc: Libc;
+  readonly #arena: Arena;
+  readonly #slots: ReceiveSlots;
+  readonly #queue: SendQueue;
+  readonly #events: number;
+  readonly #timespec: number;
+  readonly #scratch: number;
+  readonly #epoll: number;
+  /** Descriptor that wakes the poller when somebody writes to it, from any thread of the process. */
+  readonly wakeFd: number;
+  readonly #sockets: (MmsgSocket | undefined)[] = [];
+  readonly #freeNumbers: number[] = [];
+  readonly #timers = new Set<Timer>();
+  readonly #now: () => number;
+  readonly #blockMs: number;
+  /** Slots in use in this round. */
+  #used = 0;
+  #driven: NodeJS.Immediate | undefined;
+  #closed = false;
+
+  constructor(libc: Libc, { now = () => performance.now(), blockMs = 20 }: PollerOptions = {}) {
+    this.#libc = libc;
+    this.#now = now;
+    this.#blockMs = blockMs;
+    const small = 64 * 1024;
+    this.#arena = new Arena(libc, RECEIVE_ARENA_BYTES + SEND_ARENA_BYTES + small);
+    this.#slots = new ReceiveSlots(this.#arena);
+    this.#queue = new SendQueue(libc, this.#arena);
+    this.#events = this.#arena.take(MAX_EVENTS * EPOLL_EVENT.size);
+    this.#timespec = this.#arena.take(16);
+    this.#scratch = this.#arena.take(64);
+    this.#epoll = this.#must(libc.epoll_create1(EPOLL_CLOEXEC), 'epoll');
+    this.wakeFd = this.#must(libc.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), 'eventfd');
+    this.#watch(this.wakeFd, WAKE);
+  }
+
+  /** Opens and binds a socket. @throws RelayError TICKRELAY_ERR_BIND */
+  open(options: DatagramSocketOptions): DatagramSocket {
+    return this.adopt(bindUdp(this.#libc, options), options);
+  }
+
+  /** Takes over a bound socket by its descriptor, and closes it in the end. */
+  adopt(fd: number, options: DatagramSocketOptions): DatagramSocket {
+    assert(!this.#closed);
+    const number = this.#freeNumbers.pop() ?? this.#sockets.length;
+    const socket = new MmsgSocket({
+      libc: this.#libc,
+      fd,
+      options,
+      queue: this.#queue,
+      onClose: () => this.#forget(number, fd),
+    });
+    this.#sockets[number] = socket;
+    this.#watch(fd, number);
+    return socket;
+  }
+
+  /** Calls `run` at start + k x periodMs, k = 0, 1, ...; runs that fell due together are one. @returns what ends it */
+  every(periodMs: number, run: () => void): () => void {
+    const timer = { run, periodMs, dueMs: this.#now() };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+
+  /** One round. Waits at most `maxWaitMs`. @returns datagrams received */
+  poll(maxWaitMs: number): number {
+    const ready = this.#wait(maxWaitMs);
+    let received = 0;
+    for (let i = 0; i < ready; i++) received += this.#receive(this.#eventData(i));
+    this.#queue.flush();
+    this.#used = 0;
+    this.#runTimers();
+    return received;
+  }
+
+  /** Sends what `send` has queued outside a round. */
+  flush(): void {
+    this.#queue.flush();
+  }
+
+  /** Runs rounds on this thread's event loop until `close`. */
+  drive(): void {
+    const turn = (): void => {
+      if (this.#closed) return;
+      for (let round = 0; round < ROUNDS_PER_TURN; round++) {
+        if (this.poll(round === 0 ? this.#blockMs : 0) === 0) break;
+      }
+      this.#driven = setImmediate(turn);
+    };
+    this.#driven ??= setImmediate(turn);
+  }
+
+  /** Closes every socket and gives the memory back. Idempotent. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearImmediate(this.#driven);
+    this.#timers.clear();
+    for (const socket of this.#sockets) void socket?.close();
+    this.#libc.close(this.wakeFd);
+    this.#libc.close(this.#epoll);
+    this.#arena.free();
+  }
+
+  #wait(maxWaitMs: number): number {
+    const events = this.#arena.address + this.#events;
+    let waitMs = maxWaitMs;
+    if (this.#timers.size > 0) {
+      const now = this.#now();
+      for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, Math.max(0, dueMs - now));
+    }
+    // A wait cut short by a signal reports -1 and counts as one that found nothing.
+    if (waitMs === 0 || Number.isInteger(waitMs)) {
+      return this.#libc.epoll_wait(this.#epoll, events, MAX_EVENTS, waitMs);
+    }
+    const { u32 } = this.#arena;
+    const at = this.#timespec >> 2;
+    u32[at] = waitMs / 1000;
+    u32[at + 2] = (waitMs % 1000) * NS_PER_MS;
+    const timespec = this.#arena.address + this.#timespec;
+    return this.#libc.epoll_pwait2(SYS_EPOLL_PWAIT2, this.#epoll, events, MAX_EVENTS, timespec, 0, 8);
+  }
+
+  #eventData(i: number): number {
+    // Events are 12 bytes on x86-64: 4-byte aligned, which is enough for a 32-bit read.
+    return this.#arena.u32[(this.#events + i * EPOLL_EVENT.size + EPOLL_EVENT.data) >> 2]!;
+  }
+
+  #receive(number: number): number {
+    if (number === WAKE) {
+      this.#libc.read(this.wakeFd, this.#arena.address + this.#scratch, 8);
+      return 0;
+    }
+    let total = 0;
+    for (let receives = 0; receives < RECEIVES_PER_ROUND; receives++) {
+      const socket = this.#sockets[number];
+      if (socket === undefined) break;
+      if (this.#used === SLOTS) {
+        this.#queue.flush();
+        this.#used = 0;
+      }
+      const room = SLOTS - this.#used;
+      const count = socket.receive(this.#slots, this.#used, room);
+      if (count <= 0) break;
+      this.#used += count;
+      total += count;
+      if (count < room) break;
+    }
+    return total;
+  }
+
+  #runTimers(): void {
+    if (this.#timers.size === 0) return;
+    const now = this.#now();
+    for (const timer of this.#timers) {
+      if (timer.dueMs > now) continue;
+      timer.dueMs += timer.periodMs * (Math.floor((now - timer.dueMs) / timer.periodMs) + 1);
+      timer.run();
+    }
+    this.#queue.flush();
+  }
+
+  #watch(fd: number, data: number): void {
+    const { u32 } = this.#arena;
+    u32[(this.#scratch + EPOLL_EVENT.events) >> 2] = EPOLLIN;
+    u32[(this.#scratch + EPOLL_EVENT.data) >> 2] = data;
+    this.#must(
+      this.#libc.epoll_ctl(this.#epoll, EPOLL_CTL_ADD, fd, this.#arena.address + this.#scratch),
+      'epoll_ctl',
+    );
+  }
+
+  #forget(number: number, fd: number): void {
+    this.#queue.flush();
+    this.#libc.epoll_ctl(this.#epoll, EPOLL_CTL_DEL, fd, 0);
+    this.#sockets[number] = undefined;
+    this.#freeNumbers.push(number);
+  }
+
+  #must(result: number, what: string): number {
+    if (result === -1) {
+      throw new RelayError('TICKRELAY_ERR_LIMIT', `${what} failed: ${errnoName(this.#libc.errno())}`);
+    }
+    return result;
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * What waits to be sent: up to 64 datagrams of any sockets, in order. `flush` hands neighbours of one socket to the
+ * kernel in one call. A payload that lies in the arena, as received ones do, is sent from where it is; others are copied.
+ */
+import {
+  AF_INET,
+  AF_INET6,
+  EAGAIN,
+  EINTR,
+  IOVEC,
+  MMSGHDR,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  SOCKADDR_IN,
+  SOCKADDR_IN6,
+} from './abi.ts';
+import type { Arena } from './arena.ts';
+import type { Libc } from './libc.ts';
+
+const ENTRIES = 64;
+const COPY_BYTES = 65_536;
+const NAME_BYTES = 32;
+
+export const SEND_ARENA_BYTES = ENTRIES * (COPY_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + 64);
+
+/** Who sends: what the queue needs of a socket. */
+export interface Sender {
+  readonly fd: number;
+  readonly isV4: boolean;
+  readonly sent: (sent: number, failed: number, sentBytes: number) => void;
+}
+
+export class SendQueue {
+  readonly #libc: Libc;
+  readonly #arena: Arena;
+  readonly #header: number;
+  readonly #headers: readonly number[];
+  readonly #name: number;
+  readonly #iov: number;
+  readonly #copy: number;
+  readonly #senders: (Sender | undefined)[] = Array.from({ length: ENTRIES }, () => undefined);
+  #count = 0;
+
+  constructor(libc: Libc, arena: Arena) {
+    this.#libc = libc;
+    this.#arena = arena;
+    this.#header = arena.take(ENTRIES * MMSGHDR.size);
+    this.#name = arena.take(ENTRIES * NAME_BYTES);
+    this.#iov = arena.take(ENTRIES * IOVEC.size);
+    this.#copy = arena.take(ENTRIES * COPY_BYTES);
+    this.#headers = Array.from(
+      { length: ENTRIES },
+      (_, i) => arena.address + this.#header + i * MMSGHDR.size,
+    );
+    for (let i = 0; i < ENTRIES; i++) {
+      const header = this.#header + i * MMSGHDR.size;
+      arena.setPointer(header + MMSGHDR.name, this.#name + i * NAME_BYTES);
+      arena.setPointer(header + MMSGHDR.iov, this.#iov + i * IOVEC.size);
+      arena.u32[(header + MMSGHDR.iovLength) >> 2] = 1;
+    }
+  }
+
+  /** Takes a datagram to the address at `words[at]`. A full queue is flushed first. */
+  add(
+    sender: Sender,
+    payload: Uint8Array,
+    length: number,
+    words: Uint32Array,
+    at: number,
+    port: number,
+  ): void {
+    if (this.#count === ENTRIES) this.flush();
+    const i = this.#count++;
+    this.#senders[i] = sender;
+    this.#address(i, sender.isV4, words, at, port);
+    const { bytes, buffer, u32 } = this.#arena;
+    const iov = this.#iov + i * IOVEC.size;
+    u32[(iov + IOVEC.length) >> 2] = length;
+    if (payload.buffer === buffer) {
+      this.#arena.setPointer(iov + IOVEC.base, payload.byteOffset);
+      return;
+    }
+    const copy = this.#copy + i * COPY_BYTES;
+    for (let n = 0; n < length; n++) bytes[copy + n] = payload[n]!;
+    this.#arena.setPointer(iov + IOVEC.base, copy);
+  }
+
+  flush(): void {
+    const count = this.#count;
+    for (let from = 0; from < count;) {
+      const sender = this.#senders[from]!;
+      let to = from + 1;
+      while (to < count && this.#senders[to] === sender) to++;
+      this.#send(sender, from, to);
+      from = to;
+    }
+    this.#count = 0;
+  }
+
+  /** Sends entries `from` to `to - 1`. One that the system refuses is counted and passed over. */
+  #send(sender: Sender, from: number, to: number): void {
+    let next = from;
+    let failed = 0;
+    let sentBytes = 0;
+    while (next < to) {
+      const accepted = this.#libc.sendmmsg(
+        sender.fd,
+        this.#headers[next]!,
+        to - next,
+        MSG_DONTWAIT | MSG_NOSIGNAL,
+      );
+      if (accepted > 0) {
+        for (let i = next; i < next + accepted; i++) {
+          sentBytes += this.#arena.u32[(this.#header + i * MMSGHDR.size + MMSGHDR.length) >> 2]!;
+        }
+        next += accepted;
+        continue;
+      }
+      const errno = this.#libc.errno();
+      if (errno === EINTR) continue;
+      // A full send buffer refuses what follows too: dropped here, rather than kept while newer positions wait.
+      const refused = errno === EAGAIN ? to - next : 1;
+      failed += refused;
+      next += refused;
+    }
+    sender.sent(to - from - failed, failed, sentBytes);
+  }
+
+  #address(i: number, isV4: boolean, words: Uint32Array, at: number, port: number): void {
+    const { bytes, u16, u32 } = this.#arena;
+    const name = this.#name + i * NAME_BYTES;
+    u16[name >> 1] = isV4 ? AF_INET : AF_INET6;
+    bytes[name + SOCKADDR_IN.port] = port >>> 8;
+    bytes[name + SOCKADDR_IN.port + 1] = port;
+    u32[(this.#header + i * MMSGHDR.size + MMSGHDR.nameLength) >> 2] = isV4
+      ? SOCKADDR_IN.size
+      : SOCKADDR_IN6.size;
+    if (isV4) {
+      u32[(name + SOCKADDR_IN.address) >> 2] = words[at + 3]!;
+      return;
+    }
+    const address = (name + SOCKADDR_IN6.address) >> 2;
+    u32[(name >> 2) + 1] = 0;
+    u32[address] = words[at]!;
+    u32[address + 1] = words[at + 1]!;
+    u32[address + 2] = words[at + 2]!;
+    u32[address + 3] = words[at + 3]!;
+    u32[address + 4] = 0;
+  }
+}

@@ -1,0 +1,169 @@
+import { afterAll, afterEach, describe, expect, test } from 'vitest';
+import { Endpoint, IpAddress } from '../../../net/address.ts';
+import {
+  DatagramBatch,
+  type DatagramSocket,
+  MAX_DATAGRAM_BYTES,
+  type OpenDatagramSocket,
+} from '../../../net/datagram-socket.ts';
+import { openDgramSocket } from '../../../net/dgram-socket.ts';
+import { loadLibc } from '../../../net/linux/libc.ts';
+import { Poller } from '../../../net/linux/poller.ts';
+
+interface Received {
+  payload: Buffer;
+  from: string;
+}
+
+interface Subject {
+  open: OpenDatagramSocket;
+  close: () => void;
+}
+
+/** One line for each implementation of the contract. */
+const SOCKETS: Record<string, () => Subject | string> = {
+  dgram: () => ({ open: openDgramSocket, close: () => undefined }),
+  mmsg: () => {
+    const loaded = loadLibc();
+    if ('unavailable' in loaded) return loaded.unavailable;
+    const poller = new Poller(loaded.libc, { blockMs: 1 });
+    poller.drive();
+    return { open: (options) => poller.open(options), close: () => poller.close() };
+  },
+};
+
+describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
+  const subject = SOCKETS[name]!();
+  if (typeof subject === 'string') {
+    test.skip(`skipped: ${subject}`, () => undefined);
+    return;
+  }
+  const openSocket = subject.open;
+  afterAll(() => subject.close());
+
+  const opened: DatagramSocket[] = [];
+
+  afterEach(async () => {
+    await Promise.all(opened.splice(0).map((socket) => socket.close()));
+  });
+
+  /** A socket that keeps what it receives and lets a test wait for the n-th datagram. */
+  function open(local: string, sendQueueLimit?: number) {
+    const received: Received[] = [];
+    const outcome = { sent: 0, failed: 0 };
+    let wake = (): void => undefined;
+    const socket = openSocket({
+      local: Endpoint.parse(local),
+      ...(sendQueueLimit === undefined ? {} : { sendQueueLimit }),
+      onReceive: (batch) => {
+        for (let i = 0; i < batch.count; i++) {
+          const from = new Endpoint(IpAddress.fromWords(batch.words, 4 * i), batch.ports[i]!);
+          received.push({
+            payload: Buffer.from(batch.payloads[i]!.subarray(0, batch.lengths[i])),
+            from: from.toString(),
+          });
+        }
+        wake();
+      },
+      onSent: (sent, failed) => {
+        outcome.sent += sent;
+        outcome.failed += failed;
+        wake();
+      },
+    });
+    opened.push(socket);
+    const until = async (done: () => boolean): Promise<void> => {
+      while (!done()) await new Promise<void>((resolve) => (wake = resolve));
+    };
+    return { socket, received, outcome, until };
+  }
+
+  function batchTo(to: Endpoint, ...payloads: Uint8Array[]): DatagramBatch {
+    const batch = new DatagramBatch(Math.max(1, payloads.length));
+    for (const payload of payloads) batch.append(payload, payload.length, to.ip.words, 0, to.port);
+    return batch;
+  }
+
+  test.each([
+    ['127.0.0.1:0', '127.0.0.1:0'],
+    ['[::1]:0', '[::1]:0'],
+  ])('a datagram from %s reaches %s with its source', async (here, there) => {
+    const a = open(here);
+    const b = open(there);
+    expect(a.socket.send(batchTo(b.socket.local, Buffer.from('cafe', 'hex')))).toBe(1);
+    await b.until(() => b.received.length === 1);
+    expect(b.received[0]).toEqual({ payload: Buffer.from('cafe', 'hex'), from: a.socket.local.toString() });
+  });
+
+  test('a socket on [::] receives IPv4 as v4-mapped and answers it', async () => {
+    const server = open('[::]:0');
+    const client = open('127.0.0.1:0');
+    client.socket.send(
+      batchTo(Endpoint.parse(`127.0.0.1:${server.socket.local.port}`), Buffer.from('01', 'hex')),
+    );
+    await server.until(() => server.received.length === 1);
+    expect(server.received[0]?.from).toBe(client.socket.local.toString());
+    server.socket.send(batchTo(client.socket.local, Buffer.from('02', 'hex')));
+    await client.until(() => client.received.length === 1);
+    expect(client.received[0]?.from).toBe(`127.0.0.1:${server.socket.local.port}`);
+  });
+
+  test('empty and largest datagrams arrive byte-exact', async () => {
+    const a = open('127.0.0.1:0');
+    const b = open('127.0.0.1:0');
+    const largest = Buffer.alloc(MAX_DATAGRAM_BYTES, 'tick');
+    a.socket.send(batchTo(b.socket.local, new Uint8Array(0), largest));
+    await b.until(() => b.received.length === 2);
+    expect(b.received[0]?.payload.length).toBe(0);
+    expect(b.received[1]?.payload.equals(largest)).toBe(true);
+  });
+
+  test('the payload is the caller’s again when send returns', async () => {
+    const a = open('127.0.0.1:0');
+    const b = open('127.0.0.1:0');
+    const payload = Buffer.from('aa', 'hex');
+    const batch = batchTo(b.socket.local, payload, payload);
+    a.socket.send(batch);
+    payload[0] = 0xbb;
+    await b.until(() => b.received.length === 2);
+    expect(b.received.map((datagram) => datagram.payload.toString('hex'))).toEqual(['aa', 'aa']);
+  });
+
+  // The batched socket hands its queue over when it is full, and refuses nothing.
+  if (name === 'dgram') {
+    test('send accepts no more than the queue holds, and reports every accepted datagram', async () => {
+      const a = open('127.0.0.1:0', 3);
+      const b = open('127.0.0.1:0');
+      const accepted = a.socket.send(
+        batchTo(b.socket.local, ...Array.from({ length: 5 }, () => Buffer.from('00', 'hex'))),
+      );
+      expect(accepted).toBe(3);
+      await a.until(() => a.outcome.sent === 3);
+      expect(a.outcome).toEqual({ sent: 3, failed: 0 });
+    });
+  }
+
+  test('a datagram that the system refuses is reported as failed and harms nothing', async () => {
+    const a = open('127.0.0.1:0');
+    const b = open('127.0.0.1:0');
+    a.socket.send(batchTo(b.socket.local, Buffer.alloc(MAX_DATAGRAM_BYTES + 1)));
+    a.socket.send(batchTo(new Endpoint(IpAddress.parse('127.0.0.1'), 0), Buffer.from('00', 'hex')));
+    a.socket.send(batchTo(b.socket.local, Buffer.from('07', 'hex')));
+    await a.until(() => a.outcome.sent + a.outcome.failed === 3);
+    expect(a.outcome).toEqual({ sent: 1, failed: 2 });
+    await b.until(() => b.received.length === 1);
+  });
+
+  test('a taken address is refused with its name and the remedy', () => {
+    const a = open('127.0.0.1:0');
+    expect(() => open(a.socket.local.toString())).toThrow(
+      `can't bind UDP ${a.socket.local.toString()}: another program has this address`,
+    );
+  });
+
+  test('closing twice is closing once', async () => {
+    const a = open('127.0.0.1:0');
+    await Promise.all([a.socket.close(), a.socket.close()]);
+    expect(a.socket.send(batchTo(a.socket.local, Buffer.from('00', 'hex')))).toBe(0);
+  });
+});
