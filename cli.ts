@@ -15,6 +15,9 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ readonly command: unknow
   config: () => import('./relay/config-command.ts'),
 };
 
+/** What yargs finds wrong with the command line. */
+class UsageError extends Error {}
+
 const words = hideBin(process.argv);
 const named = COMMANDS[words[0] ?? ''];
 const modules = await Promise.all(
@@ -34,13 +37,15 @@ const parser = yargs(words)
   .alias({ h: 'help', v: 'version' })
   .wrap(Math.min(110, process.stdout.columns || 110))
   .exitProcess(false)
-  .fail(false);
+  // yargs has a message of its own where the command line is wrong, and an error where a flag's check or a command failed.
+  .fail((message, error: Error | undefined) => {
+    throw error === undefined || error.name === 'YError' ? new UsageError(message) : error;
+  });
 
 try {
   await parser.parseAsync();
 } catch (error) {
-  // What yargs finds wrong with the command line is thrown as a plain error with one line.
-  const isUsage = error instanceof Error && error.name === 'YError';
+  const isUsage = error instanceof UsageError;
   const { exitCode, text } = isUsage
     ? {
         exitCode: EXIT_USAGE,
