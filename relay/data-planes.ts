@@ -2,7 +2,6 @@
  * The UDP engine and the TCP side as one thing with listeners: what a configuration names, bound or not bound as a
  * whole.
  */
-import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../net/address.ts';
 import type { ListenerConfig } from './control/config.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
@@ -34,29 +33,26 @@ export class DataPlanes {
   /**
    * Makes the listeners those of `wanted`: all of them, or on an error none and the old ones stay.
    *
-   *  1. listeners with another address, protocol or pool are closed, and bound as new ones
-   *  2. new ones are bound; when one fails, the steps so far are undone
-   *  3. those that stay take their new rules, and their sessions go on
-   *  4. those that are gone are closed
+   *  1. while the old ones still run, new addresses are tried: what can't be had ends the attempt here
+   *  2. listeners that are gone, or have another address, protocol or pool, are closed
+   *  3. new ones are bound; when one fails all the same, steps 2 and 3 are undone
+   *  4. those that stay take their new rules, and their sessions go on
    *
    * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had
    */
   async apply(wanted: readonly ListenerConfig[]): Promise<void> {
-    const before = new Map(this.#listeners.map((listener) => [listener.name, listener]));
-    const replaced = wanted
-      .filter(({ name }) => before.has(name))
-      .filter((next) => !isSame(before.get(next.name)!, next));
-    const added = wanted.filter((next) => !before.has(next.name) || replaced.includes(next));
-    const kept = wanted.filter((next) => !added.includes(next));
-    const names = new Set(wanted.map(({ name }) => name));
-    const gone = this.#listeners.filter(({ name }) => !names.has(name));
+    const kept = wanted.filter((next) => this.#listeners.some((listener) => isSame(listener, next)));
+    const added = wanted.filter((next) => !kept.includes(next));
+    const closing = this.#listeners.filter((listener) => !kept.some((next) => isSame(listener, next)));
 
-    for (const { name } of replaced) await this.#close(before.get(name)!);
+    if (closing.length > 0) {
+      for (const listener of added) if (!this.#hasPortOf(closing, listener)) await this.#try(listener);
+    }
+    for (const listener of closing) await this.#close(listener);
     await this.#openAll(added, async () => {
-      for (const { name } of replaced) await this.#open(before.get(name)!);
+      for (const listener of closing) await this.#open(listener);
     });
     for (const listener of kept) this.#update(listener);
-    for (const listener of gone) await this.#close(listener);
     this.#listeners = wanted;
   }
 
@@ -89,6 +85,21 @@ export class DataPlanes {
     }
   }
 
+  /** Whether one of `closing` has the port, so that it can't be tried before that one is closed. */
+  #hasPortOf(closing: readonly ListenerConfig[], { protocol, listen }: ListenerConfig): boolean {
+    const locals = this.locals();
+    return closing.some(
+      (listener) => listener.protocol === protocol && locals.get(listener.name)?.port === listen.port,
+    );
+  }
+
+  /** Binds the address and lets go of it. */
+  async #try(listener: ListenerConfig): Promise<void> {
+    const trial = { ...listener, name: `${listener.name} (trial)` };
+    await this.#open(trial);
+    await this.#close(trial);
+  }
+
   #open(listener: ListenerConfig): Promise<Endpoint> {
     return listener.protocol === 'udp' ? this.engine.addListener(listener) : this.tcp.addListener(listener);
   }
@@ -106,9 +117,5 @@ export class DataPlanes {
 
 /** Whether a listener can take the other's rules in place. */
 function isSame(a: ListenerConfig, b: ListenerConfig): boolean {
-  return (
-    a.protocol === b.protocol &&
-    a.pool === b.pool &&
-    isDeepStrictEqual(a.listen.toString(), b.listen.toString())
-  );
+  return a.name === b.name && a.protocol === b.protocol && a.pool === b.pool && a.listen.equals(b.listen);
 }
