@@ -23,7 +23,10 @@ function expectOwnAnswersOnly(players: readonly SteadyPlayer[]): void {
 }
 
 test('two clients on one IP share a server and each get their own replies', async () => {
-  const players = [stage.player('127.20.0.1:0', relay.listener()), stage.player('127.20.0.1:0', relay.listener())];
+  const players = [
+    stage.player('127.20.0.1:0', relay.listener()),
+    stage.player('127.20.0.1:0', relay.listener()),
+  ];
   await Promise.all(players.map((player) => player.start()));
   await Promise.all(players.map((player) => player.answers(20)));
   await settle(players);

@@ -23,13 +23,19 @@ async function relayWithRegisteredServers(): Promise<[RelayProcess, GameServerPr
 
 async function relayWithProbedServers(): Promise<[RelayProcess, GameServerProcess[]]> {
   const servers = await stage.gameServers(3);
-  const backends = servers.map(({ backendId, endpoint }) => ({ id: backendId, address: endpoint.toString() }));
+  const backends = servers.map(({ backendId, endpoint }) => ({
+    id: backendId,
+    address: endpoint.toString(),
+  }));
   const relay = await stage.relay(gameConfig({ pool: { healthCheck: UDP_PROBE, backends } }));
   return [relay, servers];
 }
 
 /** Those who play on the server, and the others. */
-function split(players: readonly SteadyPlayer[], { id }: GameServerProcess): [SteadyPlayer[], SteadyPlayer[]] {
+function split(
+  players: readonly SteadyPlayer[],
+  { id }: GameServerProcess,
+): [SteadyPlayer[], SteadyPlayer[]] {
   return [players.filter(({ server }) => server === id), players.filter(({ server }) => server !== id)];
 }
 
@@ -41,7 +47,11 @@ async function untilMoved(players: readonly SteadyPlayer[], { id }: GameServerPr
 /** One server all along, every update answered, nothing that was meant for another. */
 function expectUndisturbed(players: readonly SteadyPlayer[]): void {
   for (const { servers, unanswered, strays } of players) {
-    expect({ changes: servers.length - 1, unanswered, strays }).toEqual({ changes: 0, unanswered: 0, strays: 0 });
+    expect({ changes: servers.length - 1, unanswered, strays }).toEqual({
+      changes: 0,
+      unanswered: 0,
+      strays: 0,
+    });
   }
 }
 
@@ -75,7 +85,9 @@ test('kill -9 of one of three servers moves its players and loses nothing of the
 test('the bots see each player of a killed server change its server once, and no other', async () => {
   const [relay, servers] = await relayWithRegisteredServers();
   const load = ['--players', '40', '--tick', '64', '--ramp', '200ms', '--duration', '60s'];
-  const bots = stage.start(tickrelay('bots', ['bots', '--json', '--target', relay.listener().toString(), ...load]));
+  const bots = stage.start(
+    tickrelay('bots', ['bots', '--json', '--target', relay.listener().toString(), ...load]),
+  );
   await bots.event('ready');
   await relay.untilMetric('sessions', {}, 40);
   const before = await relay.serversByClient();

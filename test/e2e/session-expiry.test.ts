@@ -14,7 +14,9 @@ test('a silent client loses its session and a sending one keeps it', async () =>
   const relay = await stage.relay(
     gameConfig({ listener: { idleTimeout: '2s' }, pool: { backends: [server.endpoint.toString()] } }),
   );
-  expect(relay.process.stderr).toContain('listeners[0].idleTimeout: 2000ms is below the 120s of RFC 4787 REQ-5');
+  expect(relay.process.stderr).toContain(
+    'listeners[0].idleTimeout: 2000ms is below the 120s of RFC 4787 REQ-5',
+  );
 
   const [silent, sending] = await stage.players(2, relay.listener());
   await silent!.stop();

@@ -63,9 +63,7 @@ interface GameConfig {
 /** One UDP listener `game` before one pool `game-servers`, with an admin address; all ports are the system's choice. */
 export function gameConfig({ listener = {}, pool = {}, rest = {} }: GameConfig = {}): object {
   return {
-    listeners: [
-      { name: 'game', protocol: 'udp', listen: '127.0.0.1:0', pool: 'game-servers', ...listener },
-    ],
+    listeners: [{ name: 'game', protocol: 'udp', listen: '127.0.0.1:0', pool: 'game-servers', ...listener }],
     pools: { 'game-servers': pool },
     admin: { listen: '127.0.0.1:0' },
     ...rest,

@@ -61,7 +61,11 @@ export class RelayProcess {
   }
 
   /** Starts a relay with these flags, and `configPath` if there is one. Resolves when it is ready. */
-  static async start(group: ProcessGroup, args: readonly string[], configPath?: string): Promise<RelayProcess> {
+  static async start(
+    group: ProcessGroup,
+    args: readonly string[],
+    configPath?: string,
+  ): Promise<RelayProcess> {
     const config = configPath === undefined ? [] : ['--config', configPath];
     const child = group.start(tickrelay('relay', ['relay', '--json', ...config, ...args]));
     return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, configPath);
@@ -118,7 +122,9 @@ export class RelayProcess {
   }
 
   async sessions(query = ''): Promise<readonly SessionRow[]> {
-    const answer = await this.request<{ sessions: readonly SessionRow[] }>(`/v1/sessions?limit=10000${query}`);
+    const answer = await this.request<{ sessions: readonly SessionRow[] }>(
+      `/v1/sessions?limit=10000${query}`,
+    );
     return answer.body.sessions;
   }
 
