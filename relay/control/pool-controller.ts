@@ -58,6 +58,7 @@ export class PoolController {
   };
   #config: PoolConfig;
   #published: PoolSnapshot | undefined;
+  #pendingPublish: NodeJS.Immediate | undefined;
   #monitor: HealthMonitor<Member> | undefined;
   #heartbeatTimer: NodeJS.Timeout | undefined;
   #isClosed = false;
@@ -102,7 +103,7 @@ export class PoolController {
     this.#registrations[result]++;
     if (result !== 'renewed')
       this.#log('info', { backend: id, address: request.endpoint.toString() }, result);
-    this.#publish();
+    this.#publishSoon();
   }
 
   /** A registration was refused, here or before it came this far. */
@@ -123,7 +124,7 @@ export class PoolController {
     this.#remove(id);
     this.#registrations.left++;
     this.#log('info', { backend: id }, 'left');
-    this.#publish();
+    this.#publishSoon();
   }
 
   /** Keeps its players, takes no new ones. @throws Refusal 404 */
@@ -170,6 +171,7 @@ export class PoolController {
   /** Ends the checks. Idempotent. */
   close(): Promise<void> {
     this.#isClosed = true;
+    clearImmediate(this.#pendingPublish);
     return this.#stopChecks();
   }
 
@@ -220,7 +222,7 @@ export class PoolController {
     const view = this.#viewOf(this.#pool.get(id)!);
     if (isDrainChanged || isEnabledChanged)
       this.#log('info', { backend: id, state: view.state }, 'changed by operator');
-    this.#publish();
+    this.#publishSoon();
     return view;
   }
 
@@ -356,7 +358,7 @@ export class PoolController {
     if (this.#members.get(member.id) !== member) return;
     if (outcome === SKIPPED) this.#checks.skipped++;
     else this.#record(member, outcome);
-    this.#publish();
+    this.#publishSoon();
   }
 
   #record(member: Member, failure: string | undefined): void {
@@ -373,7 +375,17 @@ export class PoolController {
     this.#options.logger[level]({ pool: this.#pool.name, ...fields }, message);
   }
 
+  /**
+   * Publishes when the loop has handled what it has read, and before it reads more: no datagram that follows a change
+   * misses it, and a burst of changes costs one table instead of one for each.
+   */
+  #publishSoon(): void {
+    this.#pendingPublish ??= setImmediate(() => this.#publish());
+  }
+
   #publish(): void {
+    clearImmediate(this.#pendingPublish);
+    this.#pendingPublish = undefined;
     const snapshot = this.#pool.snapshot();
     if (snapshot === this.#published) return;
     this.#published = snapshot;

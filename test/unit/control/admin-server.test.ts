@@ -1,7 +1,7 @@
 import { request, type IncomingMessage } from 'node:http';
 import { createServer, type AddressInfo } from 'node:net';
 import { once } from 'node:events';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
 import { createRig, RIG_CONFIG, type Rig } from './control-rig.ts';
 
@@ -79,7 +79,7 @@ test.each([
     'content-type': 'application/json',
   });
   expect([answer.statusCode, answer.json<{ state: string }>().state]).toEqual([200, state]);
-  expect(rig.snapshots.at(-1)?.backends[0]?.state).toBe(state);
+  await vi.waitFor(() => expect(rig.snapshots.at(-1)?.backends[0]?.state).toBe(state));
   expect((await post(rig, `/v1/pools/db/backends/nobody/${operation}`)).statusCode).toBe(404);
 });
 

@@ -1,6 +1,9 @@
+import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
 import type { HealthCheck } from '../../../relay/control/health-checks/health-check.ts';
+import { tcpCheck } from '../../../relay/control/health-checks/tcp-check.ts';
 import { HealthMonitor, SKIPPED, type CheckOutcome } from '../../../relay/control/health-monitor.ts';
 import { LoopClock } from '../../../relay/control/loop-clock.ts';
 
@@ -121,6 +124,34 @@ test('a success counts also when the loop stalled meanwhile', async () => {
   stalledMs += 5_000;
   await vi.advanceTimersByTimeAsync(400);
   expect(outcomes).toEqual([[0, undefined]]);
+});
+
+test('a real stall of the loop, longer than the timeout, says nothing about a backend that answers', async () => {
+  vi.useRealTimers();
+  const realClock = new LoopClock();
+  const server = createServer((socket) => socket.on('error', () => undefined)).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const endpoint = Endpoint.parse(`127.0.0.1:${(server.address() as AddressInfo).port}`);
+  const ask = tcpCheck({ port: undefined });
+  const outcome = await new Promise<CheckOutcome>((resolve) => {
+    monitor = new HealthMonitor({
+      check: (to, signal) => {
+        const answer = ask(to, signal);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3 * TIMEOUT_MS);
+        return answer;
+      },
+      intervalMs: 100,
+      timeoutMs: TIMEOUT_MS,
+      clock: realClock,
+      targets: () => [{ endpoint, slot: 1 }],
+      onOutcome: (_target, first) => resolve(first),
+    });
+  });
+  expect([undefined, SKIPPED]).toContain(outcome);
+  await monitor?.close();
+  realClock.close();
+  server.close();
+  vi.useFakeTimers();
 });
 
 test('after a stall the checks go on', async () => {
