@@ -8,8 +8,9 @@
  * the relay chose for a player; and it warms the servers' code up.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { CodecName } from '../wire/codec.ts';
 import { climb } from './ladder.ts';
-import { runLoad, startGenerators, type Load, type LoadContext } from './load-run.ts';
+import { runLoad, type Load, type LoadContext } from './load-run.ts';
 import { cpuSpent, describeMachine, readCpuTimes } from './machine.ts';
 import { MATCH_PLAYERS, measurePayloadTable } from './payload-table.ts';
 import { tickrelay } from './process-group.ts';
@@ -18,14 +19,10 @@ import type { BenchResults, LadderResult, LoadRun, Plan } from './results.ts';
 import { ENGINES, openDirect, type Route } from './routes.ts';
 import { measureSessionTableLookup } from './session-table-lookup.ts';
 import { summarise } from './summary.ts';
-import type { CodecName } from '../wire/codec.ts';
+import { primeServers, warmRouteUp } from './warm-up.ts';
 
 /** How long the machine is watched before the load, in ms. */
 const IDLE_WATCH_MS = 400;
-/** Slow enough for one generator to play every player of the ladder, long enough for two updates of each. */
-const PRIMING = { tickHz: 8, durationMs: 250, rampMs: 0, warmupMs: 0, codec: 'binary' } as const;
-/** Time of the main load through each route before anything is measured, so that all run warm code, in ms. */
-const WARM_UP_MS = 300;
 const LIVE_CODECS: readonly CodecName[] = ['binary', 'json'];
 
 export interface BenchmarkOptions extends LoadContext {
@@ -36,7 +33,7 @@ export interface BenchmarkOptions extends LoadContext {
 /** Steps that the progress counts: one for each run as planned, one for each other part. */
 export function countSteps({ rounds, engines, ladder, payloadRounds }: Plan): number {
   const routes = 1 + engines.length;
-  return 1 + routes * (rounds + ladder.length) + payloadRounds * LIVE_CODECS.length + 2;
+  return 1 + routes * (rounds + ladder.length) + 1 + payloadRounds * LIVE_CODECS.length + 2;
 }
 
 /** @throws RelayError when a process failed; an AbortError when `signal` fired */
@@ -49,15 +46,17 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   progress.step('starting game servers and relays');
   const backends = await startGameServers('binary', options);
   const busyBefore = await watchIdle(options.signal);
-  await prime(backends, Math.max(plan.players, ...plan.ladder), options);
-  const routes = [openDirect({ backends }), ...(await openEngines(backends, options))];
-  for (const route of routes) await warmUp(route, 'binary', options);
+  const load = mainLoad(plan, 'binary');
+  await primeServers(backends, { ...load, players: Math.max(plan.players, ...plan.ladder) });
+  const relays = await Promise.all(plan.engines.map((engine) => openEngine(engine, backends, options)));
+  const direct = openDirect({ backends });
+  const routes = [direct, ...relays];
+  for (const route of routes) await warmRouteUp(route, load);
 
   const runs = await compare(routes, options);
   const ladders: LadderResult[] = [];
   // The relays climb first: should time run out, it is the reference that stays short.
-  for (const route of [...routes.slice(1), routes[0]!])
-    ladders.push(await climbLadder(route, hasTime, options));
+  for (const route of [...relays, direct]) ladders.push(await climbLadder(route, hasTime, options));
   await Promise.all(routes.map((route) => route.close()));
   const liveRuns = await playLive(options);
   await options.group.close();
@@ -96,8 +95,12 @@ function startGameServers(codec: CodecName, { plan, group }: BenchmarkOptions): 
   return Promise.all(servers.map(async (server) => String((await server.event('ready'))['udp'])));
 }
 
-function openEngines(backends: readonly string[], { plan, group }: BenchmarkOptions): Promise<Route[]> {
-  return Promise.all(plan.engines.map((engine) => ENGINES[engine]!({ group, backends })));
+function openEngine(
+  engine: string,
+  backends: readonly string[],
+  { group }: BenchmarkOptions,
+): Promise<Route> {
+  return ENGINES[engine]!({ group, backends });
 }
 
 async function watchIdle(signal: AbortSignal): Promise<number> {
@@ -106,26 +109,9 @@ async function watchIdle(signal: AbortSignal): Promise<number> {
   return cpuSpent(before, readCpuTimes()).share;
 }
 
-/** Lets every player say to every server where they are. */
-async function prime(
-  backends: readonly string[],
-  players: number,
-  { plan, group, codec = PRIMING.codec }: BenchmarkOptions & { readonly codec?: CodecName },
-): Promise<void> {
-  const load = { ...PRIMING, codec, players, seed: plan.seed };
-  const generators = backends.flatMap((backend) => startGenerators([backend], load, group));
-  await Promise.all(generators.map((generator) => generator.event('summary')));
-}
-
-async function warmUp(route: Route, codec: CodecName, { plan, group }: BenchmarkOptions): Promise<void> {
-  const load = loadOf(plan, { players: plan.players, durationMs: WARM_UP_MS, codec });
-  const generators = startGenerators(route.targets, load, group);
-  await Promise.all(generators.map((generator) => generator.event('summary')));
-}
-
 async function compare(routes: readonly Route[], options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress } = options;
-  const load = loadOf(plan, { players: plan.players, durationMs: plan.comparisonMs, codec: 'binary' });
+  const load = { ...mainLoad(plan, 'binary'), durationMs: plan.comparisonMs };
   const runs: LoadRun[] = [];
   for (let round = 1; round <= plan.rounds; round++) {
     for (const route of routes) {
@@ -149,7 +135,7 @@ async function climbLadder(
     hasTime,
     measure: (players) => {
       progress.step(`ladder: ${players} players, ${route.name}`);
-      const load = loadOf(plan, { players, durationMs: plan.ladderMs, codec: 'binary' });
+      const load = { ...mainLoad(plan, 'binary'), players, durationMs: plan.ladderMs };
       return runLoad(route, load, { ...options, round: 1 });
     },
   });
@@ -159,27 +145,30 @@ async function climbLadder(
 
 /** The same players and updates through the relay in each codec, with game servers and a relay that are as fresh. */
 async function playLive(options: BenchmarkOptions): Promise<LoadRun[]> {
-  const { plan, progress, group } = options;
-  const lanes: { codec: CodecName; route: Route }[] = [];
-  for (const codec of LIVE_CODECS) {
-    const backends = await startGameServers(codec, options);
-    await prime(backends, plan.players, { ...options, codec });
-    const route = await ENGINES[plan.engines[0]!]!({ group, backends });
-    await warmUp(route, codec, options);
-    lanes.push({ codec, route });
+  const { plan, progress } = options;
+  progress.step('live payload: starting fresh game servers and relays');
+  const lanes = await Promise.all(
+    LIVE_CODECS.map(async (codec) => {
+      const backends = await startGameServers(codec, options);
+      return { codec, backends, route: await openEngine(plan.engines[0]!, backends, options) };
+    }),
+  );
+  for (const { codec, backends, route } of lanes) {
+    await primeServers(backends, mainLoad(plan, codec));
+    await warmRouteUp(route, mainLoad(plan, codec));
   }
   const runs: LoadRun[] = [];
   for (let round = 1; round <= plan.payloadRounds; round++) {
     for (const { codec, route } of lanes) {
       progress.step(`live payload, round ${round} of ${plan.payloadRounds}: ${codec}`);
-      const load = loadOf(plan, { players: plan.players, durationMs: plan.payloadMs, codec });
+      const load = { ...mainLoad(plan, codec), durationMs: plan.payloadMs };
       runs.push(await runLoad(route, load, { ...options, round }));
     }
   }
   return runs;
 }
 
-function loadOf(plan: Plan, own: Pick<Load, 'players' | 'durationMs' | 'codec'>): Load {
-  const { tickHz, seed, rampMs, warmupMs } = plan;
-  return { tickHz, seed, rampMs, warmupMs, ...own };
+function mainLoad(plan: Plan, codec: CodecName): Omit<Load, 'durationMs'> {
+  const { players, tickHz, seed, rampMs, warmupMs } = plan;
+  return { players, tickHz, seed, rampMs, warmupMs, codec };
 }

@@ -79,11 +79,7 @@ export async function runLoad(
 }
 
 /** Shares the players out over one generator for each target; each player keeps an id and an address of its own. */
-export function startGenerators(
-  targets: readonly string[],
-  load: Load,
-  group: ProcessGroup,
-): ManagedProcess[] {
+function startGenerators(targets: readonly string[], load: Load, group: ProcessGroup): ManagedProcess[] {
   return targets.flatMap((target, i) => {
     const first = Math.floor((load.players * i) / targets.length);
     const players = Math.floor((load.players * (i + 1)) / targets.length) - first;
