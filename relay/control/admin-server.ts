@@ -21,8 +21,8 @@ export interface AdminServerOptions extends AdminContext {
   readonly logger: Logger;
 }
 
-/** Connections at once; above it, new ones are refused. */
-const MAX_CONNECTIONS = 1_024;
+/** Connections at once; above it, new ones are refused. Every game server may keep one open for its heartbeats. */
+const MAX_CONNECTIONS = 4_096;
 /** Time for a request to arrive whole. */
 const REQUEST_TIMEOUT_MS = 10_000;
 /** Time that requests under way have when the server closes. */

@@ -2,6 +2,7 @@
  * The YAML file: parsed, its `${NAME}` filled in from the environment, and able to say on which line a path stands.
  */
 import {
+  Lexer,
   LineCounter,
   isMap,
   isPair,
@@ -17,6 +18,9 @@ import { formatPath, type ConfigPath, type Problems } from './config-problems.ts
 /** `${NAME}` or `${NAME:-default}`. */
 const VARIABLE = /\$\{(?<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?<fallback>[^}]*))?\}/g;
 
+/** Deeper than any configuration; much deeper ones exhaust the parser's stack, which ends the process. */
+const MAX_DEPTH = 100;
+
 export class ConfigDocument {
   /** Undefined when the text could not be read at all; the problems say why. */
   readonly data: unknown;
@@ -24,7 +28,13 @@ export class ConfigDocument {
   readonly #lines = new LineCounter();
 
   constructor(text: string, env: Readonly<Record<string, string | undefined>>, problems: Problems) {
-    const document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false });
+    const isTooDeep = isNestedTooDeep(text);
+    if (isTooDeep) problems.add([], `is nested more than ${MAX_DEPTH} deep`);
+    const document = parseDocument(isTooDeep ? '' : text, {
+      lineCounter: this.#lines,
+      prettyErrors: false,
+      logLevel: 'error',
+    });
     this.#document = document;
     // The first error of syntax says where to look; the next ones are its consequences.
     for (const error of document.errors.slice(0, 1)) {
@@ -32,7 +42,8 @@ export class ConfigDocument {
     }
     this.#substitute(env, problems);
     try {
-      this.data = document.errors.length === 0 ? document.toJS({ maxAliasCount: 100 }) : undefined;
+      this.data =
+        !isTooDeep && document.errors.length === 0 ? document.toJS({ maxAliasCount: 100 }) : undefined;
     } catch {
       // The one thing that toJS refuses: aliases of aliases of aliases.
       problems.add([], 'has too many YAML aliases');
@@ -92,4 +103,15 @@ function pathOf(key: unknown, ancestors: readonly unknown[]): PropertyKey[] {
     const next = ancestors[i + 1];
     return [next === undefined ? Number(key) : ancestor.items.indexOf(next)];
   });
+}
+
+/** Looks at tokens and lines, before anything recurses: open brackets, and what one line nests by indents and dashes. */
+function isNestedTooDeep(text: string): boolean {
+  let depth = 0;
+  for (const token of new Lexer().lex(text)) {
+    if (token === '[' || token === '{') depth++;
+    else if (token === ']' || token === '}') depth = Math.max(0, depth - 1);
+    if (depth > MAX_DEPTH) return true;
+  }
+  return new RegExp(`^[ \\t?:-]{${2 * MAX_DEPTH}}`, 'm').test(text);
 }

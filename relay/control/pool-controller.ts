@@ -219,7 +219,7 @@ export class PoolController {
     this.#memberOf(id);
     const isDrainChanged = this.#pool.setDraining(id, draining);
     const isEnabledChanged = this.#pool.setEnabled(id, enabled);
-    const view = this.#viewOf(this.#pool.get(id)!);
+    const view = this.backend(id);
     if (isDrainChanged || isEnabledChanged)
       this.#log('info', { backend: id, state: view.state }, 'changed by operator');
     this.#publishSoon();
