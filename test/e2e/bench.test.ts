@@ -1,5 +1,5 @@
 /** The benchmark and the demo as an operator runs them, with as few players as make sense. */
-import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,15 +13,19 @@ const DEADLINE_MS = 120_000;
 
 const DEMO = fileURLToPath(new URL('../../dist/bench/demo.js', import.meta.url));
 
-/** Process ids of a process's own children. */
+/** Process ids of a process's own children, from the parent's id in /proc/PID/stat (proc(5), field 4). */
 function childrenOf({ pid }: ManagedProcess): number[] {
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return pids.filter((child) => parentOf(child) === pid).map(Number);
+}
+
+function parentOf(pid: string): number | undefined {
   try {
-    return execFileSync('pgrep', ['-P', `${pid ?? -1}`], { encoding: 'utf8' })
-      .trim()
-      .split('\n')
-      .map(Number);
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The program's name before it stands in parentheses and may hold anything.
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
   } catch {
-    return [];
+    return undefined;
   }
 }
 
