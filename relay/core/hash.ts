@@ -7,10 +7,13 @@ const JHASH_INITVAL = 0xdeadbeef;
 
 /** jhash2 over the 4 words of the address at `words[at]`. Returns a u32. */
 export function hashAddress(words: Uint32Array, at: number, seed: number): number {
-  return hashFive(words, at, 0, (JHASH_INITVAL + 16 + seed) | 0);
+  return hashFive(words, at, 0, (JHASH_INITVAL + 16 + seed) | 0) >>> 0;
 }
 
-/** jhash2 over 5 words: the address at `words[at]`, then `tag` (a port, a listener...). Returns a u32. */
+/**
+ * jhash2 over 5 words: the address at `words[at]`, then `tag` (a port, a listener...). Returns an i32, `>>> 0` of which is
+ * the kernel's number: V8 boxes a u32 from 2^31 up wherever it leaves a function, and this one runs for every datagram.
+ */
 export function hashKey(words: Uint32Array, at: number, tag: number, seed: number): number {
   return hashFive(words, at, tag, (JHASH_INITVAL + 20 + seed) | 0);
 }
@@ -40,11 +43,12 @@ export function hashWords(words: Uint32Array, length: number, seed: number): num
   }
   const rest = length - at;
   if (rest === 0) return c >>> 0;
-  return final(
+  const hash = final(
     (a + words[at]!) | 0,
     rest > 1 ? (b + words[at + 1]!) | 0 : b,
     rest > 2 ? (c + words[at + 2]!) | 0 : c,
   );
+  return hash >>> 0;
 }
 
 /**
@@ -79,5 +83,5 @@ function final(a: number, b: number, c: number): number {
   c = ((c ^ b) - ((b << 16) | (b >>> 16))) | 0;
   a = ((a ^ c) - ((c << 4) | (c >>> 28))) | 0;
   b = ((b ^ a) - ((a << 14) | (a >>> 18))) | 0;
-  return ((c ^ b) - ((b << 24) | (b >>> 8))) >>> 0;
+  return ((c ^ b) - ((b << 24) | (b >>> 8))) | 0;
 }

@@ -61,7 +61,7 @@ export function buildMaglev(backends: readonly MaglevBackend[]): Uint16Array {
 }
 
 function identity(endpoint: Endpoint, seed: number): number {
-  return hashKey(endpoint.ip.words, 0, endpoint.port, seed);
+  return hashKey(endpoint.ip.words, 0, endpoint.port, seed) >>> 0;
 }
 
 /** By address bytes, then port. */

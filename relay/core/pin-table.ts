@@ -93,15 +93,11 @@ export class PinTable {
   /** @returns whether the client IP may open one more session at `ratePerSecond` (> 0) */
   takeToken(id: number, nowMs: number, ratePerSecond: number): boolean {
     const at = id * RECORD_DOUBLES;
-    const tokens = refill(
-      this.#doubles[at + TOKENS]!,
-      this.#doubles[at + TOKENS_AT_MS]!,
-      nowMs,
-      ratePerSecond,
-    );
+    const lastMs = this.#doubles[at + TOKENS_AT_MS]!;
+    const tokens = refill(this.#doubles[at + TOKENS]!, lastMs, nowMs, ratePerSecond);
     const granted = tokens >= 1;
     this.#doubles[at + TOKENS] = granted ? tokens - 1 : tokens;
-    this.#doubles[at + TOKENS_AT_MS] = nowMs;
+    this.#doubles[at + TOKENS_AT_MS] = Math.max(lastMs, nowMs);
     return granted;
   }
 

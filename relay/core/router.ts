@@ -166,7 +166,7 @@ export class Router {
   }
 
   #isIdle(session: number, listener: ListenerState, nowMs: number): boolean {
-    return nowMs - this.sessions.lastSeenMs(session) >= listener.idleTimeoutMs;
+    return this.sessions.isIdle(session, nowMs, listener.idleTimeoutMs);
   }
 
   #open(

@@ -116,6 +116,11 @@ export class SessionTable {
     return this.#doubles[id * RECORD_DOUBLES + LAST_SEEN_MS]!;
   }
 
+  /** Whether the client has been silent for `timeoutMs`. A boolean, since a double that leaves a function may be boxed. */
+  isIdle(id: number, nowMs: number, timeoutMs: number): boolean {
+    return nowMs - this.#doubles[id * RECORD_DOUBLES + LAST_SEEN_MS]! >= timeoutMs;
+  }
+
   datagramsDownstream(id: number): number {
     return this.#words[id * RECORD_WORDS + DATAGRAMS_DOWNSTREAM]!;
   }

@@ -1,0 +1,134 @@
+/** Core allocates nothing for a datagram: the heap may not grow by a fraction of the smallest object each. */
+import { describe, expect, test } from 'vitest';
+import { IpAddress } from '../../../net/address.ts';
+import { slotOf } from '../../../relay/core/backend-ref.ts';
+import { DOWNSTREAM, UPSTREAM } from '../../../relay/core/counters.ts';
+import { ALGORITHMS } from '../../../relay/core/select.ts';
+import { collectGarbage } from '../../support/garbage.ts';
+import { NO_LIMITS, RouterRig } from './router-rig.ts';
+
+const DATAGRAMS = 200_000;
+const CLIENTS = 64;
+const CHUNKS = 20;
+/** The smallest object takes 16 bytes, a boxed double as well. Engine and test runner have their own small needs. */
+const MOST_BYTES_EACH = 1;
+
+/**
+ * Moments with fractions of a ms, as a clock hands them out: boxed, once. A plain array of them would hold bare doubles,
+ * and each load box one anew.
+ */
+const MOMENTS: readonly (number | string)[] = [
+  'mixed',
+  ...Array.from({ length: CLIENTS }, (_, i) => 1_000_000.25 + i),
+];
+const moment = (i: number): number => MOMENTS[1 + (i % CLIENTS)] as number;
+
+/**
+ * Bytes that the heap grows by for each call, once the code is warm and compiled: the median over chunks so short that
+ * few of them meet a collection.
+ */
+function bytesPerCall(call: (i: number) => void): number {
+  for (let i = 0; i < DATAGRAMS; i++) call(i);
+  collectGarbage();
+  const growth = Array.from({ length: CHUNKS }, () => {
+    const before = process.memoryUsage().heapUsed;
+    for (let i = 0; i < DATAGRAMS / CHUNKS; i++) call(i);
+    return ((process.memoryUsage().heapUsed - before) * CHUNKS) / DATAGRAMS;
+  });
+  return growth.sort((a, b) => a - b)[CHUNKS / 2]!;
+}
+
+/** Sessions of 64 clients, their addresses side by side as in a batch. */
+function rig(limits = NO_LIMITS, algorithm: (typeof ALGORITHMS)[number] = 'ip-hash') {
+  const bed = new RouterRig({ maxSessions: 1_000 });
+  const game = bed.listen('game', { limits, algorithm, idleTimeoutMs: 1_000 });
+  const words = new Uint32Array(CLIENTS * 4);
+  for (let i = 0; i < CLIENTS; i++) words.set(IpAddress.parse(`10.1.0.${i + 1}`).words, i * 4);
+  const ports = Uint16Array.from({ length: CLIENTS }, (_, i) => 1_000 + i);
+  return { bed, game, words, ports, router: bed.router };
+}
+
+describe('no allocation', () => {
+  test('the measure sees an object for each datagram', () => {
+    const kept: unknown[] = new Array(DATAGRAMS);
+    expect(bytesPerCall((i) => (kept[i % CLIENTS] = { i }))).toBeGreaterThan(8);
+  });
+
+  test('routing a datagram of a live session', () => {
+    const { router, game, words, ports } = rig();
+    const { counters } = game;
+    const grown = bytesPerCall((i) => {
+      const at = i % CLIENTS;
+      counters.received(DOWNSTREAM, 14);
+      const session = router.route(game, words, at * 4, ports[at]!, 14, moment(i));
+      if (session < 0) counters.dropped(DOWNSTREAM, ~session);
+      else counters.forwarded(DOWNSTREAM, 1, 14);
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(game.liveSessions).toBe(CLIENTS);
+  });
+
+  test('prefetching a batch', () => {
+    const { router, words, ports } = rig();
+    expect(bytesPerCall(() => router.sessions.prefetch(0, words, ports, CLIENTS))).toBeLessThan(
+      MOST_BYTES_EACH,
+    );
+  });
+
+  test('passing a reply', () => {
+    const { bed, router, game, words, ports } = rig();
+    const { pool, counters } = game;
+    const backends = Uint32Array.from(bed.pool.list().flatMap(({ endpoint }) => [...endpoint.ip.words]));
+    const sessions = Array.from({ length: CLIENTS }, (_, i) =>
+      router.route(game, words, i * 4, ports[i]!, 14, moment(0)),
+    );
+    const slots = sessions.map((session) => slotOf(router.sessions.backendRef(session)));
+    let passed = 0;
+    const grown = bytesPerCall((i) => {
+      const session = sessions[i % CLIENTS]!;
+      const slot = pool.snapshot.slotAt(backends, slots[i % CLIENTS]! * 4, 7_777);
+      counters.received(UPSTREAM, 148);
+      if (!router.mayReply(session, slot, moment(i))) return;
+      router.sessions.replied(session, 148);
+      counters.forwarded(UPSTREAM, 1, 148);
+      passed++;
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(passed).toBe(2 * DATAGRAMS);
+  });
+
+  test.each(ALGORITHMS)('but a boxed hash, opening and ending sessions by %s', (algorithm) => {
+    const limits = {
+      sessionsPerSource: 10,
+      sessionRatePerSource: 1_000,
+      sessionRate: 1_000_000,
+      amplification: 0,
+    };
+    const { router, game, words, ports } = rig(limits, algorithm);
+    let nowMs = 1_000_000;
+    const grown = bytesPerCall(() => {
+      const at = (nowMs / 20) % CLIENTS;
+      nowMs += 20; // each client is back after its session ended
+      router.route(game, words, at * 4, ports[at]!, 14, nowMs);
+    });
+    expect(grown).toBeLessThan(16 + MOST_BYTES_EACH);
+    expect(game.counters.dump().sessionsOpened).toBe(2 * DATAGRAMS);
+  });
+
+  test('dropping a flood', () => {
+    const { router, game, words } = rig({ ...NO_LIMITS, sessionsPerSource: 1 });
+    let port = 1;
+    const grown = bytesPerCall((i) => {
+      port = (port % 65_535) + 1;
+      const session = router.route(game, words, (i % CLIENTS) * 4, port, 14, moment(i));
+      if (session < 0) game.counters.dropped(DOWNSTREAM, ~session);
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+  });
+
+  test('sweeping', () => {
+    const { router, game, words, ports } = rig();
+    for (let i = 0; i < CLIENTS; i++) router.route(game, words, i * 4, ports[i]!, 14, moment(0));
+    expect(bytesPerCall(() => router.sweep(16, moment(CLIENTS - 1)))).toBeLessThan(MOST_BYTES_EACH);
+  });
+});
