@@ -42,7 +42,7 @@ export async function climb(options: ClimbOptions): Promise<LadderResult> {
     if (!hasTime()) return result(mostPlayers, 'budget');
     // A step may fail by one hiccup of the machine; it counts as failed when it fails again.
     if (!(await take(players)) && !(await take(players))) {
-      const limited = taken.slice(-2).some(({ run }) => run.generatorLimit !== undefined);
+      const limited = taken.slice(-2).every(({ run }) => run.generatorLimit !== undefined);
       return result(mostPlayers, limited ? 'generator' : 'failed');
     }
     mostPlayers = players;

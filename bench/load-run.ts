@@ -21,7 +21,7 @@ import { mergeHistograms, roundTripOf } from './summary.ts';
 /** Time between the end of the second reading and the end of the sending, in ms. */
 const READING_MARGIN_MS = 50;
 /** How long answers are waited for after the last update, in ms; a later one is lost. */
-const GRACE_MS = 300;
+const GRACE_MS = 200;
 /** How long the generators may take beyond their own times, in ms. */
 const SUMMARY_SLACK_MS = 20_000;
 

@@ -22,13 +22,13 @@ export function makePlan({ players, engines, seed, quick, rounds, ladder }: Plan
         ...shared,
         rounds: rounds ?? 1,
         ladder: ladder ?? [players, 2 * players],
-        comparisonMs: 1_000,
+        comparisonMs: 800,
         ladderMs: 500,
         payloadMs: 500,
         payloadRounds: 1,
         rampMs: 100,
         warmupMs: 200,
-        budgetMs: 8_000,
+        budgetMs: 10_500,
       }
     : {
         ...shared,

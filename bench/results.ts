@@ -125,7 +125,7 @@ export interface RunSummary {
 export type LadderEnd =
   /** A step failed, and failed again when it was repeated. */
   | 'failed'
-  /** A step failed, but the generator was the limit. */
+  /** A step failed twice, and both times the generator was the limit. */
   | 'generator'
   /** Every step passed. */
   | 'top'

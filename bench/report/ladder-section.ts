@@ -28,7 +28,7 @@ function finding({ route, mostPlayers, end, steps }: LadderResult): Finding {
   const failed = `${formatNumber(last.players)} failed with loss ${formatShare(last.loss)} and p99 ${formatNumber(last.roundTripUs.p99 / 1000, 2)} ms`;
   const why: Record<LadderResult['end'], string> = {
     failed: `${carried}; ${failed}, twice.`,
-    generator: `at least ${carried}; ${failed}, but there the load generator was the limit: ${last.generatorLimit ?? 'in the step before'}.`,
+    generator: `at least ${carried}; ${failed}, but there the load generator was the limit: ${last.generatorLimit ?? ''}.`,
     top: `at least ${carried}, the top of the ladder.`,
     budget: `at least ${carried}; no time was left for the next step.`,
   };

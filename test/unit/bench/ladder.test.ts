@@ -49,9 +49,10 @@ describe('the ladder', () => {
     });
   });
 
-  it('says that the generator was the limit when it was', async () => {
+  it('says that the generator was the limit when it was both times', async () => {
     const limited = { ...late, generatorLimit: 'it sent at 80 % of the rate' };
-    expect(await climbThrough([good, late, limited])).toMatchObject({ mostPlayers: 50, end: 'generator' });
+    expect(await climbThrough([good, limited, limited])).toMatchObject({ mostPlayers: 50, end: 'generator' });
+    expect(await climbThrough([good, late, limited])).toMatchObject({ mostPlayers: 50, end: 'failed' });
   });
 
   it('takes no further step without time', async () => {
