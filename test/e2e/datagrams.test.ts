@@ -2,8 +2,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Endpoint, IpAddress } from '../../net/address.ts';
-import { gameConfig } from '../support/game-fleet.ts';
+import { gameConfig, HEARTBEAT, LOOPBACK } from '../support/game-fleet.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
+import { disturbed, settle } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 
@@ -59,6 +60,26 @@ test('an IPv6 client reaches an IPv4 backend, and an IPv4 client an IPv6 backend
   );
   expect((await stage.peer('127.0.0.1:0').ask(before6.listener(), 'four to six')).payload.toString()).toBe(
     'four to six',
+  );
+});
+
+test('players, relay, admin API and a server that registers itself can all be on IPv6', async () => {
+  const relay = await stage.relay(
+    gameConfig({
+      listener: { listen: '[::1]:0' },
+      pool: { healthCheck: HEARTBEAT, registration: LOOPBACK },
+      rest: { admin: { listen: '[::1]:0' } },
+    }),
+  );
+  await stage.gameServer({ id: 6, register: relay, listen: '[::1]:0' });
+  await relay.untilStates({ 'server-6': 'ready' });
+  const players = [stage.player('[::1]:0', relay.listener()), stage.player('[::1]:0', relay.listener())];
+  await Promise.all(players.map((player) => player.start()));
+  await Promise.all(players.map((player) => player.answers(5)));
+  await settle(players);
+  expect(disturbed(players)).toEqual([]);
+  expect((await relay.sessions('&client=::1')).map(({ client }) => client).sort()).toEqual(
+    players.map(({ address }) => address).sort(),
   );
 });
 

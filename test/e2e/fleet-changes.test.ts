@@ -1,8 +1,8 @@
 /** Servers come and go under load, by registration, by reload and by drain: only who must move does, once. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { gameConfig, HEARTBEAT, LOOPBACK, type GameServerProcess } from '../support/game-fleet.ts';
-import type { BackendRow, RelayProcess } from '../support/relay-process.ts';
-import { settle, type SteadyPlayer } from '../support/steady-player.ts';
+import type { Answer, BackendRow } from '../support/relay-process.ts';
+import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import { until } from '../support/until.ts';
 
@@ -10,17 +10,6 @@ let stage: Stage;
 
 beforeEach(() => (stage = new Stage()));
 afterEach(() => stage.close());
-
-/** One server all along, every update answered, nothing that was meant for another. */
-function expectUndisturbed(players: readonly SteadyPlayer[]): void {
-  for (const { servers, unanswered, strays } of players) {
-    expect({ changes: servers.length - 1, unanswered, strays }).toEqual({
-      changes: 0,
-      unanswered: 0,
-      strays: 0,
-    });
-  }
-}
 
 const onServer = (players: readonly SteadyPlayer[], id: number): SteadyPlayer[] =>
   players.filter(({ server }) => server === id);
@@ -49,7 +38,7 @@ test('servers that register and leave under load take only their own players wit
   await untilMoved(leavers, 3);
   await Promise.all(newcomers.map((player) => player.answers(10)));
   await settle([...players, ...newcomers]);
-  expectUndisturbed([...players, ...newcomers.filter((player) => !leavers.includes(player))]);
+  expect(disturbed([...players, ...newcomers.filter((player) => !leavers.includes(player))])).toEqual([]);
   for (const { servers } of leavers) expect(servers).toHaveLength(2);
   expect(await relay.metric('sessions_repinned_total')).toBe(leavers.length);
   expect(await relay.metric('registrations_total', { result: 'left' })).toBe(1);
@@ -73,7 +62,7 @@ test('a backend registered by hand and removed again moves nobody who was not on
   await untilMoved(onSecond, 2);
   await Promise.all(newcomers.map((player) => player.answers(10)));
   await settle([...players, ...newcomers]);
-  expectUndisturbed([...players, ...newcomers.filter((player) => !onSecond.includes(player))]);
+  expect(disturbed([...players, ...newcomers.filter((player) => !onSecond.includes(player))])).toEqual([]);
   expect(await relay.metric('sessions_repinned_total')).toBe(onSecond.length);
 });
 
@@ -95,7 +84,7 @@ test('a reload that adds a server moves nobody, one that removes a server moves 
   await untilMoved(leavers, 1);
   await Promise.all(players.map((player) => player.answers(10)));
   await settle(players);
-  expectUndisturbed(players.filter((player) => !leavers.includes(player)));
+  expect(disturbed(players.filter((player) => !leavers.includes(player)))).toEqual([]);
   for (const player of leavers) expect(player.servers).toHaveLength(2);
   expect(await relay.metric('sessions_repinned_total')).toBe(leavers.length);
 });
@@ -110,10 +99,8 @@ test('a draining server keeps its players and gets no new ones until it is enabl
   const players = await stage.players(16, relay.listener());
   expect(onServer(players, 1).length).toBeGreaterThan(0);
 
-  const operate = (what: string): ReturnType<RelayProcess['request']> =>
-    relay.request<BackendRow>(`/v1/pools/game-servers/backends/server-1/${what}`, {
-      method: 'POST',
-    }) as never;
+  const operate = (what: string): Promise<Answer<BackendRow>> =>
+    relay.request(`/v1/pools/game-servers/backends/server-1/${what}`, { method: 'POST' });
   expect(await operate('drain')).toMatchObject({ status: 200, body: { state: 'draining' } });
   const duringDrain = await stage.players(16, relay.listener(), '127.20.1');
   expect(duringDrain.map(({ server }) => server)).toEqual(duringDrain.map(() => 2));
@@ -127,7 +114,7 @@ test('a draining server keeps its players and gets no new ones until it is enabl
   const everybody = [...players, ...duringDrain, rejoined, ...afterDrain];
   await Promise.all(everybody.map((player) => player.answers(10)));
   await settle(everybody);
-  expectUndisturbed(everybody);
+  expect(disturbed(everybody)).toEqual([]);
   expect(await relay.metric('sessions_repinned_total')).toBe(0);
 });
 
@@ -141,7 +128,7 @@ test('a disabled server loses its players at once and gets new ones when it is e
   const players = await stage.players(16, relay.listener());
   const leavers = onServer(players, 1);
   const stayers = notOnServer(players, 1);
-  const operate = (what: string): Promise<unknown> =>
+  const operate = (what: string): Promise<Answer<BackendRow>> =>
     relay.request(`/v1/pools/game-servers/backends/server-1/${what}`, { method: 'POST' });
   expect(await operate('disable')).toMatchObject({ status: 200, body: { state: 'disabled' } });
   await untilMoved(leavers, 1);
@@ -150,6 +137,6 @@ test('a disabled server loses its players at once and gets new ones when it is e
   expect(onServer(newcomers, 1).length).toBeGreaterThan(0);
   await Promise.all(players.map((player) => player.answers(10)));
   await settle(players);
-  expectUndisturbed(stayers);
+  expect(disturbed(stayers)).toEqual([]);
   for (const { servers: visited } of leavers) expect(visited).toEqual([1, 2]);
 });

@@ -66,7 +66,9 @@ async function flood(target: Endpoint, clients: number, seed: string): Promise<S
   };
   const sendMarker = (batch: number): Promise<void> =>
     new Promise((resolve) => {
-      onMarker = (answered) => void (answered === batch && resolve());
+      onMarker = (answered) => {
+        if (answered === batch) resolve();
+      };
       const bytes = Buffer.alloc(14);
       encodePositionUpdate({ ...MARKER, x: batch }, bytes);
       send(0, bytes);

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { gameConfig } from '../support/game-fleet.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
-import { settle, type SteadyPlayer } from '../support/steady-player.ts';
+import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import { until } from '../support/until.ts';
 
@@ -33,13 +33,7 @@ function config(listeners: readonly object[] = [GAME], rest: object = {}): objec
 async function expectUndisturbed(players: readonly SteadyPlayer[]): Promise<void> {
   await Promise.all(players.map((player) => player.answers(10)));
   await settle(players);
-  for (const { servers, unanswered, strays } of players) {
-    expect({ changes: servers.length - 1, unanswered, strays }).toEqual({
-      changes: 0,
-      unanswered: 0,
-      strays: 0,
-    });
-  }
+  expect(disturbed(players)).toEqual([]);
 }
 
 /** The running configuration, as the admin API shows it. */

@@ -95,6 +95,8 @@ export class RelayProcess {
     const response = await fetch(`${this.admin}${path}`, {
       method,
       headers: {
+        // So that the relay has no more descriptors for having been asked.
+        connection: 'close',
         ...(typeof body === 'object' ? { 'content-type': 'application/json' } : {}),
         ...(typeof body === 'string' ? { 'content-type': 'application/yaml' } : {}),
         ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),

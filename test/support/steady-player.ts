@@ -143,3 +143,10 @@ export async function settle(players: readonly SteadyPlayer[]): Promise<void> {
     () => undefined,
   );
 }
+
+/** Those who were not on one server all along, or lack an answer, or got what was not theirs: nobody, it should be. */
+export function disturbed(players: readonly SteadyPlayer[]): readonly object[] {
+  return players
+    .filter(({ servers, unanswered, strays }) => servers.length !== 1 || unanswered > 0 || strays > 0)
+    .map(({ id, servers, unanswered, strays }) => ({ id, servers, unanswered, strays }));
+}

@@ -1,0 +1,169 @@
+/** TCP through the relay as a process: bytes, ends of both kinds, and backends that die. */
+import { createHash, randomBytes } from 'node:crypto';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { ManagedProcess } from '../../bench/process-group.ts';
+import type { RelayProcess } from '../support/relay-process.ts';
+import { Stage } from '../support/stage.ts';
+import { TcpClient } from '../support/tcp-client.ts';
+import { until } from '../support/until.ts';
+
+let stage: Stage;
+
+beforeEach(() => (stage = new Stage()));
+afterEach(() => stage.close());
+
+/** A program that sends back what it gets, and its FIN after the client's. */
+const ECHO = `
+  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => {});
+    socket.pipe(socket);
+  });
+  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+`;
+
+/** A program that reads to the client's FIN, and only then answers with the hash of what it read. */
+const DIGEST = `
+  const hash = require('node:crypto').createHash('sha256');
+  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('data', (bytes) => hash.update(bytes)).on('end', () => socket.end(hash.digest('hex')));
+  });
+  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+`;
+
+interface Backend {
+  readonly id: string;
+  readonly address: string;
+  readonly process: ManagedProcess;
+}
+
+async function backend(id: string, program: string): Promise<Backend> {
+  const process = stage.start({ name: id, args: ['-e', program] });
+  const { port } = await process.event('ready');
+  return { id, address: `127.0.0.1:${port as number}`, process };
+}
+
+async function relayBefore(
+  backends: readonly Backend[],
+  healthCheck: object = { type: 'none' },
+): Promise<RelayProcess> {
+  return stage.relay({
+    listeners: [{ name: 'login', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins' }],
+    pools: { logins: { healthCheck, backends: backends.map(({ id, address }) => ({ id, address })) } },
+    admin: { listen: '127.0.0.1:0' },
+  });
+}
+
+interface ConnectionRow {
+  readonly id: number;
+  readonly backend: string;
+  readonly state: string;
+  readonly downstreamBytes: number;
+  readonly upstreamBytes: number;
+}
+
+async function connections(relay: RelayProcess): Promise<readonly ConnectionRow[]> {
+  const { body } = await relay.request<{ connections: readonly ConnectionRow[] }>('/v1/connections');
+  return body.connections;
+}
+
+const client = async (relay: RelayProcess): Promise<TcpClient> =>
+  stage.closing(await TcpClient.connect(relay.listener()));
+
+test('8 MiB come back byte for byte, and the connection is listed, counted and gone', async () => {
+  const relay = await relayBefore([await backend('echo', ECHO)]);
+  const one = await client(relay);
+  const bytes = randomBytes(8 * 1024 * 1024);
+  one.write(bytes);
+  expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
+  expect(await connections(relay)).toEqual([
+    expect.objectContaining({
+      backend: 'echo',
+      state: 'established',
+      downstreamBytes: bytes.length,
+      upstreamBytes: bytes.length,
+    }),
+  ]);
+  one.end();
+  await one.untilOver();
+  await relay.untilMetric('tcp_connections_closed_total', { reason: 'completed' }, 1);
+  expect(one.failure).toBeUndefined();
+  expect(await connections(relay)).toEqual([]);
+  expect(await relay.metric('tcp_bytes_total')).toBe(2 * bytes.length);
+});
+
+test('a half-closed connection still carries the answer', async () => {
+  const relay = await relayBefore([await backend('digest', DIGEST)]);
+  const one = await client(relay);
+  const bytes = randomBytes(1024 * 1024);
+  one.write(bytes);
+  one.end();
+  await one.untilOver();
+  expect(one.received.toString()).toBe(createHash('sha256').update(bytes).digest('hex'));
+  expect(one.failure).toBeUndefined();
+});
+
+test('connections spread evenly; those of a killed backend are cut, the others go on, new ones go elsewhere', async () => {
+  const [a, b] = [await backend('a', ECHO), await backend('b', ECHO)];
+  const relay = await relayBefore([a, b], { type: 'tcp', interval: '250ms', timeout: '250ms', fall: 3 });
+  const clients: TcpClient[] = [];
+  for (let i = 0; i < 6; i++) clients.push(await client(relay));
+  await until('six connections', async () =>
+    (await connections(relay)).every(({ state }) => state === 'established'),
+  );
+  const listed = await connections(relay);
+  expect(listed.map((row) => row.backend).sort()).toEqual(['a', 'a', 'a', 'b', 'b', 'b']);
+
+  a.process.signal('SIGKILL');
+  await until('three connections to end', () => clients.filter(({ isOver }) => isOver).length === 3);
+  const alive = clients.filter(({ isOver }) => !isOver);
+  await relay.untilStates({ a: 'unhealthy', b: 'ready' }, 'logins');
+  alive.push(await client(relay), await client(relay));
+  for (const one of alive) {
+    one.write('still here');
+    expect((await one.untilReceived(10)).toString()).toBe('still here');
+  }
+  expect(alive).toHaveLength(5);
+  expect((await connections(relay)).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
+});
+
+test('a backend that refuses is replaced by another before any byte is read', async () => {
+  const [a, b] = [await backend('a', ECHO), await backend('b', ECHO)];
+  const relay = await relayBefore([a, b]);
+  a.process.signal('SIGKILL');
+  await a.process.ended(20_000);
+  for (let i = 0; i < 4; i++) {
+    const one = await client(relay);
+    one.write(`hello ${i}`);
+    expect((await one.untilReceived(7)).toString()).toBe(`hello ${i}`);
+  }
+  expect(await relay.metric('tcp_connections_retried_total')).toBeGreaterThan(0);
+});
+
+test('an operator ends one connection and no other', async () => {
+  const relay = await relayBefore([await backend('echo', ECHO)]);
+  const [one, two] = [await client(relay), await client(relay)];
+  await until('two connections', async () => (await connections(relay)).length === 2);
+  const [oldest] = await connections(relay);
+  expect((await relay.request(`/v1/connections/${oldest!.id}`, { method: 'DELETE' })).status).toBe(204);
+  await one.untilOver();
+  expect(one.failure).toBe('ECONNRESET');
+  two.write('unharmed');
+  expect((await two.untilReceived(8)).toString()).toBe('unharmed');
+  expect((await relay.request('/v1/connections/999', { method: 'DELETE' })).status).toBe(404);
+});
+
+test('after SIGTERM a connection goes on, new ones are refused, and the relay ends with the last one', async () => {
+  const relay = await relayBefore([await backend('echo', ECHO)]);
+  const one = await client(relay);
+  one.write('before');
+  await one.untilReceived(6);
+  relay.process.signal('SIGTERM');
+  await until('/readyz to answer 503', async () => (await relay.request('/readyz')).status === 503);
+  await expect(TcpClient.connect(relay.listener())).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+  one.write(' and after');
+  expect((await one.untilReceived(16)).toString()).toBe('before and after');
+  one.end();
+  expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
+  const { tcp } = await relay.process.event('summary');
+  expect(tcp).toMatchObject({ login: { accepted: 1, closed: { completed: 1 } } });
+});
