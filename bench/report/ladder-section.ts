@@ -1,18 +1,20 @@
 /** How many players each route carries before it loses updates or makes them late. */
 import { LADDER_MAX_LOSS } from '../ladder.ts';
 import type { BenchResults, LadderResult } from '../results.ts';
-import { axisName, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
+import { axisName, COLOURS, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
 import { figure, formatNumber, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
-export function ladderSection({ ladders, plan }: BenchResults): Section {
+export function ladderSection({ ladders, plan, comparison }: BenchResults): Section {
   const tickMs = 1000 / plan.tickHz;
+  // A route has one colour in every plot.
+  const colours = new Map(comparison.routes.map(({ name }, i) => [name, COLOURS[i % COLOURS.length]!]));
   const climbed = ladders.filter(({ steps }) => steps.length > 0);
   return {
     title: 'The ladder: how many players',
     findings: ladders.map(finding),
     tables: climbed.length === 0 ? [] : [stepTable(climbed)],
-    plots: climbed.length === 0 ? [] : [ladderPlot(climbed, plan.tickHz)],
+    plots: climbed.length === 0 ? [] : [ladderPlot(climbed, plan.tickHz, colours)],
     method:
       `Each step runs for ${formatNumber(plan.ladderMs / 1000, 1)} s at ${plan.tickHz} Hz and passes with loss under ${formatShare(LADDER_MAX_LOSS)} and a p99 round trip ` +
       `under one tick (${formatNumber(tickMs, 4)} ms). A step that fails is run once more; the climb ends when it fails again. Players, ` +
@@ -62,7 +64,11 @@ function stepTable(ladders: readonly LadderResult[]): Table {
   };
 }
 
-function ladderPlot(ladders: readonly LadderResult[], tickHz: number): Plot {
+function ladderPlot(
+  ladders: readonly LadderResult[],
+  tickHz: number,
+  colours: ReadonlyMap<string, string>,
+): Plot {
   const tickUs = 1e6 / tickHz;
   return renderPlot('p99 round trip by number of players; hollow points are steps that failed', {
     height: 380,
@@ -80,6 +86,7 @@ function ladderPlot(ladders: readonly LadderResult[], tickHz: number): Plot {
         type: 'line',
         name: route,
         symbolSize: 9,
+        itemStyle: { color: colours.get(route) ?? INK },
         lineStyle: { width: 2.5 },
         data: steps.map(({ passed, run }) => ({
           value: [run.players, Math.max(1, run.roundTripUs.p99)],
