@@ -70,6 +70,8 @@ export interface DatagramSocketOptions {
 export interface DatagramSocket {
   /** The bound address, with the port that the system chose. */
   readonly local: Endpoint;
+  /** Datagrams that the kernel dropped since the socket was bound, its receive buffer being full; absent where unknown. */
+  readonly kernelDrops?: number;
 
   /**
    * Sends a batch, each datagram to its own address.

@@ -33,7 +33,7 @@ import type { Sender, SendQueue } from './send-queue.ts';
 
 export interface MmsgSocketOptions {
   readonly libc: Libc;
-  /** A bound, non-blocking UDP socket; the MmsgSocket closes it. */
+  /** A bound, non-blocking UDP socket. */
   readonly fd: number;
   readonly options: DatagramSocketOptions;
   readonly queue: SendQueue;
@@ -91,7 +91,6 @@ export class MmsgSocket implements DatagramSocket, Sender {
     if (!this.#closed) {
       this.#onClose();
       this.#closed = true;
-      this.#libc.close(this.fd);
     }
     return Promise.resolve();
   }
@@ -148,7 +147,8 @@ function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
   return ip.isV4 ? SOCKADDR_IN.size : SOCKADDR_IN6.size;
 }
 
-function readLocal(libc: Libc, fd: number): Endpoint {
+/** The address that a socket is bound to. */
+export function readLocal(libc: Libc, fd: number): Endpoint {
   const memory = new Arena(libc, 4096);
   try {
     memory.u32[16] = 32;

@@ -53,6 +53,10 @@ export interface PollerOptions {
   readonly now?: () => number;
   /** The longest wait, in ms. Default 20. */
   readonly blockMs?: number;
+  /** Sleep after a round with traffic, in microseconds, so that the next one finds more: CPU for latency. Default 0. */
+  readonly coalesceUs?: number;
+  /** Memory that outlives the thread: byte d is 1 while the poller has descriptor d open. */
+  readonly descriptors?: Uint8Array;
 }
 
 export class Poller {
@@ -71,15 +75,20 @@ export class Poller {
   readonly #timers = new Set<Timer>();
   readonly #now: () => number;
   readonly #blockMs: number;
+  readonly #coalesceUs: number;
+  readonly #descriptors: Uint8Array | undefined;
   /** Slots in use in this round. */
   #used = 0;
   #driven: NodeJS.Immediate | undefined;
   #closed = false;
 
-  constructor(libc: Libc, { now = () => performance.now(), blockMs = 20 }: PollerOptions = {}) {
+  constructor(libc: Libc, options: PollerOptions = {}) {
+    const { now = () => performance.now(), blockMs = 20, coalesceUs = 0, descriptors } = options;
     this.#libc = libc;
     this.#now = now;
     this.#blockMs = blockMs;
+    this.#coalesceUs = coalesceUs;
+    this.#descriptors = descriptors;
     const small = 64 * 1024;
     this.#arena = new Arena(libc, RECEIVE_ARENA_BYTES + SEND_ARENA_BYTES + small);
     this.#slots = new ReceiveSlots(this.#arena);
@@ -89,16 +98,29 @@ export class Poller {
     this.#scratch = this.#arena.take(64);
     this.#epoll = this.#must(libc.epoll_create1(EPOLL_CLOEXEC), 'epoll');
     this.wakeFd = this.#must(libc.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), 'eventfd');
+    this.#note(this.#epoll, 1);
+    this.#note(this.wakeFd, 1);
     this.#watch(this.wakeFd, WAKE);
+  }
+
+  /** Address and size of the native memory, for whoever must give it back if this thread dies. */
+  get memory(): { readonly address: number; readonly size: number } {
+    return { address: this.#arena.address, size: this.#arena.bytes.length };
   }
 
   /** Opens and binds a socket. @throws RelayError TICKRELAY_ERR_BIND */
   open(options: DatagramSocketOptions): DatagramSocket {
-    return this.adopt(bindUdp(this.#libc, options), options);
+    const fd = bindUdp(this.#libc, options);
+    this.#note(fd, 1);
+    return this.#add(fd, options, true);
   }
 
-  /** Takes over a bound socket by its descriptor, and closes it in the end. */
+  /** Receives and sends on a bound socket by its descriptor, which stays the caller's to close. */
   adopt(fd: number, options: DatagramSocketOptions): DatagramSocket {
+    return this.#add(fd, options, false);
+  }
+
+  #add(fd: number, options: DatagramSocketOptions, isOwn: boolean): DatagramSocket {
     assert(!this.#closed);
     const number = this.#freeNumbers.pop() ?? this.#sockets.length;
     const socket = new MmsgSocket({
@@ -106,7 +128,7 @@ export class Poller {
       fd,
       options,
       queue: this.#queue,
-      onClose: () => this.#forget(number, fd),
+      onClose: () => this.#forget(number, fd, isOwn),
     });
     this.#sockets[number] = socket;
     this.#watch(fd, number);
@@ -128,6 +150,7 @@ export class Poller {
     this.#queue.flush();
     this.#used = 0;
     this.#runTimers();
+    if (received > 0 && this.#coalesceUs > 0) this.#libc.usleep(this.#coalesceUs);
     return received;
   }
 
@@ -155,8 +178,10 @@ export class Poller {
     clearImmediate(this.#driven);
     this.#timers.clear();
     for (const socket of this.#sockets) void socket?.close();
-    this.#libc.close(this.wakeFd);
-    this.#libc.close(this.#epoll);
+    for (const fd of [this.wakeFd, this.#epoll]) {
+      this.#note(fd, 0);
+      this.#libc.close(fd);
+    }
     this.#arena.free();
   }
 
@@ -228,11 +253,18 @@ export class Poller {
     );
   }
 
-  #forget(number: number, fd: number): void {
+  #note(fd: number, open: 0 | 1): void {
+    if (this.#descriptors !== undefined && fd < this.#descriptors.length) this.#descriptors[fd] = open;
+  }
+
+  #forget(number: number, fd: number, isOwn: boolean): void {
     this.#queue.flush();
     this.#libc.epoll_ctl(this.#epoll, EPOLL_CTL_DEL, fd, 0);
     this.#sockets[number] = undefined;
     this.#freeNumbers.push(number);
+    if (!isOwn) return;
+    this.#note(fd, 0);
+    this.#libc.close(fd);
   }
 
   #must(result: number, what: string): number {

@@ -2,7 +2,8 @@
  * Counters of one listener, as doubles in one typed array, so that a worker can keep them in shared memory.
  *
  * Layout, for each direction: received, received bytes, forwarded, forwarded bytes, then one for each drop reason.
- * What must always hold once nothing is in flight: received = forwarded + the sum of drops.
+ * What must always hold once nothing is in flight: received = forwarded + the sum of drops. Datagrams that the kernel dropped
+ * before the relay received them stand apart.
  */
 import { DROP_REASONS } from './drop-reason.ts';
 
@@ -23,9 +24,12 @@ const SESSIONS_OPENED = 2 * PER_DIRECTION;
 const SESSIONS_EXPIRED = SESSIONS_OPENED + 1;
 const SESSIONS_EVICTED = SESSIONS_OPENED + 2;
 const SESSIONS_REPINNED = SESSIONS_OPENED + 3;
+const KERNEL_DROPS = SESSIONS_OPENED + 4;
+const LIVE_SESSIONS = SESSIONS_OPENED + 5;
+const UPSTREAM_SOCKETS = SESSIONS_OPENED + 6;
 
 /** Doubles in one block. */
-export const COUNTER_COUNT = SESSIONS_OPENED + 4;
+export const COUNTER_COUNT = SESSIONS_OPENED + 7;
 
 export class ListenerCounters {
   readonly values: Float64Array;
@@ -66,6 +70,28 @@ export class ListenerCounters {
     this.values[SESSIONS_REPINNED]!++;
   }
 
+  /** Live sessions of the listener. */
+  get liveSessions(): number {
+    return this.values[LIVE_SESSIONS]!;
+  }
+
+  set liveSessions(count: number) {
+    this.values[LIVE_SESSIONS] = count;
+  }
+
+  get upstreamSockets(): number {
+    return this.values[UPSTREAM_SOCKETS]!;
+  }
+
+  set upstreamSockets(count: number) {
+    this.values[UPSTREAM_SOCKETS] = count;
+  }
+
+  /** Datagrams to the listener's address that a full receive buffer cost, as far as the engine can see them. */
+  set kernelDrops(count: number) {
+    this.values[KERNEL_DROPS] = count;
+  }
+
   /** A readable copy, for metrics, the admin API and tests. */
   dump(): ListenerCounts {
     const { values } = this;
@@ -87,6 +113,7 @@ export class ListenerCounters {
       sessionsExpired: values[SESSIONS_EXPIRED]!,
       sessionsEvicted: values[SESSIONS_EVICTED]!,
       sessionsRepinned: values[SESSIONS_REPINNED]!,
+      kernelDrops: values[KERNEL_DROPS]!,
     };
   }
 }
@@ -107,4 +134,6 @@ export interface ListenerCounts {
   readonly sessionsExpired: number;
   readonly sessionsEvicted: number;
   readonly sessionsRepinned: number;
+  /** Dropped by the kernel before the relay received them; not part of the sums. */
+  readonly kernelDrops: number;
 }

@@ -28,14 +28,27 @@ export interface ListenerRules {
   readonly limits: AdmissionLimits;
 }
 
+/** Live sessions by slot, MAX_BACKENDS words each: of this worker, and of the others that serve the same pool. */
+export interface LiveSessions {
+  readonly own: Uint32Array;
+  readonly others: readonly Uint32Array[];
+}
+
 /** A pool as the data plane sees it. Shared by the listeners that name the pool. */
 export class PoolView {
   /** Live sessions by slot, of the backend that is there now. */
-  readonly live = new Uint32Array(MAX_BACKENDS);
+  readonly live: Uint32Array;
+  readonly #others: readonly Uint32Array[];
+  readonly #total = new Uint32Array(MAX_BACKENDS);
   #snapshot: PoolSnapshot;
 
-  constructor(snapshot: PoolSnapshot) {
+  constructor(
+    snapshot: PoolSnapshot,
+    live: LiveSessions = { own: new Uint32Array(MAX_BACKENDS), others: [] },
+  ) {
     this.#snapshot = snapshot;
+    this.live = live.own;
+    this.#others = live.others;
   }
 
   get snapshot(): PoolSnapshot {
@@ -45,6 +58,17 @@ export class PoolView {
   /** Whether a session of this reference goes on: its backend is the same as ever, and ready or draining. */
   isUsable(ref: BackendRef): boolean {
     return this.#snapshot.usable[slotOf(ref)] === ref;
+  }
+
+  /** Live sessions by slot, of all workers. The array is the view's own, and overwritten by the next call. */
+  totalLive(): Uint32Array {
+    if (this.#others.length === 0) return this.live;
+    for (let slot = 0; slot < this.#snapshot.backends.length; slot++) {
+      let sum = this.live[slot]!;
+      for (const other of this.#others) sum += other[slot]!;
+      this.#total[slot] = sum;
+    }
+    return this.#total;
   }
 
   /** The backend that the reference still means, for listings. */
@@ -72,29 +96,38 @@ export class PoolView {
   }
 }
 
+export interface ListenerStateOptions {
+  readonly rules: ListenerRules;
+  readonly pool: PoolView;
+  /** In shared memory, where others read them. */
+  readonly counters?: ListenerCounters | undefined;
+  /** Turns of round-robin (select.ts), in shared memory where several workers take them together. */
+  readonly turns?: Int32Array | undefined;
+}
+
 export class ListenerState {
   readonly index: number;
   readonly name: string;
   readonly pool: PoolView;
   readonly counters: ListenerCounters;
-  readonly selector = new Selector();
-  liveSessions = 0;
+  readonly selector: Selector;
   algorithm!: Algorithm;
   idleTimeoutMs!: number;
   pinTimeoutMs!: number;
   limits!: AdmissionLimits;
   rate!: TokenBucket;
 
-  constructor(
-    index: number,
-    name: string,
-    options: { rules: ListenerRules; pool: PoolView; counters?: ListenerCounters },
-  ) {
+  constructor(index: number, name: string, options: ListenerStateOptions) {
     this.index = index;
     this.name = name;
     this.pool = options.pool;
     this.counters = options.counters ?? new ListenerCounters();
+    this.selector = new Selector(options.turns);
     this.apply(options.rules);
+  }
+
+  get liveSessions(): number {
+    return this.counters.liveSessions;
   }
 
   /** New rules for the sessions that live and those to come. */

@@ -159,7 +159,7 @@ export class Router {
     const { sessions, pins } = this;
     this.#detach(session);
     listener.pool.sessionEnded(sessions.backendRef(session));
-    listener.liveSessions--;
+    listener.counters.liveSessions--;
     const pin = pins.find(listener.index, sessions.records.words, sessions.addressAt(session));
     if (pin !== -1) pins.sessionEnded(pin, nowMs);
     sessions.records.remove(session);
@@ -198,7 +198,7 @@ export class Router {
     pins.setBackendRef(pin, ref);
     pins.sessionOpened(pin, nowMs);
     listener.pool.sessionOpened(ref);
-    listener.liveSessions++;
+    listener.counters.liveSessions++;
     listener.counters.sessionOpened();
     return id;
   }
@@ -229,7 +229,7 @@ export class Router {
       listener.algorithm,
       pool.snapshot,
       hashAddress(words, at, this.#hashSeed),
-      pool.live,
+      listener.algorithm === 'least-connections' ? pool.totalLive() : pool.live,
     );
     return slot === -1 ? NO_BACKEND_REF : pool.snapshot.usable[slot]!;
   }

@@ -10,8 +10,12 @@ export const ALGORITHMS = ['ip-hash', 'least-connections', 'round-robin'] as con
 export type Algorithm = (typeof ALGORITHMS)[number];
 
 export class Selector {
-  /** The next turn of the rotation. */
-  #turn = 0;
+  /** One word: turns taken. In shared memory where several workers take turns together. */
+  readonly #turns: Int32Array;
+
+  constructor(turns: Int32Array = new Int32Array(1)) {
+    this.#turns = turns;
+  }
 
   /**
    * The pool slot of a ready backend, or -1 when none is ready. Allocates nothing.
@@ -30,9 +34,7 @@ export class Selector {
   }
 
   #nextInTurn(rotation: Uint16Array): number {
-    // A changed pool may have a shorter rotation than the turn counts to.
-    if (this.#turn >= rotation.length) this.#turn = 0;
-    return rotation[this.#turn++]!;
+    return rotation[(Atomics.add(this.#turns, 0, 1) >>> 0) % rotation.length]!;
   }
 }
 

@@ -2,12 +2,20 @@
  * Which data plane runs: a table of engines, best first, each with a probe. `auto` takes the first that works here; a
  * named engine that does not work is an error that says why, never a silent substitute.
  */
+import assert from 'node:assert/strict';
+import { availableParallelism } from 'node:os';
 import { openDgramSocket } from '../../net/dgram-socket.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import type { Engine, EngineName } from './engine.ts';
+import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
 
-export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket'>;
+export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket'> & {
+  /** Worker threads of engines that have them; absent: one for each core. */
+  readonly workers?: number | undefined;
+  readonly coalesceUs?: number;
+};
 
 interface EngineEntry {
   readonly name: EngineName;
@@ -20,6 +28,22 @@ const notBuiltIn = (): string => 'this version of tickrelay does not have it yet
 
 /** Best first. A new engine is one line here and one in test/contract/engine-harness.ts. */
 const ENGINES: readonly EngineEntry[] = [
+  {
+    name: 'mmsg',
+    unavailable: () => {
+      const loaded = loadLibc();
+      return 'unavailable' in loaded ? loaded.unavailable : undefined;
+    },
+    create: (settings) => {
+      const loaded = loadLibc();
+      assert('libc' in loaded);
+      return new MmsgEngine({
+        ...settings,
+        libc: loaded.libc,
+        workers: settings.workers ?? availableParallelism(),
+      });
+    },
+  },
   {
     name: 'dgram',
     unavailable: () => undefined,

@@ -1,8 +1,11 @@
 /** What the contract suite needs of an engine, and the fleet of clients and servers around it. */
+import assert from 'node:assert/strict';
 import { Endpoint } from '../../net/address.ts';
 import { openDgramSocket } from '../../net/dgram-socket.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
+import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
 import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
 import { type Answer, UdpPeer } from '../support/udp-peer.ts';
 
@@ -10,6 +13,8 @@ export interface EngineUnderTest {
   readonly engine: Engine;
   /** Lets time pass for the engine, and its sweeper do what is due. */
   readonly advance: (ms: number) => Promise<void>;
+  /** Waits until the engine has taken over what it was told. */
+  readonly settle: () => Promise<void>;
 }
 
 export interface EngineSettings {
@@ -19,28 +24,64 @@ export interface EngineSettings {
 
 export const QUARANTINE_MS = 30_000;
 
-/** One line for each engine; the suite runs on all of them. */
-export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => EngineUnderTest>> = {
+/** One entry for each engine; the suite runs on all of them. A text says why an engine can't run here. */
+export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => EngineUnderTest | string>> = {
   dgram: (settings) => {
     let nowMs = 1_000_000;
     const engine = new UserspaceEngine({
+      ...defaults(settings),
       name: 'dgram',
       openSocket: openDgramSocket,
-      maxSessions: settings.maxSessions ?? 1_000,
-      maxUpstreamSockets: settings.maxUpstreamSockets ?? 1_000,
-      upstreamQuarantineMs: QUARANTINE_MS,
-      hashSeed: 0,
-      tableSeed: 0x5eed,
       now: () => nowMs,
     });
-    const advance = (ms: number): Promise<void> => {
-      nowMs += ms;
-      engine.sweep();
-      return Promise.resolve();
+    return {
+      engine,
+      settle: () => Promise.resolve(),
+      advance: (ms) => {
+        nowMs += ms;
+        engine.sweep();
+        return Promise.resolve();
+      },
     };
-    return { engine, advance };
   },
+  'mmsg, one worker': (settings) => mmsg(settings, 1),
+  'mmsg, three workers': (settings) => mmsg(settings, 3),
 };
+
+function mmsg(settings: EngineSettings, workers: number): EngineUnderTest | string {
+  const loaded = loadLibc();
+  if ('unavailable' in loaded) return loaded.unavailable;
+  const clock = new Float64Array(new SharedArrayBuffer(8)).fill(1_000_000);
+  const engine = new MmsgEngine({
+    ...defaults(settings),
+    libc: loaded.libc,
+    workers,
+    clock,
+  });
+  return {
+    engine,
+    settle: async () => {
+      await engine.sessions({ limit: 0 });
+    },
+    advance: async (ms) => {
+      clock[0]! += ms;
+      await engine.sweep();
+    },
+  };
+}
+
+function defaults({ maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSettings) {
+  return {
+    maxSessions,
+    maxUpstreamSockets,
+    upstreamQuarantineMs: QUARANTINE_MS,
+    hashSeed: 0,
+    tableSeed: 0x5eed,
+  };
+}
+
+/** Engines whose workers each have a share of the table and of the listener's rate: cases about an exact cap are not theirs. */
+export const SHARING_ENGINES = ['mmsg, three workers'];
 
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',
@@ -55,19 +96,22 @@ export class Bed {
   readonly pool = new BackendPool('game');
   readonly servers = new Map<string, UdpPeer>();
   readonly advance: (ms: number) => Promise<void>;
+  readonly settle: () => Promise<void>;
   readonly #peers: UdpPeer[] = [];
   listener!: Endpoint;
 
   constructor(engineName: string, settings: EngineSettings = {}) {
-    const { engine, advance } = ENGINES[engineName]!(settings);
-    this.engine = engine;
-    this.advance = advance;
+    const subject = ENGINES[engineName]!(settings);
+    assert(typeof subject !== 'string');
+    this.engine = subject.engine;
+    this.advance = subject.advance;
+    this.settle = subject.settle;
   }
 
   /** Starts a listener and the servers named by `ids`. */
   async start(ids: readonly string[], rules: Partial<UdpListenerSpec> = {}): Promise<this> {
     for (const id of ids) this.addServer(id);
-    this.publish();
+    await this.publish();
     const listen = Endpoint.parse('127.0.0.1:0');
     this.listener = await this.engine.addListener({ name: 'game', listen, pool: 'game', ...RULES, ...rules });
     return this;
@@ -80,8 +124,9 @@ export class Bed {
     return server;
   }
 
-  publish(): void {
+  async publish(): Promise<void> {
     this.engine.publish(this.pool.snapshot());
+    await this.settle();
   }
 
   peer(local: string, answer?: Answer): UdpPeer {

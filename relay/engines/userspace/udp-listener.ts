@@ -34,7 +34,9 @@ export interface UdpListenerOptions {
   readonly spec: UdpListenerSpec;
   readonly state: ListenerState;
   readonly router: Router;
+  /** Opens the public address. */
   readonly openSocket: OpenDatagramSocket;
+  readonly openUpstream: OpenDatagramSocket;
   readonly maxUpstreamSockets: number;
   readonly upstreamQuarantineMs: number;
   readonly now: () => number;
@@ -112,6 +114,8 @@ export class UdpListener {
 
   sweep(nowMs: number): void {
     this.#upstreams.sweep(nowMs);
+    this.state.counters.upstreamSockets = this.#upstreams.size;
+    this.state.counters.kernelDrops = this.#socket.kernelDrops ?? 0;
   }
 
   status(): ListenerStatus {
@@ -125,7 +129,7 @@ export class UdpListener {
       local: this.local,
       pool: this.#spec.pool,
       counts: this.state.counters.dump(),
-      liveSessions: this.state.liveSessions,
+      liveSessions: this.state.counters.liveSessions,
       sessionsByBackend,
       upstreamSockets: this.#upstreams.size,
     };
@@ -161,6 +165,7 @@ export class UdpListener {
     let upstream = sessions.upstream(session);
     if (upstream === NO_UPSTREAM) {
       upstream = this.#upstreams.acquire(slot, session, nowMs);
+      counters.upstreamSockets = this.#upstreams.size;
       if (upstream === -1) {
         counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
         return;
@@ -220,7 +225,7 @@ export class UdpListener {
   }
 
   #openUpstream(local: Endpoint, onReceive: (batch: DatagramBatch) => void): DatagramSocket {
-    return this.#options.openSocket({
+    return this.#options.openUpstream({
       local,
       onReceive,
       onSent: (sent, failed, bytes) => this.#count(DOWNSTREAM, sent, failed, bytes),

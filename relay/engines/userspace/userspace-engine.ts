@@ -4,7 +4,8 @@
 import assert from 'node:assert/strict';
 import type { Endpoint } from '../../../net/address.ts';
 import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
-import { ListenerState, PoolView } from '../../core/listener-state.ts';
+import type { ListenerCounters } from '../../core/counters.ts';
+import { ListenerState, type LiveSessions, PoolView } from '../../core/listener-state.ts';
 import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
@@ -37,6 +38,17 @@ export interface UserspaceEngineOptions {
   readonly now: () => number;
   /** The system refused an upstream socket, or a socket reported an error. */
   readonly onTrouble?: (error: unknown) => void;
+  /** Calls `run` each `periodMs` until the returned function is called. Default: setInterval. */
+  readonly every?: (periodMs: number, run: () => void) => () => void;
+  /** Where to count the live sessions of a pool's backends. Default: memory of its own. */
+  readonly liveOf?: (pool: string) => LiveSessions;
+}
+
+/** What a listener may bring along: a socket that is bound already, counters and turns in shared memory. */
+export interface ListenerParts {
+  readonly openSocket?: OpenDatagramSocket;
+  readonly counters?: ListenerCounters;
+  readonly turns?: Int32Array;
 }
 
 export class UserspaceEngine implements Engine {
@@ -46,7 +58,7 @@ export class UserspaceEngine implements Engine {
   readonly #listeners = new Map<string, UdpListener>();
   readonly #byIndex: (UdpListener | undefined)[] = [];
   readonly #pools = new Map<string, PoolView>();
-  #sweeper: NodeJS.Timeout | undefined;
+  #endSweeps: (() => void) | undefined;
 
   constructor(options: UserspaceEngineOptions) {
     this.name = options.name;
@@ -60,8 +72,8 @@ export class UserspaceEngine implements Engine {
     });
   }
 
-  addListener(spec: UdpListenerSpec): Promise<Endpoint> {
-    return Promise.resolve().then(() => this.#add(spec).local);
+  addListener(spec: UdpListenerSpec, parts: ListenerParts = {}): Promise<Endpoint> {
+    return Promise.resolve().then(() => this.#add(spec, parts).local);
   }
 
   updateListener(spec: UdpListenerSpec): void {
@@ -110,8 +122,8 @@ export class UserspaceEngine implements Engine {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#sweeper);
-    this.#sweeper = undefined;
+    this.#endSweeps?.();
+    this.#endSweeps = undefined;
     await Promise.all(Array.from(this.#listeners.keys(), (name) => this.removeListener(name)));
   }
 
@@ -122,14 +134,22 @@ export class UserspaceEngine implements Engine {
     for (const listener of this.#listeners.values()) listener.sweep(nowMs);
   }
 
-  #add(spec: UdpListenerSpec): UdpListener {
+  #add(
+    spec: UdpListenerSpec,
+    { openSocket = this.#options.openSocket, counters, turns }: ListenerParts,
+  ): UdpListener {
     assert(!this.#listeners.has(spec.name), 'the listener is there already');
     const free = this.#byIndex.indexOf(undefined);
     const index = free === -1 ? this.#byIndex.length : free;
     assert(index < MAX_LISTENERS, 'too many listeners');
-    const state = new ListenerState(index, spec.name, { rules: spec, pool: this.#poolView(spec.pool) });
+    const state = new ListenerState(index, spec.name, {
+      rules: spec,
+      pool: this.#poolView(spec.pool),
+      counters,
+      turns,
+    });
     const {
-      openSocket,
+      openSocket: openUpstream,
       maxUpstreamSockets,
       upstreamQuarantineMs = UPSTREAM_QUARANTINE_MS,
       now,
@@ -140,6 +160,7 @@ export class UserspaceEngine implements Engine {
       state,
       router: this.#router,
       openSocket,
+      openUpstream,
       maxUpstreamSockets,
       upstreamQuarantineMs,
       now,
@@ -148,7 +169,7 @@ export class UserspaceEngine implements Engine {
     this.#router.addListener(state);
     this.#byIndex[index] = listener;
     this.#listeners.set(spec.name, listener);
-    this.#sweeper ??= setInterval(() => this.sweep(), SWEEP_INTERVAL_MS).unref();
+    this.#endSweeps ??= (this.#options.every ?? everyByTimer)(SWEEP_INTERVAL_MS, () => this.sweep());
     return listener;
   }
 
@@ -160,9 +181,14 @@ export class UserspaceEngine implements Engine {
   #poolView(pool: string): PoolView {
     let view = this.#pools.get(pool);
     if (view === undefined) {
-      view = new PoolView(new BackendPool(pool).snapshot());
+      view = new PoolView(new BackendPool(pool).snapshot(), this.#options.liveOf?.(pool));
       this.#pools.set(pool, view);
     }
     return view;
   }
+}
+
+function everyByTimer(periodMs: number, run: () => void): () => void {
+  const timer = setInterval(run, periodMs).unref();
+  return () => clearInterval(timer);
 }

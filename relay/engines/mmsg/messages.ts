@@ -1,0 +1,84 @@
+/**
+ * What the engine and its worker threads say to each other. Messages are copied, so endpoints travel as text and snapshots
+ * without their functions; counters do not travel at all: they are in shared memory.
+ */
+import { Endpoint } from '../../../net/address.ts';
+import type { LiveSessions } from '../../core/listener-state.ts';
+import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
+import { EndpointIndex } from '../../core/endpoint-index.ts';
+import type { SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
+
+export interface WorkerSettings {
+  readonly maxSessions: number;
+  readonly maxUpstreamSockets: number;
+  readonly upstreamQuarantineMs: number | undefined;
+  readonly hashSeed: number;
+  readonly tableSeed: number;
+  readonly coalesceUs: number;
+  /** Where the worker notes its descriptors (net/linux/poller.ts). */
+  readonly descriptors: Uint8Array;
+  /** Where it notes what else it has: see FIGURES. */
+  readonly figures: Float64Array;
+  /** A clock of the caller's in ms, in shared memory; absent: the system's. */
+  readonly clock: Float64Array | undefined;
+}
+
+/** Layout of `figures`. */
+export const FIGURES = { livePins: 0, memoryAddress: 1, memorySize: 2, count: 3 } as const;
+
+export type ToWorker =
+  | { readonly kind: 'publish'; readonly snapshot: PlainSnapshot; readonly live: LiveSessions }
+  | {
+      readonly kind: 'add';
+      readonly request: number;
+      readonly spec: PlainSpec;
+      readonly fd: number;
+      readonly counters: Float64Array;
+      readonly turns: Int32Array;
+    }
+  | { readonly kind: 'update'; readonly spec: PlainSpec }
+  | { readonly kind: 'remove'; readonly request: number; readonly name: string }
+  | { readonly kind: 'sessions'; readonly request: number; readonly query: SessionQuery }
+  | { readonly kind: 'sweep'; readonly request: number }
+  | { readonly kind: 'drain' }
+  | { readonly kind: 'close'; readonly request: number };
+
+export type FromWorker =
+  | { readonly kind: 'online'; readonly wakeFd: number }
+  | { readonly kind: 'done'; readonly request: number; readonly listing?: SessionListing }
+  | { readonly kind: 'failed'; readonly request: number; readonly reason: string }
+  | { readonly kind: 'trouble'; readonly reason: string };
+
+export type PlainSpec = Omit<UdpListenerSpec, 'listen'> & { readonly listen: string };
+
+type PlainEntry = Omit<BackendEntry, 'endpoint'> & { readonly endpoint: string };
+export type PlainSnapshot = Omit<PoolSnapshot, 'backends' | 'slotAt' | 'words' | 'ports'> & {
+  readonly backends: readonly (PlainEntry | undefined)[];
+};
+
+export function toPlainSpec(spec: UdpListenerSpec): PlainSpec {
+  const { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits } = spec;
+  return { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, listen: spec.listen.toString() };
+}
+
+export function fromPlainSpec(plain: PlainSpec): UdpListenerSpec {
+  return { ...plain, listen: Endpoint.parse(plain.listen) };
+}
+
+export function toPlainSnapshot(snapshot: PoolSnapshot): PlainSnapshot {
+  const { pool, epoch, usable, ready, weights, maglev, rotation } = snapshot;
+  const backends = snapshot.backends.map((entry) => {
+    if (entry === undefined) return undefined;
+    const { slot, ref, id, weight, state, endpoint } = entry;
+    return { slot, ref, id, weight, state, endpoint: endpoint.toString() };
+  });
+  return { pool, epoch, usable, ready, weights, maglev, rotation, backends };
+}
+
+export function fromPlainSnapshot(plain: PlainSnapshot): PoolSnapshot {
+  const backends = plain.backends.map(
+    (entry) => entry && { ...entry, endpoint: Endpoint.parse(entry.endpoint) },
+  );
+  const { words, ports, slotAt } = new EndpointIndex(backends.filter((entry) => entry !== undefined));
+  return { ...plain, backends, words, ports, slotAt };
+}

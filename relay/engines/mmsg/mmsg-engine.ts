@@ -1,0 +1,272 @@
+/**
+ * The mmsg data plane: worker threads, each with its own socket on every public address, its own epoll, sessions and
+ * pins. The kernel steers each client IP to one of them (net/linux/steering.ts), so they share nothing on the packet path.
+ *
+ *     this thread   binds the addresses, publishes snapshots, adds up the counters, replaces a worker that dies
+ *     each worker   a userspace engine over a poller (worker.ts)
+ *
+ * The listener sockets belong to this thread: while a worker is being replaced they stay open, and what arrives meanwhile
+ * waits in their receive buffers.
+ */
+import assert from 'node:assert/strict';
+import type { Endpoint } from '../../../net/address.ts';
+import { Arena } from '../../../net/linux/arena.ts';
+import type { Libc } from '../../../net/linux/libc.ts';
+import { bindGroup } from '../../../net/linux/steering.ts';
+import { BackendPool } from '../../core/backend-pool.ts';
+import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
+import { MAX_BACKENDS } from '../../core/limits.ts';
+import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
+import { toPlainSnapshot, toPlainSpec, type WorkerSettings } from './messages.ts';
+import { WorkerThread } from './worker-thread.ts';
+
+export interface MmsgEngineOptions {
+  readonly libc: Libc;
+  /** Worker threads, at least 1. */
+  readonly workers: number;
+  /** Of all workers together. */
+  readonly maxSessions: number;
+  /** For each listener, of all workers together. */
+  readonly maxUpstreamSockets: number;
+  readonly upstreamQuarantineMs?: number;
+  readonly hashSeed: number;
+  readonly tableSeed: number;
+  readonly coalesceUs?: number;
+  /** A clock of the caller's in ms, in shared memory; absent: the system's. */
+  readonly clock?: Float64Array;
+  readonly onTrouble?: (error: unknown) => void;
+}
+
+interface Listener {
+  spec: UdpListenerSpec;
+  readonly local: Endpoint;
+  /** One for each worker. */
+  readonly fds: readonly number[];
+  readonly counters: readonly ListenerCounters[];
+  /** Of round-robin, for all workers. */
+  readonly turns: Int32Array;
+}
+
+interface Pool {
+  snapshot: PoolSnapshot;
+  /** Live sessions by slot, one for each worker. */
+  readonly live: readonly Uint32Array[];
+}
+
+export class MmsgEngine implements Engine {
+  readonly name = 'mmsg';
+  readonly #options: MmsgEngineOptions;
+  readonly #libc: Libc;
+  readonly #settings: Omit<WorkerSettings, 'descriptors' | 'figures'>;
+  readonly #memory: Arena;
+  readonly #workers: WorkerThread[];
+  readonly #listeners = new Map<string, Listener>();
+  readonly #pools = new Map<string, Pool>();
+  #isDraining = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: MmsgEngineOptions) {
+    const { libc, workers, clock } = options;
+    assert(workers >= 1);
+    this.#options = options;
+    this.#libc = libc;
+    this.#settings = {
+      maxSessions: Math.ceil(options.maxSessions / workers),
+      maxUpstreamSockets: Math.ceil(options.maxUpstreamSockets / workers),
+      upstreamQuarantineMs: options.upstreamQuarantineMs,
+      hashSeed: options.hashSeed,
+      tableSeed: options.tableSeed,
+      coalesceUs: options.coalesceUs ?? 0,
+      clock,
+    };
+    this.#memory = new Arena(libc, 4096);
+    this.#memory.u32[0] = 1;
+    this.#workers = Array.from({ length: workers }, (_, index) => this.#startWorker(index));
+  }
+
+  async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
+    assert(!this.#listeners.has(spec.name), 'the listener is there already');
+    const { fds, bound } = bindGroup(this.#libc, spec.listen, this.#workers.length);
+    const counters = fds.map(
+      () => new ListenerCounters(new Float64Array(new SharedArrayBuffer(8 * COUNTER_COUNT))),
+    );
+    const turns = new Int32Array(new SharedArrayBuffer(4));
+    const listener = { spec, local: bound, fds, counters, turns };
+    this.#listeners.set(spec.name, listener);
+    if (!this.#pools.has(spec.pool)) this.#openPool(spec.pool);
+    await Promise.all(this.#workers.map((worker, index) => this.#addTo(worker, index, listener)));
+    return bound;
+  }
+
+  updateListener(spec: UdpListenerSpec): void {
+    const listener = this.#listeners.get(spec.name);
+    assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
+    listener.spec = spec;
+    for (const worker of this.#workers) worker.tell({ kind: 'update', spec: toPlainSpec(this.#share(spec)) });
+  }
+
+  async removeListener(name: string): Promise<void> {
+    const listener = this.#listeners.get(name);
+    assert(listener !== undefined, 'no such listener');
+    this.#listeners.delete(name);
+    await this.#askAll({ kind: 'remove', name });
+    for (const fd of listener.fds) this.#libc.close(fd);
+  }
+
+  publish(snapshot: PoolSnapshot): void {
+    const pool = this.#pools.get(snapshot.pool) ?? this.#openPool(snapshot.pool);
+    pool.snapshot = snapshot;
+    this.#workers.forEach((worker, index) => this.#publishTo(worker, index, pool));
+  }
+
+  listeners(): readonly ListenerStatus[] {
+    return Array.from(this.#listeners.values(), (listener) => this.#status(listener));
+  }
+
+  capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number } {
+    let liveSessions = 0;
+    for (const { counters } of this.#listeners.values()) liveSessions += addUp(counters).liveSessions;
+    return {
+      maxSessions: this.#settings.maxSessions * this.#workers.length,
+      liveSessions,
+      livePins: this.#workers.reduce((sum, worker) => sum + worker.livePins, 0),
+    };
+  }
+
+  async sessions(query: SessionQuery): Promise<SessionListing> {
+    const listings = await this.#askAll({ kind: 'sessions', query });
+    const sessions = listings.flatMap((listing) => listing?.sessions ?? []).slice(0, query.limit);
+    const total = listings.reduce((sum, listing) => sum + (listing?.total ?? 0), 0);
+    return { sessions, total, truncated: total > sessions.length };
+  }
+
+  drain(): void {
+    this.#isDraining = true;
+    for (const worker of this.#workers) worker.tell({ kind: 'drain' });
+  }
+
+  /** Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** One step of expiry in every worker, for callers with a clock of their own. */
+  async sweep(): Promise<void> {
+    await this.#askAll({ kind: 'sweep' });
+  }
+
+  /** Ends a worker as a crash would, for tests. */
+  async killWorker(index: number): Promise<void> {
+    await this.#workers[index]!.kill();
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.close()));
+    for (const { fds } of this.#listeners.values()) for (const fd of fds) this.#libc.close(fd);
+    this.#listeners.clear();
+    this.#memory.free();
+  }
+
+  #startWorker(index: number): WorkerThread {
+    return new WorkerThread(
+      {
+        libc: this.#libc,
+        settings: this.#settings,
+        onTrouble: (error) => this.#options.onTrouble?.(error),
+        onDeath: () => this.#replaceWorker(index),
+      },
+      this.#memory.address,
+    );
+  }
+
+  /** A worker died with its sessions. A new one takes its place, its sockets and its share of the players. */
+  #replaceWorker(index: number): void {
+    if (this.#closing !== undefined) return;
+    this.#options.onTrouble?.(new Error(`worker ${index} ended and is replaced; its sessions begin anew`));
+    const worker = this.#startWorker(index);
+    this.#workers[index] = worker;
+    for (const pool of this.#pools.values()) {
+      pool.live[index]!.fill(0);
+      this.#publishTo(worker, index, pool);
+    }
+    for (const listener of this.#listeners.values()) {
+      const counters = listener.counters[index]!;
+      counters.liveSessions = 0;
+      counters.upstreamSockets = 0;
+      this.#addTo(worker, index, listener).catch((error: unknown) => this.#options.onTrouble?.(error));
+    }
+    if (this.#isDraining) worker.tell({ kind: 'drain' });
+  }
+
+  #openPool(name: string): Pool {
+    const live = this.#workers.map(() => new Uint32Array(new SharedArrayBuffer(4 * MAX_BACKENDS)));
+    const pool = { snapshot: new BackendPool(name).snapshot(), live };
+    this.#pools.set(name, pool);
+    this.#workers.forEach((worker, index) => this.#publishTo(worker, index, pool));
+    return pool;
+  }
+
+  #publishTo(worker: WorkerThread, index: number, { snapshot, live }: Pool): void {
+    const others = live.filter((_, other) => other !== index);
+    worker.tell({
+      kind: 'publish',
+      snapshot: toPlainSnapshot(snapshot),
+      live: { own: live[index]!, others },
+    });
+  }
+
+  async #addTo(
+    worker: WorkerThread,
+    index: number,
+    { spec, local, fds, counters, turns }: Listener,
+  ): Promise<void> {
+    await worker.ask({
+      kind: 'add',
+      spec: toPlainSpec(this.#share({ ...spec, listen: local })),
+      fd: fds[index]!,
+      counters: counters[index]!.values,
+      turns,
+    });
+  }
+
+  /** Each worker admits its share of the listener's rate, since each gets its share of the clients. */
+  #share(spec: UdpListenerSpec): UdpListenerSpec {
+    const sessionRate = Math.ceil(spec.limits.sessionRate / this.#workers.length);
+    return { ...spec, limits: { ...spec.limits, sessionRate } };
+  }
+
+  /** Asks every worker; one that dies before it answers has nothing to say. */
+  #askAll(message: Parameters<WorkerThread['ask']>[0]): Promise<(SessionListing | undefined)[]> {
+    return Promise.all(this.#workers.map((worker) => worker.ask(message).catch(() => undefined)));
+  }
+
+  #status({ spec, local, counters }: Listener): ListenerStatus {
+    const sum = addUp(counters);
+    const pool = this.#pools.get(spec.pool)!;
+    const sessionsByBackend = new Map<string, number>();
+    for (const backend of pool.snapshot.backends) {
+      if (backend === undefined) continue;
+      sessionsByBackend.set(
+        backend.id,
+        pool.live.reduce((count, live) => count + live[backend.slot]!, 0),
+      );
+    }
+    return {
+      name: spec.name,
+      local,
+      pool: spec.pool,
+      counts: sum.dump(),
+      liveSessions: sum.liveSessions,
+      sessionsByBackend,
+      upstreamSockets: sum.upstreamSockets,
+    };
+  }
+}
+
+function addUp(counters: readonly ListenerCounters[]): ListenerCounters {
+  const sum = new ListenerCounters();
+  for (const { values } of counters) for (let i = 0; i < values.length; i++) sum.values[i]! += values[i]!;
+  return sum;
+}

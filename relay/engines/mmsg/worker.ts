@@ -1,0 +1,120 @@
+/**
+ * One worker thread of the mmsg engine: a userspace engine over a poller. It owns the sessions of the client IPs that
+ * are steered to it. The listener sockets belong to the engine, so they outlive the worker.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { loadLibc } from '../../../net/linux/libc.ts';
+import { Poller } from '../../../net/linux/poller.ts';
+import { ListenerCounters } from '../../core/counters.ts';
+import type { LiveSessions } from '../../core/listener-state.ts';
+import { UserspaceEngine } from '../userspace/userspace-engine.ts';
+import {
+  FIGURES,
+  fromPlainSnapshot,
+  fromPlainSpec,
+  type FromWorker,
+  type ToWorker,
+  type WorkerSettings,
+} from './messages.ts';
+
+/** The longest wait. Messages and timers interrupt it. */
+const BLOCK_MS = 1_000;
+
+const port = parentPort!;
+const settings = workerData as WorkerSettings;
+const { figures, clock } = settings;
+const loaded = loadLibc();
+if ('unavailable' in loaded) throw new Error(loaded.unavailable);
+
+const { coalesceUs, descriptors } = settings;
+const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, coalesceUs, descriptors });
+figures[FIGURES.memoryAddress] = poller.memory.address;
+figures[FIGURES.memorySize] = poller.memory.size;
+
+const lives = new Map<string, LiveSessions>();
+const engine = new UserspaceEngine({
+  name: 'mmsg',
+  openSocket: (options) => poller.open(options),
+  maxSessions: settings.maxSessions,
+  maxUpstreamSockets: settings.maxUpstreamSockets,
+  ...(settings.upstreamQuarantineMs === undefined
+    ? {}
+    : { upstreamQuarantineMs: settings.upstreamQuarantineMs }),
+  hashSeed: settings.hashSeed,
+  tableSeed: settings.tableSeed,
+  now: clock === undefined ? () => performance.now() : () => clock[0]!,
+  every: (periodMs, run) =>
+    poller.every(periodMs, () => {
+      run();
+      noteFigures();
+    }),
+  liveOf: (pool) => lives.get(pool)!,
+  onTrouble: (error) =>
+    tell({ kind: 'trouble', reason: error instanceof Error ? error.message : String(error) }),
+});
+
+port.on('message', (message: ToWorker) => void handle(message));
+poller.drive();
+tell({ kind: 'online', wakeFd: poller.wakeFd });
+
+async function handle(message: ToWorker): Promise<void> {
+  try {
+    const listing = await obey(message);
+    if ('request' in message) {
+      tell({ kind: 'done', request: message.request, ...(listing === undefined ? {} : { listing }) });
+    }
+  } catch (error) {
+    if (!('request' in message)) throw error;
+    tell({
+      kind: 'failed',
+      request: message.request,
+      reason: error instanceof Error ? error.message : String(error),
+    });
+  }
+  if (message.kind === 'close') port.close();
+}
+
+async function obey(message: ToWorker) {
+  switch (message.kind) {
+    case 'publish':
+      lives.set(message.snapshot.pool, message.live);
+      engine.publish(fromPlainSnapshot(message.snapshot));
+      return undefined;
+    case 'add': {
+      const { fd, counters, turns } = message;
+      await engine.addListener(fromPlainSpec(message.spec), {
+        openSocket: (options) => poller.adopt(fd, options),
+        counters: new ListenerCounters(counters),
+        turns,
+      });
+      return undefined;
+    }
+    case 'update':
+      engine.updateListener(fromPlainSpec(message.spec));
+      return undefined;
+    case 'remove':
+      await engine.removeListener(message.name);
+      return undefined;
+    case 'sessions':
+      return engine.sessions(message.query);
+    case 'sweep':
+      engine.sweep();
+      noteFigures();
+      return undefined;
+    case 'drain':
+      engine.drain();
+      return undefined;
+    case 'close':
+      await engine.close();
+      poller.close();
+      return undefined;
+  }
+}
+
+function noteFigures(): void {
+  figures[FIGURES.livePins] = engine.capacity().livePins;
+}
+
+function tell(message: FromWorker): void {
+  port.postMessage(message);
+}
