@@ -34,7 +34,11 @@ export class Selector {
   }
 
   #nextInTurn(rotation: Uint16Array): number {
-    return rotation[(Atomics.add(this.#turns, 0, 1) >>> 0) % rotation.length]!;
+    const turn = Atomics.add(this.#turns, 0, 1);
+    if (turn < rotation.length) return rotation[turn]!;
+    // The round is over, or the pool has shrunk below the turn.
+    Atomics.store(this.#turns, 0, 1);
+    return rotation[0]!;
   }
 }
 
