@@ -35,8 +35,9 @@ export class MemoryNetwork {
 
   /** An opener for sockets of this network. */
   readonly open: OpenDatagramSocket = (options) => {
-    const port = options.local.port === 0 ? this.#nextPort++ : options.local.port;
-    const local = new Endpoint(options.local.ip, port);
+    let local = options.local;
+    while (local.port === 0 || (options.local.port === 0 && this.#sockets.has(local.toString())))
+      local = new Endpoint(local.ip, this.#nextPort++);
     if (this.#sockets.has(local.toString())) {
       throw new RelayError(
         'TICKRELAY_ERR_BIND',
@@ -76,11 +77,8 @@ export class MemoryNetwork {
   }
 
   #find(to: Endpoint): MemorySocket | undefined {
-    return (
-      this.#sockets.get(to.toString()) ??
-      this.#sockets.get(`0.0.0.0:${to.port}`) ??
-      this.#sockets.get(`[::]:${to.port}`)
-    );
+    const anyV4 = to.ip.isV4 ? this.#sockets.get(`0.0.0.0:${to.port}`) : undefined;
+    return this.#sockets.get(to.toString()) ?? anyV4 ?? this.#sockets.get(`[::]:${to.port}`);
   }
 }
 
@@ -104,7 +102,8 @@ class MemorySocket implements DatagramSocket {
       if (this.#queued >= limit || this.#closed) return i;
       this.#queued++;
       const to = new Endpoint(IpAddress.fromWords(batch.words, i * 4), batch.ports[i]!);
-      const payload = batch.payloads[i]!.slice(0, batch.lengths[i]);
+      // Not slice: of a Buffer, that is a view of the caller's memory.
+      const payload = Uint8Array.from(batch.payloads[i]!.subarray(0, batch.lengths[i]));
       this.#network.enqueue({ sender: this, from: this.#source(to), to, payload });
     }
     return batch.count;

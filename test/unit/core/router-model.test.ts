@@ -180,6 +180,6 @@ test('the router decides and counts as its plain twin does, whatever comes', () 
         );
       },
     ),
-    { numRuns: 150 },
+    { numRuns: 80 },
   );
 });

@@ -204,7 +204,7 @@ describe('the userspace engine, through anything', () => {
         );
         await r.engine.close();
       }),
-      { numRuns: 60 },
+      { numRuns: 40 },
     );
   });
 });
