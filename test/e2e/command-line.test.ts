@@ -143,13 +143,13 @@ describe('a mistake in the flags or the file', () => {
   });
 
   test('an engine that cannot run here ends the relay with exit code 1', async () => {
-    const flags = await runCli('relay', '--udp', '127.0.0.1:0', ...BACKEND, '--engine', 'mmsg');
-    const file = stage.writeFile('mmsg.yaml', gameConfig({ rest: { engine: 'mmsg' } }));
+    const flags = await runCli('relay', '--udp', '127.0.0.1:0', ...BACKEND, '--engine', 'kernel');
+    const file = stage.writeFile('kernel.yaml', gameConfig({ rest: { engine: 'kernel' } }));
     const config = await runCli('relay', '--config', file);
     for (const run of [flags, config]) {
       expect(run.code).toBe(1);
       expect(told(run)).toEqual([
-        expect.stringMatching(/^TICKRELAY_ERR_ENGINE: engine mmsg can't run here: .*dgram/),
+        expect.stringMatching(/^TICKRELAY_ERR_ENGINE: engine kernel can't run here: .*dgram/),
       ]);
     }
   });

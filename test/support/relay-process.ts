@@ -9,6 +9,9 @@ import { Endpoint } from '../../net/address.ts';
 import { MetricsPage, type Labels } from './metrics-page.ts';
 import { until } from './until.ts';
 
+/** The engine that the tests run on; they are the same for every one. */
+const ENGINE = process.env['TICKRELAY_TEST_ENGINE'] ?? 'dgram';
+
 export interface Answer<Body = unknown> {
   readonly status: number;
   readonly body: Body;
@@ -60,15 +63,20 @@ export class RelayProcess {
     this.#configPath = configPath;
   }
 
-  /** Starts a relay with these flags, and `configPath` if there is one. Resolves when it is ready. */
-  static async start(
-    group: ProcessGroup,
-    args: readonly string[],
-    configPath?: string,
-  ): Promise<RelayProcess> {
-    const config = configPath === undefined ? [] : ['--config', configPath];
-    const child = group.start(tickrelay('relay', ['relay', '--json', ...config, ...args]));
-    return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, configPath);
+  /** Starts a relay from flags alone. Resolves when it is ready. */
+  static async fromFlags(group: ProcessGroup, flags: readonly string[]): Promise<RelayProcess> {
+    return RelayProcess.#start(group, ['--engine', ENGINE, ...flags]);
+  }
+
+  /** Starts a relay from a file that this writes. Resolves when it is ready. */
+  static async fromConfig(group: ProcessGroup, config: object, path: string): Promise<RelayProcess> {
+    writeConfig(path, config);
+    return RelayProcess.#start(group, ['--config', path], path);
+  }
+
+  static async #start(group: ProcessGroup, flags: readonly string[], path?: string): Promise<RelayProcess> {
+    const child = group.start(tickrelay('relay', ['relay', '--json', ...flags]));
+    return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, path);
   }
 
   get listenerNames(): readonly string[] {
@@ -153,7 +161,7 @@ export class RelayProcess {
   /** Replaces the configuration file. */
   writeConfig(config: object | string): void {
     assert(this.#configPath !== undefined, 'the relay was started without a file');
-    writeFileSync(this.#configPath, typeof config === 'string' ? config : JSON.stringify(config));
+    writeConfig(this.#configPath, config);
   }
 
   /** Sends SIGHUP and waits for the relay's verdict. @returns whether it took the file over */
@@ -163,4 +171,9 @@ export class RelayProcess {
     await this.untilMetric('config_reloads_total', {}, before + 1);
     return (await this.metric('config_last_reload_successful')) === 1;
   }
+}
+
+/** JSON is YAML. */
+function writeConfig(path: string, config: object | string): void {
+  writeFileSync(path, typeof config === 'string' ? config : JSON.stringify({ engine: ENGINE, ...config }));
 }

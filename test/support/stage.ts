@@ -33,14 +33,14 @@ export class Stage {
     return path;
   }
 
-  /** Starts a relay from a configuration, as data or as YAML, and waits until it is ready. */
-  relay(config: object | string, flags: readonly string[] = []): Promise<RelayProcess> {
-    return RelayProcess.start(this.#group, flags, this.writeFile('relay.yaml', config));
+  /** Starts a relay from a configuration file, and waits until it is ready. */
+  relay(config: object): Promise<RelayProcess> {
+    return RelayProcess.fromConfig(this.#group, config, join(this.folder, 'relay.yaml'));
   }
 
   /** Starts a relay from flags alone. */
   relayFromFlags(flags: readonly string[]): Promise<RelayProcess> {
-    return RelayProcess.start(this.#group, flags);
+    return RelayProcess.fromFlags(this.#group, flags);
   }
 
   gameServer(settings: GameServerSettings): Promise<GameServerProcess> {

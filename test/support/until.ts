@@ -1,7 +1,7 @@
 /** Waiting for what will come, however slow the machine is. */
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const LOOK_EVERY_MS = 20;
+const LOOK_EVERY_MS = 50;
 /** Far above what anything takes; it only ends a test that would wait for ever. */
 const DEADLINE_MS = 20_000;
 
