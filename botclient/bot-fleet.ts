@@ -7,12 +7,13 @@
  * could not be sent in time is counted as skipped. Nothing waits for an answer before it sends.
  */
 import assert from 'node:assert/strict';
+import { encodeIntoCompressedBase64 } from 'hdr-histogram-js';
 import type { Endpoint, IpAddress } from '../net/address.ts';
 import type { OpenDatagramSocket } from '../net/datagram-socket.ts';
 import { type Metronome, startTicker, type Ticker } from '../net/ticker.ts';
 import type { Codec } from '../wire/codec.ts';
 import { MAX_PLAYER_ID } from '../wire/position-update.ts';
-import { Measurement, type Percentiles } from './measurement.ts';
+import { Measurement, percentilesOf, type Percentiles } from './measurement.ts';
 import { Player, type ReplyMode } from './player.ts';
 import { playerAddresses } from './player-address.ts';
 import { type BotSummary, summarise } from './report.ts';
@@ -40,10 +41,13 @@ export interface BotFleetOptions extends SendScheduleOptions {
   readonly metronome?: Metronome;
 }
 
+/** In their order. */
+export const PHASES = ['ramp', 'warm-up', 'measuring', 'grace'] as const;
+
 /** What a live view shows. */
 export interface BotProgress {
   readonly elapsedMs: number;
-  readonly phase: 'ramp' | 'warm-up' | 'measuring' | 'grace';
+  readonly phase: (typeof PHASES)[number];
   /** Players that have joined. */
   readonly players: number;
   readonly sent: number;
@@ -51,6 +55,8 @@ export interface BotProgress {
   readonly wrongServer: number;
   /** Round trips of the measured updates answered since the last look. */
   readonly recentUs: Percentiles;
+  /** All of them: HdrHistogram V2, compressed, base64. */
+  readonly recentHistogram: string;
 }
 
 export class BotFleet {
@@ -87,10 +93,15 @@ export class BotFleet {
     return this.#players;
   }
 
-  /** Binds every player's socket and begins. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG */
+  /** Binds every player's socket. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG */
+  bind(): void {
+    if (this.#players.length === 0) this.#players = this.#openPlayers();
+  }
+
+  /** Begins, after binding what is not bound yet. @throws as `bind` */
   start(): void {
     assert(this.#phase === 'idle', 'a fleet starts once');
-    this.#players = this.#openPlayers();
+    this.bind();
     this.#phase = 'sending';
     const { slotMs } = this.#schedule;
     this.#ticker = startTicker({
@@ -114,6 +125,7 @@ export class BotFleet {
     const { firstMeasuredTick, periodMs } = this.#schedule;
     const { sent, matched, wrongServer } = this.#measurement.counts;
     const players = this.#players.filter((_player, i) => this.#schedule.joinTick(i) <= this.#tick).length;
+    const recent = this.#measurement.takeRecent();
     const sending = this.#tick >= firstMeasuredTick ? 'measuring' : 'warm-up';
     return {
       elapsedMs: this.#tick * periodMs,
@@ -122,7 +134,8 @@ export class BotFleet {
       sent,
       matched,
       wrongServer,
-      recentUs: this.#measurement.takeRecent(),
+      recentUs: percentilesOf(recent),
+      recentHistogram: encodeIntoCompressedBase64(recent),
     };
   }
 

@@ -1,5 +1,5 @@
 /** `tickrelay bots`: simulated players as a process, which measure what they get for what they send. */
-import { clearLine, cursorTo } from 'node:readline';
+import { availableParallelism } from 'node:os';
 import type { ArgumentsCamelCase, CommandModule, InferredOptionTypes } from 'yargs';
 import {
   coerceDurationMs,
@@ -10,16 +10,16 @@ import {
   printEvent,
 } from '../command-line.ts';
 import { IpAddress } from '../net/address.ts';
-import { openDgramSocket } from '../net/dgram-socket.ts';
 import { RelayError } from '../net/relay-error.ts';
-import { CODEC_NAMES, CODECS } from '../wire/codec.ts';
+import { SOCKET_CHOICES } from '../net/socket-choice.ts';
+import { CODEC_NAMES } from '../wire/codec.ts';
 import { MAX_PLAYER_ID } from '../wire/position-update.ts';
-import { BotFleet, type BotProgress } from './bot-fleet.ts';
+import { BotCrew } from './bot-crew.ts';
+import { showLive } from './live-view.ts';
 import { REPLY_MODES } from './player.ts';
-import { formatSummary, formatUs } from './report.ts';
+import { formatSummary } from './report.ts';
 
-/** Time between two lines of the live view, in ms. */
-const LIVE_INTERVAL_MS = 1000;
+const MAX_WORKERS = 256;
 
 const options = {
   target: {
@@ -98,6 +98,18 @@ const options = {
     type: 'string',
     coerce: (text: string): IpAddress => IpAddress.parse(text),
   },
+  workers: {
+    describe: 'Threads that the players are divided over; auto is half of the cores',
+    default: '1',
+    requiresArg: true,
+    type: 'string',
+    coerce: workerCount,
+  },
+  socket: {
+    describe: 'Batched system calls (mmsg, on Linux), or the portable socket (dgram)',
+    choices: SOCKET_CHOICES,
+    default: 'auto',
+  },
   live: { describe: 'Show one line a second on standard error', type: 'boolean', default: false },
   json: { describe: 'Print `ready` and `summary` as JSON lines', type: 'boolean', default: false },
   'log-level': { describe: 'What to log on standard error', choices: LOG_LEVELS, default: 'info' },
@@ -127,35 +139,40 @@ export const command: CommandModule<object, Options> = {
   handler: runBots,
 };
 
-/** @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG; TICKRELAY_ERR_UNREACHABLE when nothing ever answered */
+/**
+ * @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG, TICKRELAY_ERR_ENGINE; TICKRELAY_ERR_UNREACHABLE when
+ *   nothing ever answered
+ */
 export async function runBots(args: Arguments): Promise<void> {
   const logger = createLogger('bots', args.logLevel);
   requirePlayerIds(args);
-  const fleet = new BotFleet({
-    target: args.target,
+  const crew = new BotCrew({
+    target: args.target.toString(),
     players: args.players,
     tickHz: args.tick,
     durationMs: args.duration,
     rampMs: args.ramp,
     warmupMs: args.warmup,
     graceMs: args.grace,
-    codec: CODECS[args.codec],
+    codec: args.codec,
     reply: args.reply,
     seed: args.seed,
     firstPlayer: args.firstPlayer,
-    firstAddress: args.firstAddress,
-    openSocket: openDgramSocket,
+    firstAddress: args.firstAddress?.toString(),
+    socket: args.socket,
+    workers: Math.min(args.workers, args.players),
   });
-  fleet.start();
+  const { socket, reason } = await crew.bound;
+  logger.debug({ socket, reason, players: args.players }, 'players are bound');
+  if (args.json) printEvent('ready', { target: args.target.toString(), players: args.players, socket });
+  crew.start();
   const stopped = new AbortController();
   onStopSignal(() => {
     stopped.abort();
-    void fleet.stop();
+    crew.stop();
   });
-  logger.debug({ first: fleet.players[0]?.local.toString(), players: args.players }, 'players are bound');
-  if (args.json) printEvent('ready', { target: args.target.toString(), players: args.players });
-  const endLive = args.live ? showLive(fleet) : undefined;
-  const summary = await fleet.finished.finally(() => endLive?.());
+  const endLive = args.live ? showLive(() => crew.progress()) : undefined;
+  const summary = await crew.finished.finally(() => endLive?.());
   if (args.json) printEvent('summary', { ...summary });
   else process.stdout.write(formatSummary(summary));
   if (!summary.generator.ok) logger.warn(`the generator was ${summary.generator.verdict}`);
@@ -176,36 +193,14 @@ function requirePlayerIds({ players, firstPlayer }: Arguments): void {
   );
 }
 
-/** One line a second, rewritten in place on a terminal. @returns a function that ends it */
-function showLive(fleet: BotFleet): () => void {
-  const { stderr } = process;
-  let sent = 0;
-  let matched = 0;
-  const show = (): void => {
-    const progress = fleet.progress();
-    const line = formatProgress(progress, progress.sent - sent, progress.matched - matched);
-    ({ sent, matched } = progress);
-    if (stderr.isTTY) {
-      cursorTo(stderr, 0);
-      clearLine(stderr, 1);
-      stderr.write(line);
-    } else {
-      stderr.write(`${line}\n`);
-    }
-  };
-  const timer = setInterval(show, LIVE_INTERVAL_MS);
-  return () => {
-    clearInterval(timer);
-    if (stderr.isTTY) stderr.write('\n');
-  };
-}
-
-function formatProgress(progress: BotProgress, sentNow: number, matchedNow: number): string {
-  const { elapsedMs, phase, players, recentUs, wrongServer } = progress;
-  const begun = `${(elapsedMs / 1000).toFixed(0).padStart(4)} s  ${phase.padEnd(9)}  ${players} players`;
-  if (phase === 'ramp' || phase === 'warm-up') return begun;
-  const roundTrip = matchedNow === 0 ? '' : `p50 ${formatUs(recentUs.p50)}  p99 ${formatUs(recentUs.p99)}  `;
-  return `${begun}  ${sentNow} sent/s  ${matchedNow} answered/s  ${roundTrip}wrong server ${wrongServer}`;
+function workerCount(text: string): number {
+  if (text === 'auto') return Math.max(1, Math.floor(availableParallelism() / 2));
+  const count = Number(text);
+  if (Number.isInteger(count) && count >= 1 && count <= MAX_WORKERS) return count;
+  throw new RelayError(
+    'TICKRELAY_ERR_CONFIG',
+    `--workers takes auto or an integer from 1 to ${MAX_WORKERS}, not ${text}`,
+  );
 }
 
 function integer(flag: string, min: number, max: number): (value: number) => number {

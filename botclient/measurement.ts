@@ -7,6 +7,7 @@
  *   received = matched + duplicates + repeated + unknown + malformed + foreign + wrongSource
  */
 import * as hdr from 'hdr-histogram-js';
+import { MicrosecondTally } from './microsecond-tally.ts';
 
 /**
  * Updates and their answers are counted by the tick of the update, from the first measured tick on; datagrams that
@@ -77,6 +78,14 @@ function zeroCounts(): BotCounts {
   };
 }
 
+export function sumCounts(all: readonly BotCounts[]): BotCounts {
+  const sums = zeroCounts();
+  for (const name of Object.keys(sums) as (keyof BotCounts)[]) {
+    for (const counts of all) sums[name] += counts[name];
+  }
+  return sums;
+}
+
 /** Microseconds. */
 export interface Percentiles {
   readonly p50: number;
@@ -93,7 +102,7 @@ export function percentilesOf(histogram: hdr.Histogram): Percentiles {
 }
 
 /** Microseconds to three significant digits; beyond a minute the histogram grows. */
-function createHistogram(): hdr.Histogram {
+export function createHistogram(): hdr.Histogram {
   return hdr.build({
     highestTrackableValue: 60_000_000,
     numberOfSignificantValueDigits: 3,
@@ -103,11 +112,12 @@ function createHistogram(): hdr.Histogram {
 
 export class Measurement {
   readonly counts = zeroCounts();
-  /** From the intended to the actual send time. */
-  readonly sendLagUs = createHistogram();
+  readonly #sendLagUs = createHistogram();
   readonly #roundTripUs = createHistogram();
   /** Round trips that are not yet in the whole, so that a live view can show the last second alone. */
   readonly #recentUs = createHistogram();
+  readonly #sendLags = new MicrosecondTally();
+  readonly #roundTrips = new MicrosecondTally();
 
   /** One update that was due, `bytes` long and sent `lagMs` late, or refused. */
   countUpdate(isSent: boolean, bytes: number, lagMs: number): void {
@@ -116,22 +126,28 @@ export class Measurement {
     if (isSent) {
       counts.sent++;
       counts.bytesUp += bytes;
-      this.sendLagUs.recordValue(toMicroseconds(lagMs));
+      this.#sendLags.record(toMicroseconds(lagMs));
     } else {
       counts.refused++;
     }
   }
 
   recordRoundTrip(roundTripMs: number): void {
-    this.#recentUs.recordValue(toMicroseconds(roundTripMs));
+    this.#roundTrips.record(toMicroseconds(roundTripMs));
   }
 
-  /** The round trips since the last call. */
-  takeRecent(): Percentiles {
-    const recent = percentilesOf(this.#recentUs);
-    this.#roundTripUs.add(this.#recentUs);
+  /** The round trips since the last call; valid until the next one. */
+  takeRecent(): hdr.Histogram {
     this.#recentUs.reset();
-    return recent;
+    this.#roundTrips.drainInto(this.#recentUs);
+    this.#roundTripUs.add(this.#recentUs);
+    return this.#recentUs;
+  }
+
+  /** From the intended to the actual send time. */
+  get sendLagUs(): hdr.Histogram {
+    this.#sendLags.drainInto(this.#sendLagUs);
+    return this.#sendLagUs;
   }
 
   /** From the intended send time of an update to its first answer: all of them. */

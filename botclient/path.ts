@@ -10,7 +10,11 @@ import type { PositionUpdate } from '../wire/position-update.ts';
 /** Ticks of one lap: 32 s at 128 Hz. */
 export const LAP_TICKS = 4096;
 
-const RADIANS_PER_TICK = (2 * Math.PI) / LAP_TICKS;
+/** The sine of each tick's angle, for every player: a lap begins at a whole tick. */
+const SINES = Float64Array.from({ length: LAP_TICKS }, (_, tick) =>
+  Math.sin((2 * Math.PI * tick) / LAP_TICKS),
+);
+const QUARTER_LAP = LAP_TICKS / 4;
 const MAP_METRES = 1000;
 const MIN_RADIUS_METRES = 20;
 const MAX_RADIUS_METRES = 60;
@@ -20,7 +24,7 @@ export class PlayerPath {
   readonly #centreX: number;
   readonly #centreY: number;
   readonly #radius: number;
-  readonly #startAngle: number;
+  readonly #startTick: number;
 
   constructor(seed: number, playerId: number) {
     const draw = (index: number): number => unitHash(seed, playerId * 4 + index);
@@ -28,15 +32,15 @@ export class PlayerPath {
     this.#centreX = margin + draw(0) * (MAP_METRES - 2 * margin);
     this.#centreY = margin + draw(1) * (MAP_METRES - 2 * margin);
     this.#radius = MIN_RADIUS_METRES + draw(2) * (MAX_RADIUS_METRES - MIN_RADIUS_METRES);
-    this.#startAngle = draw(3) * 2 * Math.PI;
+    this.#startTick = Math.floor(draw(3) * LAP_TICKS);
   }
 
   /** Writes x, y and z in metres, of float32 precision, for `tick` >= 0. Allocates nothing. */
   positionAt(tick: number, into: PositionUpdate): void {
-    const angle = this.#startAngle + (tick % LAP_TICKS) * RADIANS_PER_TICK;
-    into.x = Math.fround(this.#centreX + this.#radius * Math.cos(angle));
-    into.y = Math.fround(this.#centreY + this.#radius * Math.sin(angle));
-    into.z = Math.fround(HILL_METRES * Math.sin(3 * angle));
+    const angle = this.#startTick + tick;
+    into.x = Math.fround(this.#centreX + this.#radius * SINES[(angle + QUARTER_LAP) % LAP_TICKS]!);
+    into.y = Math.fround(this.#centreY + this.#radius * SINES[angle % LAP_TICKS]!);
+    into.z = Math.fround(HILL_METRES * SINES[(3 * angle) % LAP_TICKS]!);
   }
 }
 

@@ -12,7 +12,7 @@
  */
 import { ADDRESS_WORDS, Endpoint, type IpAddress } from '../net/address.ts';
 import { DatagramBatch, type DatagramSocket, type OpenDatagramSocket } from '../net/datagram-socket.ts';
-import type { Codec } from '../wire/codec.ts';
+import { type Codec, CODECS } from '../wire/codec.ts';
 import { createPositionUpdate } from '../wire/position-update.ts';
 import { createWorldState } from '../wire/world-state.ts';
 import type { Measurement } from './measurement.ts';
@@ -35,8 +35,11 @@ export interface PlayerContext {
   readonly now: () => number;
 }
 
-// Overwritten by each datagram of any player.
+// Overwritten by each datagram of any player, rather than kept for each: hundreds of players are more than a cache holds.
 const world = createWorldState();
+const update = createPositionUpdate();
+const updateBytes = new Uint8Array(Math.max(...Object.values(CODECS).map((codec) => codec.maxUpdateBytes)));
+const outgoing = new DatagramBatch(1);
 
 export class Player {
   readonly playerId: number;
@@ -44,8 +47,6 @@ export class Player {
   readonly #path: PlayerPath;
   readonly #socket: DatagramSocket;
   readonly #ring = new SentRing();
-  readonly #update = createPositionUpdate();
-  readonly #batch = new DatagramBatch(1);
 
   #newestAnswered = -1;
   #serverId: number | undefined;
@@ -55,12 +56,10 @@ export class Player {
 
   /** Binds `address` with a port that the system chooses. @throws RelayError TICKRELAY_ERR_BIND */
   constructor(playerId: number, address: IpAddress, context: PlayerContext) {
-    const { target, codec, seed, measurement } = context;
+    const { seed, measurement } = context;
     this.playerId = playerId;
     this.#context = context;
     this.#path = new PlayerPath(seed, playerId);
-    this.#update.playerId = playerId;
-    this.#batch.append(new Uint8Array(codec.maxUpdateBytes), 0, target.ip.words, 0, target.port);
     this.#socket = context.openSocket({
       local: new Endpoint(address, 0),
       onReceive: (batch) => this.#receive(batch),
@@ -90,14 +89,15 @@ export class Player {
 
   /** Sends the update of `tick`, which should have left at `intendedMs`. */
   send(tick: number, intendedMs: number, isMeasured: boolean): void {
-    const { codec, measurement, now } = this.#context;
-    const batch = this.#batch;
-    this.#path.positionAt(tick, this.#update);
-    const length = codec.encodeUpdate(this.#update, batch.payloads[0]!);
-    batch.lengths[0] = length;
+    const { target, codec, measurement, now } = this.#context;
+    update.playerId = this.playerId;
+    this.#path.positionAt(tick, update);
+    const length = codec.encodeUpdate(update, updateBytes);
+    outgoing.clear();
+    outgoing.append(updateBytes, length, target.ip.words, 0, target.port);
     const lagMs = now() - intendedMs;
-    const isSent = this.#socket.send(batch) === 1;
-    if (isSent) this.#ring.push(this.#update, intendedMs, isMeasured ? AWAITED : WARMUP);
+    const isSent = this.#socket.send(outgoing) === 1;
+    if (isSent) this.#ring.push(update, intendedMs, isMeasured ? AWAITED : WARMUP);
     if (isMeasured) measurement.countUpdate(isSent, length, lagMs);
   }
 

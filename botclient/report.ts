@@ -95,7 +95,14 @@ interface Pace {
   readonly tickHz: number;
 }
 
-function judge({ intended, askedPerSecond, achievedPerSecond, lag, tickHz }: Pace): BotSummary['generator'] {
+/** Whether a generator kept its schedule. */
+export function judge({
+  intended,
+  askedPerSecond,
+  achievedPerSecond,
+  lag,
+  tickHz,
+}: Pace): BotSummary['generator'] {
   const tickUs = 1e6 / tickHz;
   const problems: string[] = [];
   if (intended === 0) problems.push('it ended before anything was measured');

@@ -3,8 +3,8 @@ import type { Logger } from 'pino';
 import type { CommandModule } from 'yargs';
 import { createLogger, onStopSignal, printEvent } from '../command-line.ts';
 import { Endpoint } from '../net/address.ts';
-import { openDgramSocket } from '../net/dgram-socket.ts';
 import { RelayError } from '../net/relay-error.ts';
+import { type ChosenSocket, chooseSocket } from '../net/socket-choice.ts';
 import { CODECS } from '../wire/codec.ts';
 import type { GameServerArguments, GameServerFlags } from './flags.ts';
 import { flags } from './flags.ts';
@@ -33,18 +33,29 @@ export const command: CommandModule<object, GameServerFlags> = {
       .example('$0 gameserver --reply tick --tick 64', 'one world state for each player, 64 times a second')
       .epilogue(
         'Runs until SIGINT or SIGTERM, then leaves the pool and prints its counts.\n\n' +
-          'Exit codes: 0 ended by a signal; 1 the address is taken; ' +
+          "Exit codes: 0 ended by a signal; 1 the address is taken, or the socket can't be had; " +
           '2 a flag is wrong; 130 a second signal.',
       ),
   handler: runGameServer,
 };
 
-/** Serves until a signal. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG */
+/** Serves until a signal. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG, TICKRELAY_ERR_ENGINE */
 export async function runGameServer(args: GameServerArguments): Promise<void> {
   const logger = createLogger('gameserver', args.logLevel);
   requireReachable(args);
+  const socket = chooseSocket(args.socket);
+  logger.debug({ socket: socket.kind, reason: socket.reason }, 'socket chosen');
+  try {
+    await serve(args, socket, logger);
+  } finally {
+    socket.close();
+  }
+}
+
+async function serve(args: GameServerArguments, socket: ChosenSocket, logger: Logger): Promise<void> {
   const server = new GameServer({
-    openSocket: openDgramSocket,
+    openSocket: socket.open,
+    metronome: socket.metronome,
     listen: args.listen,
     serverId: args.id,
     codec: CODECS[args.codec],
@@ -56,7 +67,7 @@ export async function runGameServer(args: GameServerArguments): Promise<void> {
   const stopped = new Promise<void>((resolve) => onStopSignal(() => resolve()));
   const registration = register(server, args, logger);
   const overrunTimer = setInterval(reportOverruns(server, logger), OVERRUN_REPORT_MS);
-  printReady(server, args);
+  printReady(server, args, socket);
   await stopped;
   await registration?.leave();
   clearInterval(overrunTimer);
@@ -107,10 +118,11 @@ function reportOverruns(server: GameServer, logger: Logger): () => void {
   };
 }
 
-function printReady(server: GameServer, { json, id, codec, reply, tick }: GameServerArguments): void {
+function printReady(server: GameServer, args: GameServerArguments, socket: ChosenSocket): void {
+  const { json, id, codec, reply, tick } = args;
   const udp = server.local.toString();
   if (json) {
-    printEvent('ready', { udp, id });
+    printEvent('ready', { udp, id, socket: socket.kind });
     return;
   }
   const manner = reply === 'tick' ? `${tick} times a second` : 'at once';

@@ -5,6 +5,7 @@ import { LOG_LEVELS, coerceEndpoint } from '../command-line.ts';
 import { Endpoint, IpAddress } from '../net/address.ts';
 import { parseDurationMs } from '../net/duration.ts';
 import { RelayError } from '../net/relay-error.ts';
+import { SOCKET_CHOICES } from '../net/socket-choice.ts';
 import { CODEC_NAMES } from '../wire/codec.ts';
 import { MAX_SERVER_ID, MAX_WORLD_PLAYERS } from '../wire/world-state.ts';
 import { REPLY_MODES } from './game-server.ts';
@@ -93,6 +94,11 @@ export const flags = {
     requiresArg: true,
     type: 'number',
     coerce: integer('--weight', 1, 256),
+  },
+  socket: {
+    describe: 'Batched system calls (mmsg, on Linux), or the portable socket (dgram)',
+    choices: SOCKET_CHOICES,
+    default: 'auto',
   },
   json: { describe: 'Print `ready` and `summary` as JSON lines', type: 'boolean', default: false },
   'log-level': { describe: 'What to log on standard error', choices: LOG_LEVELS, default: 'info' },

@@ -10,7 +10,7 @@ import type { Endpoint } from '../net/address.ts';
 import { ADDRESS_WORDS } from '../net/address.ts';
 import type { DatagramSocket, OpenDatagramSocket } from '../net/datagram-socket.ts';
 import { DatagramBatch } from '../net/datagram-socket.ts';
-import type { Ticker } from '../net/ticker.ts';
+import type { Metronome, Ticker } from '../net/ticker.ts';
 import { startTicker } from '../net/ticker.ts';
 import type { Codec } from '../wire/codec.ts';
 import { createPositionUpdate } from '../wire/position-update.ts';
@@ -43,8 +43,8 @@ export interface GameServerOptions {
   readonly forgetMs: number;
   /** Monotonic clock in ms. Default `performance.now`. */
   readonly now?: () => number;
-  /** Default net/ticker.ts. */
-  readonly startTicker?: typeof startTicker;
+  /** Default net/ticker.ts's. */
+  readonly metronome?: Metronome;
 }
 
 export interface GameServerCounts {
@@ -121,8 +121,12 @@ export class GameServer {
     });
     this.#sweepTimer = setInterval(() => this.#world.sweep(this.#now()), SWEEP_INTERVAL_MS);
     if (this.#isTicked) {
-      const start = options.startTicker ?? startTicker;
-      this.#ticker = start({ periodMs: this.#tickPeriodMs, onTick: (tick) => this.#replyToAll(tick) });
+      this.#ticker = startTicker({
+        periodMs: this.#tickPeriodMs,
+        onTick: (tick) => this.#replyToAll(tick),
+        now: this.#now,
+        ...(options.metronome && { metronome: options.metronome }),
+      });
     }
   }
 

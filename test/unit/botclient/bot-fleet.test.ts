@@ -1,11 +1,12 @@
 import { decodeFromCompressedBase64 } from 'hdr-histogram-js';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { BotFleet, type BotFleetOptions } from '../../../botclient/bot-fleet.ts';
 import type { BotSummary } from '../../../botclient/report.ts';
 import { Endpoint } from '../../../net/address.ts';
 import { DatagramBatch, type DatagramSocket, type OpenDatagramSocket } from '../../../net/datagram-socket.ts';
-import { openDgramSocket } from '../../../net/dgram-socket.ts';
+import { loadLibc } from '../../../net/linux/libc.ts';
 import { MemoryNetwork } from '../../../net/memory-socket.ts';
+import { chooseSocket } from '../../../net/socket-choice.ts';
 import type { Metronome } from '../../../net/ticker.ts';
 import { type Codec, CODECS } from '../../../wire/codec.ts';
 import { createWorldState } from '../../../wire/world-state.ts';
@@ -217,16 +218,26 @@ describe('on a network in memory', () => {
   });
 });
 
-describe('on real sockets', () => {
+describe.each(['dgram', 'mmsg'] as const)('on real %s sockets', (kind) => {
+  const available = loadLibc();
+  if (kind === 'mmsg' && 'unavailable' in available) {
+    test.skip(`skipped: ${available.unavailable}`, () => undefined);
+    return;
+  }
+  const chosen = chooseSocket(kind);
+  const { open: openSocket, metronome } = chosen;
+  afterAll(() => chosen.close());
+
   test.each(Object.values(CODECS))('20 players play on loopback in $name', async (codec) => {
-    const server = openEchoServer(openDgramSocket, Endpoint.parse('127.0.0.1:0'), codec);
+    const server = openEchoServer(openSocket, Endpoint.parse('127.0.0.1:0'), codec);
     const fleet = new BotFleet({
       ...plan,
       codec,
       target: server.local,
       durationMs: 250,
       graceMs: 500,
-      openSocket: openDgramSocket,
+      openSocket,
+      metronome,
     });
     fleet.start();
     const summary = await fleet.finished;
@@ -239,8 +250,8 @@ describe('on real sockets', () => {
   });
 
   test('players reach a server on IPv6 loopback', async () => {
-    const server = openEchoServer(openDgramSocket, Endpoint.parse('[::1]:0'), plan.codec);
-    const fleet = new BotFleet({ ...plan, target: server.local, graceMs: 500, openSocket: openDgramSocket });
+    const server = openEchoServer(openSocket, Endpoint.parse('[::1]:0'), plan.codec);
+    const fleet = new BotFleet({ ...plan, target: server.local, graceMs: 500, openSocket, metronome });
     fleet.start();
     const summary = await fleet.finished;
     await server.close();
@@ -249,8 +260,8 @@ describe('on real sockets', () => {
   });
 
   test('without a server nothing is answered, and everything is lost', async () => {
-    const silent = openDgramSocket({ local: Endpoint.parse('127.0.0.1:0'), onReceive: () => undefined });
-    const fleet = new BotFleet({ ...plan, target: silent.local, openSocket: openDgramSocket });
+    const silent = openSocket({ local: Endpoint.parse('127.0.0.1:0'), onReceive: () => undefined });
+    const fleet = new BotFleet({ ...plan, target: silent.local, openSocket, metronome });
     fleet.start();
     const summary = await fleet.finished;
     await silent.close();

@@ -10,7 +10,6 @@ import type {
 import { DatagramBatch } from '../../../net/datagram-socket.ts';
 import { MemoryNetwork } from '../../../net/memory-socket.ts';
 import { RelayError } from '../../../net/relay-error.ts';
-import { startTicker } from '../../../net/ticker.ts';
 import { CODECS, CODEC_NAMES, type CodecName } from '../../../wire/codec.ts';
 import type { PositionUpdate } from '../../../wire/position-update.ts';
 import { createWorldState, encodeWorldState } from '../../../wire/world-state.ts';
@@ -177,15 +176,11 @@ describe('in reply mode tick', () => {
       openSocket: network.open,
       reply: 'tick',
       tickHz: 100,
-      startTicker: (options) =>
-        startTicker({
-          ...options,
-          now: () => nowMs,
-          metronome: (_periodMs, _now, wake) => {
-            wakeTicker = wake;
-            return () => undefined;
-          },
-        }),
+      now: () => nowMs,
+      metronome: (_periodMs, _now, wake) => {
+        wakeTicker = wake;
+        return () => undefined;
+      },
     });
     const wake = (toMs: number): void => {
       nowMs = toMs;
