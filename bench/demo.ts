@@ -26,7 +26,7 @@ const GAME_SERVERS = 3;
 const PLAYERS = 10;
 const TICK_HZ = 128;
 /** The pool behind `--udp`. */
-const POOL = 'udp';
+const POOL = 'game-servers';
 const STATUS_INTERVAL_MS = 1_000;
 /** How long the game servers may take to register and be found ready, in ms. */
 const READY_DEADLINE_MS = 15_000;

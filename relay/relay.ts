@@ -62,6 +62,8 @@ export class Relay {
     const { engine, reason } = chooseEngine(config.engine, {
       maxSessions: config.limits.maxSessions,
       maxUpstreamSockets: config.limits.maxUpstreamSockets,
+      workers: config.workers,
+      coalesceUs: config.coalesceUs,
       hashSeed: config.hashSeed,
       tableSeed: randomInt(2 ** 32),
       now: this.#now,
@@ -180,8 +182,8 @@ export class Relay {
     await this.#planes.apply(next.listeners);
     await this.#control.applyConfig(next);
     // A change of these takes effect after a restart; the reload has warned.
-    const { engine, hashSeed, limits } = this.#config;
-    this.#config = { ...next, engine, hashSeed, limits };
+    const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;
+    this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits };
     this.#logger.level = next.log.level;
   }
 

@@ -2,7 +2,7 @@
  * A configuration from command-line flags, for a first run without a file. The flags become data in the file's form
  * and pass the same checks, so that there is one set of rules and defaults.
  *
- * `--udp` makes the listener and pool `udp`; each `--tcp PORT=BACKENDS` makes the listener and pool `tcp-PORT`.
+ * `--udp` makes the listener `game` and the pool `game-servers`; each `--tcp PORT=BACKENDS` makes the listener and pool `tcp-PORT`.
  */
 import { checkData, type CheckedConfig } from './config.ts';
 import { formatPath, Problems, type ConfigPath } from './config-problems.ts';
@@ -12,7 +12,7 @@ import { Endpoint } from '../../net/address.ts';
 export interface RelayFlags {
   /** Public UDP address, `0.0.0.0:7777`. */
   readonly udp?: string | undefined;
-  /** Game servers behind `udp`, `10.0.0.3:7777`. */
+  /** Game servers behind it, `10.0.0.3:7777`. */
   readonly backend?: readonly string[] | undefined;
   /** `5432=10.0.0.3:5432`, or with an address and several backends `127.0.0.1:5432=10.0.0.3:5432,10.0.0.5:5432`. */
   readonly tcp?: readonly string[] | undefined;
@@ -27,6 +27,8 @@ export interface RelayFlags {
   readonly registerToken?: string | undefined;
   /** Blocks of addresses that may register. Default: loopback. */
   readonly registerAllow?: readonly string[] | undefined;
+  readonly workers?: string | number | undefined;
+  readonly coalesce?: string | number | undefined;
   readonly hashSeed?: string | number | undefined;
   readonly maxSessions?: string | number | undefined;
   readonly shutdownDeadline?: string | undefined;
@@ -39,16 +41,18 @@ const LOOPBACK = ['127.0.0.0/8', '::1/128'];
 const FLAG_OF: readonly (readonly [RegExp, string])[] = [
   [/^listeners\[\d+\]\.algorithm/, '--algorithm'],
   [/^listeners\[\d+\]\.idleTimeout/, '--idle-timeout'],
-  [/^pools\.udp\.backends/, '--backend'],
-  [/^pools\.udp\.registration\.allow/, '--register-allow'],
-  [/^pools\.udp\.registration/, '--register-token'],
-  [/^pools\.udp\.healthCheck/, '--health-check'],
+  [/^pools\.game-servers\.backends/, '--backend'],
+  [/^pools\.game-servers\.registration\.allow/, '--register-allow'],
+  [/^pools\.game-servers\.registration/, '--register-token'],
+  [/^pools\.game-servers\.healthCheck/, '--health-check'],
   [/^admin\.token/, '--admin-token'],
   [/^admin/, '--admin'],
   [/^limits\.maxSessions/, '--max-sessions'],
   [/^shutdown/, '--shutdown-deadline'],
   [/^log/, '--log-level'],
   [/^hashSeed/, '--hash-seed'],
+  [/^workers/, '--workers'],
+  [/^coalesceUs/, '--coalesce'],
   [/^engine/, '--engine'],
   [/^pools\.tcp-/, '--tcp'],
 ];
@@ -61,8 +65,8 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
   if (flags.udp !== undefined) {
     const { algorithm, idleTimeout, healthCheck, backend = [] } = flags;
     const rules = defined({ algorithm, idleTimeout });
-    listeners.push({ name: 'udp', protocol: 'udp', listen: flags.udp, pool: 'udp', ...rules });
-    pools['udp'] = defined({
+    listeners.push({ name: 'game', protocol: 'udp', listen: flags.udp, pool: 'game-servers', ...rules });
+    pools['game-servers'] = defined({
       backends: backend,
       healthCheck: healthCheck === undefined ? undefined : { type: healthCheck },
       registration: registrationOf(flags),
@@ -75,9 +79,11 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
     problems.add(['--udp'], 'is missing; give --udp ADDRESS:PORT, --tcp PORT=BACKENDS or --config FILE');
   }
 
-  const { engine, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
+  const { engine, workers, coalesce, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
   const data = defined({
     engine,
+    workers,
+    coalesceUs: coalesce,
     hashSeed,
     listeners,
     pools,

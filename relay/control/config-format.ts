@@ -10,9 +10,11 @@ export function formatConfig(config: RelayConfig): string {
 
 /** The same as plain data, as the admin API answers it. Absent keys are left out by both JSON and YAML. */
 export function describeConfig(config: RelayConfig): Readonly<Record<string, unknown>> {
-  const { engine, hashSeed, listeners, pools, admin, limits, shutdown, log } = config;
+  const { engine, workers, coalesceUs, hashSeed, listeners, pools, admin, limits, shutdown, log } = config;
   return {
     engine,
+    workers: workers ?? 'auto',
+    coalesceUs,
     hashSeed,
     listeners: listeners.map(describeListener),
     pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),

@@ -27,6 +27,8 @@ const MAX_DURATION_MS = 2_147_483_647;
 const DEFAULT_KEEP_ALIVE_MS = 60_000;
 const DEFAULT_SHUTDOWN_DEADLINE_MS = 30_000;
 const MAX_PROBE_BYTES = 512;
+const MAX_WORKERS = 64;
+const MAX_COALESCE_US = 10_000;
 
 /** One value. `read` returns undefined, or throws, for what is not `what`. */
 function scalar<T>(what: string, read: (input: unknown) => T | undefined) {
@@ -58,6 +60,14 @@ const integer = (min: number, max: number) =>
       ? Number(value)
       : undefined;
   });
+
+/** `auto` is undefined: the engine counts the cores. */
+const workers = scalar(`auto or a whole number from 1 to ${MAX_WORKERS}`, (input) => {
+  if (input === 'auto') return { count: undefined };
+  const value = typeof input === 'string' && /^\d{1,2}$/.test(input) ? Number(input) : input;
+  const ok = Number.isInteger(value) && Number(value) >= 1 && Number(value) <= MAX_WORKERS;
+  return ok ? { count: Number(value) } : undefined;
+});
 
 const duration = (minMs: number) =>
   scalar(`a duration with a unit, such as 500ms, 120s or 2h, from ${minMs}ms to 24d`, (input) => {
@@ -243,6 +253,8 @@ export const poolSchema = section({
 /** The root; listeners and pools are read one by one (config.ts), so that a fault in one hides none in another. */
 export const rootSchema = section({
   engine: oneOf(ENGINE_CHOICES).default('auto'),
+  workers: workers.default({ count: undefined }),
+  coalesceUs: integer(0, MAX_COALESCE_US).default(0),
   hashSeed: integer(0, 0xffff_ffff).default(0),
   listeners: z
     .array(z.unknown())
@@ -260,8 +272,10 @@ export const rootSchema = section({
     .transform(({ deadline }) => ({ deadlineMs: deadline }))
     .prefault({}),
   log: section({ level: oneOf(LOG_LEVELS).default('info') }).prefault({}),
-}).transform(({ engine, hashSeed, admin, limits: bounds, shutdown, log }) => ({
+}).transform(({ engine, workers: threads, coalesceUs, hashSeed, admin, limits: bounds, shutdown, log }) => ({
   engine,
+  workers: threads.count,
+  coalesceUs,
   hashSeed,
   admin,
   limits: bounds,

@@ -105,6 +105,10 @@ export interface AdminConfig {
 
 export interface RelayConfig {
   readonly engine: EngineChoice;
+  /** Worker threads of engines that have them; undefined: one for each core. */
+  readonly workers: number | undefined;
+  /** How long a worker lets datagrams gather before it looks again, in microseconds. */
+  readonly coalesceUs: number;
   readonly hashSeed: number;
   readonly listeners: readonly ListenerConfig[];
   readonly pools: readonly PoolConfig[];

@@ -99,6 +99,12 @@ const METRICS: readonly Metric[] = [
     ({ counts }) => counts.sessionsRepinned,
   ),
   perUdpListener(
+    'counter',
+    'kernel_drops_total',
+    'Datagrams that the kernel dropped before the relay received them',
+    ({ counts }) => counts.kernelDrops,
+  ),
+  perUdpListener(
     'gauge',
     'upstream_sockets',
     'Open upstream sockets',

@@ -14,11 +14,11 @@ test('flags become the same configuration as the file', () => {
   const fromFile = parseConfig(`
 engine: dgram
 listeners:
-  - { name: udp, protocol: udp, listen: "0.0.0.0:7777", pool: udp }
+  - { name: game, protocol: udp, listen: "0.0.0.0:7777", pool: game-servers }
   - { name: tcp-5432, protocol: tcp, listen: "0.0.0.0:5432", pool: tcp-5432 }
   - { name: tcp-6432, protocol: tcp, listen: "127.0.0.1:6432", pool: tcp-6432 }
 pools:
-  udp:
+  game-servers:
     registration: { allow: ["127.0.0.0/8", "::1/128"], token: secret }
     backends: ["10.0.0.3:7777", "10.0.0.5:7777"]
   tcp-5432: { backends: ["10.0.0.3:5432"] }

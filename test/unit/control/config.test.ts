@@ -63,6 +63,8 @@ test('what is not given has its default', () => {
   const { config } = parseConfig(MINIMAL);
   expect(config).toMatchObject({
     engine: 'auto',
+    workers: undefined,
+    coalesceUs: 0,
     hashSeed: 0,
     limits: { maxSessions: 65_536, maxUpstreamSockets: 16_384 },
     shutdown: { deadlineMs: 30_000 },

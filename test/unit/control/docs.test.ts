@@ -32,6 +32,8 @@ test('docs/metrics.md describes every drop reason', async () => {
 /** Uses every key once. */
 const EVERY_KEY = `
 engine: auto
+workers: 2
+coalesceUs: 100
 hashSeed: 1
 listeners:
   - { name: a, protocol: udp, listen: "0.0.0.0:1", pool: none, idleTimeout: 2m, pinTimeout: 5m }
