@@ -5,21 +5,24 @@ import tseslint from 'typescript-eslint';
 
 const outside = (...rooms) => rooms.map((room) => `./${room}`);
 
+/** What only the command line and the tests may know. */
+const EDGE = ['cli.ts', 'command-line.ts', 'test'];
+
 /** The walls: files of `target` must not import from `from`, but for what `except` (relative to `from`) lets through. */
 const zones = [
   {
     target: './net',
-    from: outside('wire', 'relay', 'gameserver', 'botclient', 'bench', 'cli.ts', 'command-line.ts'),
+    from: outside('wire', 'relay', 'gameserver', 'botclient', 'bench', 'version.ts', ...EDGE),
     message: 'net imports nothing of the project',
   },
   {
     target: './wire',
-    from: outside('net', 'relay', 'gameserver', 'botclient', 'bench', 'cli.ts', 'command-line.ts'),
+    from: outside('net', 'relay', 'gameserver', 'botclient', 'bench', 'version.ts', ...EDGE),
     message: 'wire imports nothing of the project',
   },
   {
     target: './relay',
-    from: outside('wire', 'gameserver', 'botclient', 'bench', 'cli.ts'),
+    from: outside('wire', 'gameserver', 'botclient', 'bench', 'cli.ts', 'test'),
     message: 'the relay is blind to payloads',
   },
   {
@@ -34,6 +37,12 @@ const zones = [
     except: ['./address.ts'],
     message: 'core knows addresses, no sockets',
   },
+  ...['core', 'engines', 'tcp', 'control'].map((room) => ({
+    target: `./relay/${room}`,
+    from: outside('version.ts', ...EDGE),
+    message: 'only relay.ts and command.ts know the command line',
+  })),
+  { target: './relay/engines/userspace', from: './relay/engines/mmsg', message: 'mmsg builds on userspace' },
   {
     target: './relay/engines',
     from: './relay',
@@ -93,19 +102,18 @@ export default tseslint.config(
     // Core decides; it never looks at a clock, a die or the outside world.
     files: ['relay/core/**/*.ts'],
     rules: {
+      'no-restricted-imports': [
+        'error',
+        { patterns: [{ regex: '^(?!\\.|node:assert)', message: 'core is pure: it imports only itself' }] },
+      ],
       'no-restricted-globals': [
         'error',
-        'process',
-        'performance',
-        'setTimeout',
-        'setInterval',
-        'fetch',
-        'console',
+        ...['process', 'performance', 'Date', 'crypto', 'fetch', 'console', 'globalThis'],
+        ...['setTimeout', 'setInterval', 'setImmediate', 'queueMicrotask'],
       ],
       'no-restricted-properties': [
         'error',
         { object: 'Math', property: 'random', message: 'core has no randomness' },
-        { object: 'Date', property: 'now', message: 'time is passed in' },
       ],
     },
   },
