@@ -80,7 +80,8 @@ export class DataPlanes {
       }
     } catch (error) {
       for (const listener of opened) await this.#close(listener);
-      await undo();
+      // The address was free a moment ago. If another program took it meanwhile, the first error still says more.
+      await undo().catch(() => undefined);
       throw error;
     }
   }
