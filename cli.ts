@@ -42,6 +42,11 @@ const parser = yargs(words)
     throw error === undefined || error.name === 'YError' ? new UsageError(message) : error;
   });
 
+// Whoever read the output may be gone by the end of a run (`| head -1`); that is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+});
+
 try {
   await parser.parseAsync();
 } catch (error) {
