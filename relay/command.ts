@@ -109,7 +109,8 @@ async function runRelay(args: RelayArguments): Promise<void> {
   const { config, warnings } = await readConfig(args);
   const logger = createLogger('tickrelay', config.log.level);
   for (const warning of warnings) logger.warn(warning);
-  const relay = new Relay({ config, configPath: args.config, logger });
+  const logLevel = args.logLevel === undefined ? undefined : config.log.level;
+  const relay = new Relay({ config, configPath: args.config, logger, logLevel });
   const addresses = await relay.start();
   const stopped = new Promise<NodeJS.Signals>((resolve) => onStopSignal(resolve));
   process.on('SIGHUP', () => void relay.reload());

@@ -32,6 +32,8 @@ export interface RelayOptions {
   /** The file that a reload reads again; absent when there is none. */
   readonly configPath?: string | undefined;
   readonly logger: Logger;
+  /** From the command line: it holds against the file, through every reload. */
+  readonly logLevel?: RelayConfig['log']['level'] | undefined;
 }
 
 export interface RelayAddresses {
@@ -43,6 +45,7 @@ type State = 'starting' | 'ready' | 'draining' | 'closed';
 
 export class Relay {
   readonly #logger: Logger;
+  readonly #logLevel: RelayOptions['logLevel'];
   readonly #planes: DataPlanes;
   readonly #engineReason: string;
   readonly #control: ControlPlane;
@@ -56,9 +59,10 @@ export class Relay {
   #troubleLoggedMs = Number.NEGATIVE_INFINITY;
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here */
-  constructor({ config, configPath, logger }: RelayOptions) {
+  constructor({ config, configPath, logger, logLevel }: RelayOptions) {
     this.#config = config;
     this.#logger = logger;
+    this.#logLevel = logLevel;
     const { engine, reason } = chooseEngine(config.engine, {
       maxSessions: config.limits.maxSessions,
       maxUpstreamSockets: config.limits.maxUpstreamSockets,
@@ -183,8 +187,9 @@ export class Relay {
     await this.#control.applyConfig(next);
     // A change of these takes effect after a restart; the reload has warned.
     const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;
-    this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits };
-    this.#logger.level = next.log.level;
+    const log = { level: this.#logLevel ?? next.log.level };
+    this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits, log };
+    this.#logger.level = log.level;
   }
 
   #ownEndpoints(): readonly Endpoint[] {
