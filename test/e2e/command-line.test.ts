@@ -1,10 +1,11 @@
 /** What an operator meets at the prompt: help, mistakes, taken ports, and what is left to pipe. */
+import { spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { stripVTControlCharacters } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { runCli, type CliRun } from '../support/cli-run.ts';
+import { CLI, runCli, type CliRun } from '../support/cli-run.ts';
 import { gameConfig } from '../support/game-fleet.ts';
 import { Stage } from '../support/stage.ts';
 
@@ -210,5 +211,15 @@ describe('help and results', () => {
     ];
     for (const { stdout, stderr } of runs)
       expect(stripVTControlCharacters(stdout + stderr)).toBe(stdout + stderr);
+  });
+
+  test('a relay whose output nobody reads any more still ends in order', async () => {
+    const flags = ['relay', '--json', '--udp', '127.0.0.1:0', ...BACKEND];
+    const relay = spawn(process.execPath, [CLI, ...flags], { stdio: ['ignore', 'pipe', 'ignore'] });
+    stage.closing({ close: () => void relay.kill('SIGKILL') });
+    await once(relay.stdout, 'data');
+    relay.stdout.destroy();
+    relay.kill('SIGTERM');
+    expect(await once(relay, 'exit')).toEqual([0, null]);
   });
 });

@@ -224,3 +224,12 @@ test('a relay that was started with flags has no file to read again, and says so
   expect(flagged.process.stderr).toContain('started without a configuration file');
   await stage.players(1, flagged.listener());
 });
+
+test('flags beside the file hold through a reload', async () => {
+  const silent = await stage.relay(config(), ['--log-level', 'silent']);
+  expect(await silent.reload()).toBe(true);
+  silent.writeConfig('nonsense');
+  expect(await silent.reload()).toBe(false);
+  expect(silent.process.stderr).toBe('');
+  expect((await silent.request('/v1/config')).body).toMatchObject({ log: { level: 'silent' } });
+});

@@ -69,9 +69,14 @@ export class RelayProcess {
   }
 
   /** Starts a relay from a file that this writes. Resolves when it is ready. */
-  static async fromConfig(group: ProcessGroup, config: object, path: string): Promise<RelayProcess> {
+  static async fromConfig(
+    group: ProcessGroup,
+    config: object,
+    path: string,
+    flags: readonly string[] = [],
+  ): Promise<RelayProcess> {
     writeConfig(path, config);
-    return RelayProcess.#start(group, ['--config', path], path);
+    return RelayProcess.#start(group, ['--config', path, ...flags], path);
   }
 
   static async #start(group: ProcessGroup, flags: readonly string[], path?: string): Promise<RelayProcess> {

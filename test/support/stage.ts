@@ -34,8 +34,8 @@ export class Stage {
   }
 
   /** Starts a relay from a configuration file, and waits until it is ready. */
-  relay(config: object): Promise<RelayProcess> {
-    return RelayProcess.fromConfig(this.#group, config, join(this.folder, 'relay.yaml'));
+  relay(config: object, flags: readonly string[] = []): Promise<RelayProcess> {
+    return RelayProcess.fromConfig(this.#group, config, join(this.folder, 'relay.yaml'), flags);
   }
 
   /** Starts a relay from flags alone. */
