@@ -16,9 +16,11 @@ import {
   IPV6_V6ONLY,
   MSG_DONTWAIT,
   SO_RCVBUF,
+  SO_RCVBUFFORCE,
   SO_REUSEPORT,
   SO_RXQ_OVFL,
   SO_SNDBUF,
+  SO_SNDBUFFORCE,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
@@ -113,14 +115,19 @@ export function bindUdp(
   if (fd === -1) throw bindError(local, errnoName(libc.errno()));
   const memory = new Arena(libc, 4096);
   try {
-    const set = (level: number, option: number, value: number): void => {
+    const set = (level: number, option: number, value: number): boolean => {
       memory.u32[0] = value;
-      libc.setsockopt(fd, level, option, memory.address, 4);
+      return libc.setsockopt(fd, level, option, memory.address, 4) === 0;
     };
     if (!isV4) set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
     if (reusePort) set(SOL_SOCKET, SO_REUSEPORT, 1);
-    set(SOL_SOCKET, SO_RCVBUF, options.receiveBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES);
-    set(SOL_SOCKET, SO_SNDBUF, options.sendBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES);
+    const {
+      receiveBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES,
+      sendBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES,
+    } = options;
+    // The first goes beyond the system's limit where the process may (CAP_NET_ADMIN); the second takes what the limit grants.
+    if (!set(SOL_SOCKET, SO_RCVBUFFORCE, receiveBufferBytes)) set(SOL_SOCKET, SO_RCVBUF, receiveBufferBytes);
+    if (!set(SOL_SOCKET, SO_SNDBUFFORCE, sendBufferBytes)) set(SOL_SOCKET, SO_SNDBUF, sendBufferBytes);
     set(SOL_SOCKET, SO_RXQ_OVFL, 1);
     const length = writeAddress(memory, local);
     if (libc.bind(fd, memory.address, length) === -1) {

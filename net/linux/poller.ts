@@ -16,6 +16,7 @@ import { RelayError } from '../relay-error.ts';
 import {
   EFD_CLOEXEC,
   EFD_NONBLOCK,
+  EINTR,
   EPOLL_CLOEXEC,
   EPOLL_CTL_ADD,
   EPOLL_CTL_DEL,
@@ -79,6 +80,8 @@ export class Poller {
   readonly #descriptors: Uint8Array | undefined;
   /** Slots in use in this round. */
   #used = 0;
+  /** The system lacks epoll_pwait2, or a container forbids it: waits are whole milliseconds. */
+  #isCoarse = false;
   #driven: NodeJS.Immediate | undefined;
   #closed = false;
 
@@ -142,8 +145,9 @@ export class Poller {
     return () => this.#timers.delete(timer);
   }
 
-  /** One round. Waits at most `maxWaitMs`. @returns datagrams received */
+  /** One round, after what `send` has queued outside one. Waits at most `maxWaitMs`. @returns datagrams received */
   poll(maxWaitMs: number): number {
+    this.#queue.flush();
     const ready = this.#wait(maxWaitMs);
     let received = 0;
     for (let i = 0; i < ready; i++) received += this.#receive(this.#eventData(i));
@@ -193,15 +197,17 @@ export class Poller {
       for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, Math.max(0, dueMs - now));
     }
     // A wait cut short by a signal reports -1 and counts as one that found nothing.
-    if (waitMs === 0 || Number.isInteger(waitMs)) {
-      return this.#libc.epoll_wait(this.#epoll, events, MAX_EVENTS, waitMs);
+    if (this.#isCoarse || Number.isInteger(waitMs)) {
+      return this.#libc.epoll_wait(this.#epoll, events, MAX_EVENTS, Math.ceil(waitMs));
     }
     const { u32 } = this.#arena;
     const at = this.#timespec >> 2;
     u32[at] = waitMs / 1000;
     u32[at + 2] = (waitMs % 1000) * NS_PER_MS;
     const timespec = this.#arena.address + this.#timespec;
-    return this.#libc.epoll_pwait2(SYS_EPOLL_PWAIT2, this.#epoll, events, MAX_EVENTS, timespec, 0, 8);
+    const ready = this.#libc.epoll_pwait2(SYS_EPOLL_PWAIT2, this.#epoll, events, MAX_EVENTS, timespec, 0, 8);
+    if (ready === -1 && this.#libc.errno() !== EINTR) this.#isCoarse = true;
+    return ready;
   }
 
   #eventData(i: number): number {

@@ -21,6 +21,9 @@ const ENTRIES = 64;
 const COPY_BYTES = 65_536;
 const NAME_BYTES = 32;
 
+/** Up to here a loop copies the front of a payload sooner than a view of it is made. */
+const LOOP_BYTES = 32;
+
 export const SEND_ARENA_BYTES = ENTRIES * (COPY_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + 64);
 
 /** Who sends: what the queue needs of a socket. */
@@ -81,7 +84,9 @@ export class SendQueue {
       return;
     }
     const copy = this.#copy + i * COPY_BYTES;
-    for (let n = 0; n < length; n++) bytes[copy + n] = payload[n]!;
+    const isWhole = length === payload.length;
+    if (isWhole || length > LOOP_BYTES) bytes.set(isWhole ? payload : payload.subarray(0, length), copy);
+    else for (let n = 0; n < length; n++) bytes[copy + n] = payload[n]!;
     this.#arena.setPointer(iov + IOVEC.base, copy);
   }
 

@@ -60,8 +60,12 @@ export interface ChosenEngine {
 /** @throws RelayError TICKRELAY_ERR_ENGINE when the named engine can't run here */
 export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettings): ChosenEngine {
   if (choice === 'auto') {
-    const best = ENGINES.find(({ unavailable }) => unavailable() === undefined)!;
-    return { engine: best.create(settings), reason: 'auto: the best that works here' };
+    const passedOver: string[] = [];
+    for (const { name, unavailable, create } of ENGINES) {
+      const why = unavailable();
+      if (why === undefined) return { engine: create(settings), reason: autoReason(passedOver) };
+      passedOver.push(`${name} can't run: ${why}`);
+    }
   }
   const named = ENGINES.find(({ name }) => name === choice);
   const why = named === undefined ? notBuiltIn() : named.unavailable();
@@ -73,4 +77,8 @@ export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettin
     );
   }
   return { engine: named.create(settings), reason: 'chosen by the configuration' };
+}
+
+function autoReason(passedOver: readonly string[]): string {
+  return ['auto: the best that works here', ...passedOver].join('; ');
 }
