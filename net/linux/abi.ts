@@ -41,6 +41,10 @@ export const EPOLL_EVENT =
 export const SOCK_FILTER = { size: 8, code: 0, jumpTrue: 2, jumpFalse: 3, k: 4 } as const;
 export const SOCK_FPROG = { size: 16, length: 0, filter: 8 } as const;
 
+/** linux/resource.h: struct rlimit64. */
+export const RLIMIT = { size: 16, current: 0, maximum: 8 } as const;
+export const RLIMIT_NOFILE = 7;
+
 /** bits/socket.h */
 export const AF_INET = 2;
 export const AF_INET6 = 10;

@@ -33,6 +33,7 @@ export interface Libc {
     offset: number,
   ) => number;
   readonly munmap: (at: number, length: number) => number;
+  readonly prlimit: (process: number, resource: number, next: number, before: number) => number;
   readonly usleep: (microseconds: number) => number;
   /** epoll_pwait2(2) by number: like epoll_wait, with a timespec. Linux >= 5.11. */
   readonly epoll_pwait2: (
@@ -67,6 +68,7 @@ const PROTOTYPES = {
   write: 'int64_t write(int, int64_t, size_t)',
   mmap: 'int64_t mmap(int64_t, size_t, int, int, int, int64_t)',
   munmap: 'int munmap(int64_t, size_t)',
+  prlimit: 'int prlimit(int, int, int64_t, int64_t)',
   usleep: 'int usleep(uint32_t)',
   epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
 } as const;
