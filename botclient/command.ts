@@ -146,6 +146,7 @@ export const command: CommandModule<object, Options> = {
 export async function runBots(args: Arguments): Promise<void> {
   const logger = createLogger('bots', args.logLevel);
   requirePlayerIds(args);
+  const workers = Math.min(args.workers, args.players);
   const crew = new BotCrew({
     target: args.target.toString(),
     players: args.players,
@@ -160,17 +161,19 @@ export async function runBots(args: Arguments): Promise<void> {
     firstPlayer: args.firstPlayer,
     firstAddress: args.firstAddress?.toString(),
     socket: args.socket,
-    workers: Math.min(args.workers, args.players),
+    workers,
   });
   const { socket, reason } = await crew.bound;
   logger.debug({ socket, reason, players: args.players }, 'players are bound');
-  if (args.json) printEvent('ready', { target: args.target.toString(), players: args.players, socket });
   crew.start();
   const stopped = new AbortController();
   onStopSignal(() => {
     stopped.abort();
     crew.stop();
   });
+  if (args.json) {
+    printEvent('ready', { target: args.target.toString(), players: args.players, workers, socket });
+  }
   const endLive = args.live ? showLive(() => crew.progress()) : undefined;
   const summary = await crew.finished.finally(() => endLive?.());
   if (args.json) printEvent('summary', { ...summary });

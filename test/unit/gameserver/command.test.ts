@@ -7,6 +7,7 @@ import { Endpoint } from '../../../net/address.ts';
 import type { DatagramSocket } from '../../../net/datagram-socket.ts';
 import { DatagramBatch } from '../../../net/datagram-socket.ts';
 import { openDgramSocket } from '../../../net/dgram-socket.ts';
+import { loadLibc } from '../../../net/linux/libc.ts';
 import { createWorldState, decodeWorldState } from '../../../wire/world-state.ts';
 
 /** What a signal would do, instead of one: the test runner has handlers of its own. */
@@ -18,6 +19,11 @@ vi.mock('../../../command-line.ts', async (importOriginal) => ({
     return () => undefined;
   },
 }));
+
+vi.mock('../../../net/linux/libc.ts', async (importOriginal) => {
+  const original = await importOriginal<{ loadLibc: typeof loadLibc }>();
+  return { ...original, loadLibc: vi.fn(original.loadLibc) };
+});
 
 let printed = '';
 beforeEach(() => {
@@ -67,9 +73,16 @@ async function play(server: Endpoint): Promise<Uint8Array> {
   return answer;
 }
 
-describe('tickrelay gameserver', () => {
+const missing = ((loaded) => ('unavailable' in loaded ? loaded.unavailable : undefined))(loadLibc());
+
+describe.each(['dgram', 'mmsg'] as const)('tickrelay gameserver --socket %s', (kind) => {
+  if (kind === 'mmsg' && missing !== undefined) {
+    test.skip(`skipped: ${missing}`, () => undefined);
+    return;
+  }
+
   test('says where it listens, answers players, and prints its counts at the end', async () => {
-    const running = run('--json --id 9');
+    const running = run(`--json --id 9 --socket ${kind}`);
     const answer = await play(await ready());
     const state = createWorldState();
     expect(decodeWorldState(answer, answer.length, state)).toBe(true);
@@ -77,13 +90,13 @@ describe('tickrelay gameserver', () => {
     stop();
     await running;
     expect(lines()).toMatchObject([
-      { event: 'ready', id: 9 },
+      { event: 'ready', id: 9, socket: kind },
       { event: 'summary', id: 9, received: 1, accepted: 1, malformed: 0, sent: 1 },
     ]);
   });
 
   test('without --json prints two lines for people', async () => {
-    const running = run('--reply tick --tick 64');
+    const running = run(`--reply tick --tick 64 --socket ${kind}`);
     await vi.waitFor(() =>
       expect(printed).toMatch(/^game server 1 on 127\.0\.0\.1:\d+: binary, .* 64 times a second\n$/),
     );
@@ -105,7 +118,7 @@ describe('tickrelay gameserver', () => {
     await new Promise<void>((resolve) => relay.listen(0, '127.0.0.1', resolve));
     const { port } = relay.address() as AddressInfo;
     const running = run(
-      `--json --listen 0.0.0.0:0 --advertise 10.0.0.5 --id 2 --register http://127.0.0.1:${port}`,
+      `--json --socket ${kind} --listen 0.0.0.0:0 --advertise 10.0.0.5 --id 2 --register http://127.0.0.1:${port}`,
     );
     const { port: bound } = await ready();
     await vi.waitFor(() => expect(requests).toHaveLength(1));
@@ -119,14 +132,30 @@ describe('tickrelay gameserver', () => {
   });
 
   test('fails at a port that is taken, naming it', async () => {
-    const running = run('--json');
+    const running = run(`--json --socket ${kind}`);
     const taken = await ready();
-    await expect(run(`--listen ${taken.toString()}`)).rejects.toMatchObject({
+    await expect(run(`--socket ${kind} --listen ${taken.toString()}`)).rejects.toMatchObject({
       code: 'TICKRELAY_ERR_BIND',
       message: expect.stringContaining(taken.toString()) as string,
     });
     stop();
     await running;
+  });
+});
+
+describe('tickrelay gameserver', () => {
+  test('without koffi takes dgram, and refuses mmsg with the reason', async () => {
+    vi.mocked(loadLibc).mockReturnValue({ unavailable: 'koffi does not load: not found' });
+    await expect(run('--socket mmsg')).rejects.toMatchObject({
+      code: 'TICKRELAY_ERR_ENGINE',
+      message: expect.stringContaining('koffi does not load: not found') as string,
+    });
+    const running = run('--json');
+    await ready();
+    stop();
+    await running;
+    expect(lines()[0]).toMatchObject({ event: 'ready', socket: 'dgram' });
+    vi.mocked(loadLibc).mockRestore();
   });
 
   test('will not register the address 0.0.0.0, and says what to do', async () => {
@@ -146,6 +175,7 @@ describe('tickrelay gameserver', () => {
     ['--interval 50ms', '--interval 50ms is too short: at least 100ms'],
     ['--register relay:7900', '--register relay:7900 is not the URL'],
     ['--listen somewhere', '"somewhere" is not an address with a port'],
+    ['--socket tcp', 'Choices: "auto", "dgram", "mmsg"'],
     ['--codec xml', 'Choices: "binary", "msgpack", "json", "http"'],
   ])('refuses %s', async (line, message) => {
     await expect(run(line)).rejects.toThrow(message);
