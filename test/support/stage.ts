@@ -78,8 +78,11 @@ export class Stage {
   }
 
   async close(): Promise<void> {
-    for (const thing of this.#open.splice(0).reverse()) await thing.close();
-    await this.#group.close(GRACE_MS);
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    try {
+      for (const thing of this.#open.splice(0).reverse()) await thing.close();
+    } finally {
+      await this.#group.close(GRACE_MS);
+      if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    }
   }
 }
