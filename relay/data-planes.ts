@@ -18,9 +18,10 @@ export class DataPlanes {
     this.tcp = tcp;
   }
 
-  publish(snapshot: PoolSnapshot): void {
-    this.engine.publish(snapshot);
+  /** @returns resolves when the data planes obey */
+  publish(snapshot: PoolSnapshot): Promise<void> {
     this.tcp.publish(snapshot);
+    return this.engine.publish(snapshot);
   }
 
   /** The bound addresses, by listener name. */
@@ -52,13 +53,13 @@ export class DataPlanes {
     await this.#openAll(added, async () => {
       for (const listener of closing) await this.#open(listener);
     });
-    for (const listener of kept) this.#update(listener);
+    for (const listener of kept) await this.#update(listener);
     this.#listeners = wanted;
   }
 
-  drain(): void {
-    this.engine.drain();
+  async drain(): Promise<void> {
     this.tcp.drain();
+    await this.engine.drain();
   }
 
   /** Live sessions and connections. */
@@ -105,8 +106,8 @@ export class DataPlanes {
     return listener.protocol === 'udp' ? this.engine.addListener(listener) : this.tcp.addListener(listener);
   }
 
-  #update(listener: ListenerConfig): void {
-    if (listener.protocol === 'udp') this.engine.updateListener(listener);
+  async #update(listener: ListenerConfig): Promise<void> {
+    if (listener.protocol === 'udp') await this.engine.updateListener(listener);
     else this.tcp.updateListener(listener);
   }
 

@@ -153,7 +153,7 @@ export class Relay {
       { live: this.#planes.live(), deadlineMs: this.#config.shutdown.deadlineMs },
       'draining',
     );
-    this.#planes.drain();
+    await this.#planes.drain();
     while (this.#planes.live() > 0 && this.#now() < deadlineMs) {
       await sleep(Math.min(DRAIN_POLL_MS, Math.max(1, deadlineMs - this.#now())));
     }

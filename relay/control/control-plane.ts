@@ -13,8 +13,8 @@ import { Refusal } from './refusal.ts';
 
 export interface ControlPlaneOptions {
   readonly config: RelayConfig;
-  /** Called with every change of a pool, and once for each pool by `start`. */
-  readonly onSnapshot: (snapshot: PoolSnapshot) => void;
+  /** Called with every change of a pool, and once for each pool by `start`. Resolves when the data planes obey. */
+  readonly onSnapshot: (snapshot: PoolSnapshot) => Promise<void>;
   /** The bound addresses of the relay, listeners and admin, which can't be registered as backends. */
   readonly ownEndpoints: () => readonly Endpoint[];
   readonly logger: Logger;

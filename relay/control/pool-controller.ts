@@ -6,6 +6,7 @@
  * - With the health check `heartbeat`, each interval without one is a failed check.
  */
 import type { Logger } from 'pino';
+import { setImmediate as setImmediatePromise } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../../net/address.ts';
 import { BackendPool, type Backend } from '../core/backend-pool.ts';
@@ -26,7 +27,8 @@ export interface PoolControllerOptions {
   readonly clock: LoopClock;
   /** The addresses that the relay itself listens on, which can't be backends. */
   readonly ownEndpoints: () => readonly Endpoint[];
-  readonly onSnapshot: (snapshot: PoolSnapshot) => void;
+  /** Resolves when the data planes obey. */
+  readonly onSnapshot: (snapshot: PoolSnapshot) => Promise<void>;
   readonly logger: Logger;
 }
 
@@ -59,6 +61,8 @@ export class PoolController {
   #config: PoolConfig;
   #published: PoolSnapshot | undefined;
   #pendingPublish: NodeJS.Immediate | undefined;
+  /** Settles when the data planes obey what was published last. */
+  #obeyed: Promise<void> = Promise.resolve();
   #monitor: HealthMonitor<Member> | undefined;
   #heartbeatTimer: NodeJS.Timeout | undefined;
   #isClosed = false;
@@ -91,6 +95,7 @@ export class PoolController {
       this.#startChecks();
     }
     this.#publish();
+    await this.#obeyed;
   }
 
   /**
@@ -166,6 +171,12 @@ export class PoolController {
     for (const id of [...this.#members.keys()]) this.#remove(id);
     this.#publish();
     await this.close();
+  }
+
+  /** Waits until the data planes obey all that was decided so far. */
+  async obeyed(): Promise<void> {
+    if (this.#pendingPublish !== undefined) await setImmediatePromise();
+    await this.#obeyed;
   }
 
   /** Ends the checks. Idempotent. */
@@ -389,7 +400,7 @@ export class PoolController {
     const snapshot = this.#pool.snapshot();
     if (snapshot === this.#published) return;
     this.#published = snapshot;
-    this.#options.onSnapshot(snapshot);
+    this.#obeyed = this.#options.onSnapshot(snapshot);
   }
 }
 

@@ -68,12 +68,16 @@ export interface Engine {
   /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
   addListener(spec: UdpListenerSpec): Promise<Endpoint>;
   /** Changes the rules of a listener in place; its sessions stay. Name, address and pool must be the same. */
-  updateListener(spec: UdpListenerSpec): void;
+  updateListener(spec: UdpListenerSpec): Promise<void>;
   /** Ends the listener's sessions and frees its address. */
   removeListener(name: string): Promise<void>;
 
-  /** Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners. */
-  publish(snapshot: PoolSnapshot): void;
+  /**
+   * Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners.
+   *
+   * @returns resolves when the whole engine obeys it
+   */
+  publish(snapshot: PoolSnapshot): Promise<void>;
 
   listeners(): readonly ListenerStatus[];
   /** Sessions that the tables can hold, and hold. */
@@ -81,7 +85,7 @@ export interface Engine {
   sessions(query: SessionQuery): Promise<SessionListing>;
 
   /** No new sessions from now on; live ones go on. */
-  drain(): void;
+  drain(): Promise<void>;
   /** Ends every session and closes every socket. Idempotent. */
   close(): Promise<void>;
 }

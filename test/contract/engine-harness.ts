@@ -13,8 +13,6 @@ export interface EngineUnderTest {
   readonly engine: Engine;
   /** Lets time pass for the engine, and its sweeper do what is due. */
   readonly advance: (ms: number) => Promise<void>;
-  /** Waits until the engine has taken over what it was told. */
-  readonly settle: () => Promise<void>;
 }
 
 export interface EngineSettings {
@@ -36,7 +34,6 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
     });
     return {
       engine,
-      settle: () => Promise.resolve(),
       advance: (ms) => {
         nowMs += ms;
         engine.sweep();
@@ -60,9 +57,6 @@ function mmsg(settings: EngineSettings, workers: number): EngineUnderTest | stri
   });
   return {
     engine,
-    settle: async () => {
-      await engine.sessions({ limit: 0 });
-    },
     advance: async (ms) => {
       clock[0]! += ms;
       await engine.sweep();
@@ -96,7 +90,6 @@ export class Bed {
   readonly pool = new BackendPool('game');
   readonly servers = new Map<string, UdpPeer>();
   readonly advance: (ms: number) => Promise<void>;
-  readonly settle: () => Promise<void>;
   readonly #peers: UdpPeer[] = [];
   listener!: Endpoint;
 
@@ -105,7 +98,6 @@ export class Bed {
     assert(typeof subject !== 'string');
     this.engine = subject.engine;
     this.advance = subject.advance;
-    this.settle = subject.settle;
   }
 
   /** Starts a listener and the servers named by `ids`. */
@@ -125,8 +117,7 @@ export class Bed {
   }
 
   async publish(): Promise<void> {
-    this.engine.publish(this.pool.snapshot());
-    await this.settle();
+    await this.engine.publish(this.pool.snapshot());
   }
 
   peer(local: string, answer?: Answer): UdpPeer {

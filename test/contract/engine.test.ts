@@ -459,8 +459,7 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       const b = await bed().start(['a']);
       const [player] = b.clients(1) as [UdpPeer];
       await b.serverOf(player);
-      b.engine.drain();
-      await b.settle();
+      await b.engine.drain();
       b.peer('127.8.0.1:0').send(b.listener, 'too late');
       await expect.poll(() => b.counts().downstream.dropped['draining']).toBe(1);
       expect(await b.serverOf(player)).toBe('a');
@@ -526,7 +525,7 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
     test('new rules apply to the sessions that live', async () => {
       const b = await bed().start(['a']);
       await b.serverOf(b.peer('127.9.0.1:0'));
-      b.engine.updateListener({
+      await b.engine.updateListener({
         name: 'game',
         listen: b.listener,
         pool: 'game',

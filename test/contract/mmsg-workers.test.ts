@@ -65,9 +65,8 @@ if ('unavailable' in loaded) {
       await bed.publish();
       await expect.poll(async () => (await listed()).size).toBe(0);
       expect(new Set(await bed.serversOf(bed.clients(20)))).toEqual(new Set(['b']));
-      engine.drain();
+      await engine.drain();
       await engine.killWorker(2);
-      await bed.settle();
       const newcomer = bed.peer('127.7.0.1:0');
       newcomer.send(bed.listener, 'too late');
       await expect.poll(() => bed.counts().downstream.dropped['draining']).toBe(1);

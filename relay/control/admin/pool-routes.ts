@@ -21,9 +21,12 @@ export function poolRoutes(app: FastifyInstance, { relay, control }: AdminContex
   );
 
   for (const operation of OPERATIONS) {
-    app.post<{ Params: BackendParams }>(`/v1/pools/:pool/backends/:id/${operation}`, ({ params }) =>
-      control.pool(params.pool)[operation](params.id),
-    );
+    app.post<{ Params: BackendParams }>(`/v1/pools/:pool/backends/:id/${operation}`, async ({ params }) => {
+      const pool = control.pool(params.pool);
+      const view = pool[operation](params.id);
+      await pool.obeyed();
+      return view;
+    });
   }
 }
 

@@ -24,14 +24,17 @@ export function registrationRoutes(app: FastifyInstance, { relay, control }: Adm
     done();
   });
 
-  app.put<{ Params: BackendParams }>(BACKEND, ({ params, body }) => {
+  app.put<{ Params: BackendParams }>(BACKEND, async ({ params, body }) => {
     const pool = control.pool(params.pool);
     pool.register(params.id, readRegistration(body));
+    await pool.obeyed();
     return pool.backend(params.id);
   });
 
   app.delete<{ Params: BackendParams }>(BACKEND, async ({ params }, reply) => {
-    control.pool(params.pool).leave(params.id);
+    const pool = control.pool(params.pool);
+    pool.leave(params.id);
+    await pool.obeyed();
     return reply.code(204).send();
   });
 }

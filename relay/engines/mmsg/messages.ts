@@ -26,8 +26,14 @@ export interface WorkerSettings {
 /** Layout of `figures`. */
 export const FIGURES = { livePins: 0, memoryAddress: 1, memorySize: 2, count: 3 } as const;
 
+/** Every message is a request, and is answered with its number. */
 export type ToWorker =
-  | { readonly kind: 'publish'; readonly snapshot: PlainSnapshot; readonly live: LiveSessions }
+  | {
+      readonly kind: 'publish';
+      readonly request: number;
+      readonly snapshot: PlainSnapshot;
+      readonly live: LiveSessions;
+    }
   | {
       readonly kind: 'add';
       readonly request: number;
@@ -36,11 +42,11 @@ export type ToWorker =
       readonly counters: Float64Array;
       readonly turns: Int32Array;
     }
-  | { readonly kind: 'update'; readonly spec: PlainSpec }
+  | { readonly kind: 'update'; readonly request: number; readonly spec: PlainSpec }
   | { readonly kind: 'remove'; readonly request: number; readonly name: string }
   | { readonly kind: 'sessions'; readonly request: number; readonly query: SessionQuery }
   | { readonly kind: 'sweep'; readonly request: number }
-  | { readonly kind: 'drain' }
+  | { readonly kind: 'drain'; readonly request: number }
   | { readonly kind: 'close'; readonly request: number };
 
 export type FromWorker =

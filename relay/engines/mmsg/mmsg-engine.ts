@@ -100,16 +100,16 @@ export class MmsgEngine implements Engine {
     const turns = new Int32Array(new SharedArrayBuffer(4));
     const listener = { spec, local: bound, fds, counters, turns };
     this.#listeners.set(spec.name, listener);
-    if (!this.#pools.has(spec.pool)) this.#openPool(spec.pool);
+    if (!this.#pools.has(spec.pool)) await this.#publishToAll(this.#openPool(spec.pool));
     await Promise.all(this.#workers.map((worker, index) => this.#addTo(worker, index, listener)));
     return bound;
   }
 
-  updateListener(spec: UdpListenerSpec): void {
+  async updateListener(spec: UdpListenerSpec): Promise<void> {
     const listener = this.#listeners.get(spec.name);
     assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
     listener.spec = spec;
-    for (const worker of this.#workers) worker.tell({ kind: 'update', spec: toPlainSpec(this.#share(spec)) });
+    await this.#askAll({ kind: 'update', spec: toPlainSpec(this.#share(spec)) });
   }
 
   async removeListener(name: string): Promise<void> {
@@ -120,10 +120,10 @@ export class MmsgEngine implements Engine {
     for (const fd of listener.fds) this.#libc.close(fd);
   }
 
-  publish(snapshot: PoolSnapshot): void {
+  async publish(snapshot: PoolSnapshot): Promise<void> {
     const pool = this.#pools.get(snapshot.pool) ?? this.#openPool(snapshot.pool);
     pool.snapshot = snapshot;
-    this.#workers.forEach((worker, index) => this.#publishTo(worker, index, pool));
+    await this.#publishToAll(pool);
   }
 
   listeners(): readonly ListenerStatus[] {
@@ -147,9 +147,9 @@ export class MmsgEngine implements Engine {
     return { sessions, total, truncated: total > sessions.length };
   }
 
-  drain(): void {
+  async drain(): Promise<void> {
     this.#isDraining = true;
-    for (const worker of this.#workers) worker.tell({ kind: 'drain' });
+    await this.#askAll({ kind: 'drain' });
   }
 
   /** Idempotent. */
@@ -208,34 +208,36 @@ export class MmsgEngine implements Engine {
     this.#options.onTrouble?.(new Error(`worker ${index} ended and is replaced; its sessions begin anew`));
     const worker = this.#startWorker(index);
     this.#workers[index] = worker;
-    for (const pool of this.#pools.values()) {
+    const told = Array.from(this.#pools.values(), (pool) => {
       pool.live[index]!.fill(0);
-      this.#publishTo(worker, index, pool);
-    }
+      return this.#publishTo(worker, index, pool);
+    });
     for (const listener of this.#listeners.values()) {
       const counters = listener.counters[index]!;
       counters.liveSessions = 0;
       counters.upstreamSockets = 0;
-      this.#addTo(worker, index, listener).catch((error: unknown) => this.#options.onTrouble?.(error));
+      told.push(this.#addTo(worker, index, listener));
     }
-    if (this.#isDraining) worker.tell({ kind: 'drain' });
+    if (this.#isDraining) told.push(worker.ask({ kind: 'drain' }));
+    Promise.all(told).catch((error: unknown) => this.#options.onTrouble?.(error));
   }
 
   #openPool(name: string): Pool {
     const live = this.#workers.map(() => new Uint32Array(new SharedArrayBuffer(4 * MAX_BACKENDS)));
     const pool = { snapshot: new BackendPool(name).snapshot(), live };
     this.#pools.set(name, pool);
-    this.#workers.forEach((worker, index) => this.#publishTo(worker, index, pool));
     return pool;
   }
 
-  #publishTo(worker: WorkerThread, index: number, { snapshot, live }: Pool): void {
+  /** A worker that dies meanwhile gets the snapshot with its replacement. */
+  async #publishToAll(pool: Pool): Promise<void> {
+    await Promise.allSettled(this.#workers.map((worker, index) => this.#publishTo(worker, index, pool)));
+  }
+
+  #publishTo(worker: WorkerThread, index: number, { snapshot, live }: Pool): Promise<unknown> {
     const others = live.filter((_, other) => other !== index);
-    worker.tell({
-      kind: 'publish',
-      snapshot: toPlainSnapshot(snapshot),
-      live: { own: live[index]!, others },
-    });
+    const plain = toPlainSnapshot(snapshot);
+    return worker.ask({ kind: 'publish', snapshot: plain, live: { own: live[index]!, others } });
   }
 
   async #addTo(

@@ -15,7 +15,6 @@ const ENTRY = import.meta.url.endsWith('.ts')
   ? new URL('../../../dist/relay/engines/mmsg/worker.js', import.meta.url)
   : new URL('./worker.js', import.meta.url);
 
-type Request = Extract<ToWorker, { readonly request: number }>;
 type WithoutNumber<T> = T extends unknown ? Omit<T, 'request'> : never;
 
 interface Pending {
@@ -61,13 +60,8 @@ export class WorkerThread {
     return this.#figures[FIGURES.livePins]!;
   }
 
-  /** Sends a message that has no answer. */
-  tell(message: Exclude<ToWorker, Request>): void {
-    this.#post(message);
-  }
-
   /** @throws RelayError TICKRELAY_ERR_ENGINE when the worker fails or dies before it answers */
-  ask(message: WithoutNumber<Request>): Promise<SessionListing | undefined> {
+  ask(message: WithoutNumber<ToWorker>): Promise<SessionListing | undefined> {
     const request = this.#nextRequest++;
     return new Promise((resolve, reject) => {
       this.#pending.set(request, { resolve, reject });

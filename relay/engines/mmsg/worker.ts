@@ -58,18 +58,12 @@ poller.drive();
 tell({ kind: 'online', wakeFd: poller.wakeFd });
 
 async function handle(message: ToWorker): Promise<void> {
+  const { request } = message;
   try {
     const listing = await obey(message);
-    if ('request' in message) {
-      tell({ kind: 'done', request: message.request, ...(listing === undefined ? {} : { listing }) });
-    }
+    tell({ kind: 'done', request, ...(listing === undefined ? {} : { listing }) });
   } catch (error) {
-    if (!('request' in message)) throw error;
-    tell({
-      kind: 'failed',
-      request: message.request,
-      reason: error instanceof Error ? error.message : String(error),
-    });
+    tell({ kind: 'failed', request, reason: error instanceof Error ? error.message : String(error) });
   }
   if (message.kind === 'close') port.close();
 }
@@ -78,7 +72,7 @@ async function obey(message: ToWorker) {
   switch (message.kind) {
     case 'publish':
       lives.set(message.snapshot.pool, message.live);
-      engine.publish(fromPlainSnapshot(message.snapshot));
+      await engine.publish(fromPlainSnapshot(message.snapshot));
       return undefined;
     case 'add': {
       const { fd, counters, turns } = message;
@@ -90,7 +84,7 @@ async function obey(message: ToWorker) {
       return undefined;
     }
     case 'update':
-      engine.updateListener(fromPlainSpec(message.spec));
+      await engine.updateListener(fromPlainSpec(message.spec));
       return undefined;
     case 'remove':
       await engine.removeListener(message.name);
@@ -102,7 +96,7 @@ async function obey(message: ToWorker) {
       noteFigures();
       return undefined;
     case 'drain':
-      engine.drain();
+      await engine.drain();
       return undefined;
     case 'close':
       await engine.close();

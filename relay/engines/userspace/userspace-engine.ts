@@ -76,10 +76,11 @@ export class UserspaceEngine implements Engine {
     return Promise.resolve().then(() => this.#add(spec, parts).local);
   }
 
-  updateListener(spec: UdpListenerSpec): void {
+  updateListener(spec: UdpListenerSpec): Promise<void> {
     const listener = this.#listeners.get(spec.name);
     assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
     listener.update(spec);
+    return Promise.resolve();
   }
 
   async removeListener(name: string): Promise<void> {
@@ -90,11 +91,12 @@ export class UserspaceEngine implements Engine {
     this.#byIndex[listener.state.index] = undefined;
   }
 
-  publish(snapshot: PoolSnapshot): void {
+  publish(snapshot: PoolSnapshot): Promise<void> {
     this.#poolView(snapshot.pool).publish(snapshot);
     for (const listener of this.#listeners.values()) {
       if (listener.spec.pool === snapshot.pool) listener.publish(snapshot);
     }
+    return Promise.resolve();
   }
 
   listeners(): readonly ListenerStatus[] {
@@ -117,8 +119,9 @@ export class UserspaceEngine implements Engine {
     );
   }
 
-  drain(): void {
+  drain(): Promise<void> {
     this.#router.drain();
+    return Promise.resolve();
   }
 
   async close(): Promise<void> {

@@ -109,7 +109,10 @@ export function createRig(text = RIG_CONFIG, path?: string): Rig {
   const own = ['0.0.0.0:7777', '10.9.9.9:5432', '127.0.0.1:7900'].map((address) => Endpoint.parse(address));
   const control = new ControlPlane({
     config,
-    onSnapshot: (snapshot) => snapshots.push(snapshot),
+    onSnapshot: (snapshot) => {
+      snapshots.push(snapshot);
+      return Promise.resolve();
+    },
     ownEndpoints: () => own,
     logger: silent,
   });

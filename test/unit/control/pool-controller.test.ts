@@ -35,7 +35,10 @@ const start = (keys: string): PoolController => {
     config: poolConfig(keys),
     clock,
     ownEndpoints: () => [],
-    onSnapshot: (snapshot) => snapshots.push(snapshot),
+    onSnapshot: (snapshot) => {
+      snapshots.push(snapshot);
+      return Promise.resolve();
+    },
     logger: silent,
   });
   pool.start();

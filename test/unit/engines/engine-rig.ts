@@ -87,7 +87,7 @@ export class EngineRig {
   }
 
   publish(): void {
-    this.engine.publish(this.pool.snapshot());
+    void this.engine.publish(this.pool.snapshot());
   }
 
   async listen(rules: Partial<UdpListenerSpec> = {}): Promise<this> {

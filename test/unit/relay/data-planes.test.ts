@@ -95,11 +95,11 @@ beforeEach(async () => {
   for (const name of ['one', 'two']) {
     const pool = new BackendPool(name);
     pool.add({ id: name, endpoint: peer('127.0.0.1:0', () => Buffer.from(name)).local, weight: 1 });
-    planes.publish(pool.snapshot());
+    await planes.publish(pool.snapshot());
   }
   const login = new BackendPool('login');
   login.add({ id: 'login', endpoint: await serve('127.0.0.1:0', 'welcome'), weight: 1 });
-  planes.publish(login.snapshot());
+  await planes.publish(login.snapshot());
 });
 
 afterEach(async () => {
@@ -202,7 +202,7 @@ describe('applying listeners', () => {
     await planes.apply([udp('game', game)]);
     const client = peer('127.0.0.1:0');
     await answerOf(client, game);
-    planes.drain();
+    await planes.drain();
     peer('127.0.0.1:0').send(game, 'too late');
     await expect.poll(() => planes.engine.listeners()[0]!.counts.downstream.dropped['draining']).toBe(1);
     expect(await answerOf(client, game)).toBe('one');
