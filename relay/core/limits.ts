@@ -30,7 +30,7 @@ export const DEFAULT_PIN_TIMEOUT_MS = 600_000;
 /** Sessions of one client IP on one listener by default: two hundred players behind one IP all play, with room. */
 export const DEFAULT_SESSIONS_PER_SOURCE = 1_024;
 
-/** Upstream sockets of one listener by default. Each is a descriptor; one serves as many sessions as the pool has backends. */
+/** Upstream sockets of the relay by default. Each is a descriptor; one serves as many sessions as the pool has backends. */
 export const DEFAULT_MAX_UPSTREAM_SOCKETS = 16_384;
 
 /** How long an upstream socket rests, in ms, before another session may use it towards the same backend: longer than a late reply. */

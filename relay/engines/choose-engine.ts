@@ -4,12 +4,17 @@
  */
 import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
+import { readDescriptorLimit } from '../../net/descriptor-limit.ts';
 import { openDgramSocket } from '../../net/dgram-socket.ts';
+import { raiseDescriptorLimit } from '../../net/linux/descriptor-limit.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import type { Engine, EngineName } from './engine.ts';
 import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
+
+/** Descriptors that everything but upstream sockets may need: listeners, TCP, the admin API, Node itself. */
+const MOST_OTHER_DESCRIPTORS = 1_024;
 
 export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket'> & {
   /** Worker threads of engines that have them; absent: one for each core. */
@@ -37,8 +42,9 @@ const ENGINES: readonly EngineEntry[] = [
     create: (settings) => {
       const loaded = loadLibc();
       assert('libc' in loaded);
+      const limit = raiseDescriptorLimit(loaded.libc, settings.maxUpstreamSockets + MOST_OTHER_DESCRIPTORS);
       return new MmsgEngine({
-        ...settings,
+        ...withinDescriptors(settings, limit),
         libc: loaded.libc,
         workers: settings.workers ?? availableParallelism(),
       });
@@ -47,7 +53,12 @@ const ENGINES: readonly EngineEntry[] = [
   {
     name: 'dgram',
     unavailable: () => undefined,
-    create: (settings) => new UserspaceEngine({ ...settings, name: 'dgram', openSocket: openDgramSocket }),
+    create: (settings) =>
+      new UserspaceEngine({
+        ...withinDescriptors(settings, readDescriptorLimit()),
+        name: 'dgram',
+        openSocket: openDgramSocket,
+      }),
   },
 ];
 
@@ -77,6 +88,24 @@ export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettin
     );
   }
   return { engine: named.create(settings), reason: 'chosen by the configuration' };
+}
+
+/**
+ * Leaves descriptors for everything but upstream sockets: with none left the admin API, health checks and TCP could
+ * not open a connection.
+ */
+function withinDescriptors(settings: EngineSettings, limit: number): EngineSettings {
+  const most = limit - Math.min(MOST_OTHER_DESCRIPTORS, limit >> 1);
+  if (limit === Number.POSITIVE_INFINITY || settings.maxUpstreamSockets <= most) return settings;
+  settings.onTrouble?.(
+    new RelayError(
+      'TICKRELAY_ERR_LIMIT',
+      `the process may open ${limit} descriptors, so it takes ${most} upstream sockets instead of ` +
+        `${settings.maxUpstreamSockets}, and a backend that many players; raise \`ulimit -n\` or lower ` +
+        'limits.maxUpstreamSockets',
+    ),
+  );
+  return { ...settings, maxUpstreamSockets: most };
 }
 
 function autoReason(passedOver: readonly string[]): string {

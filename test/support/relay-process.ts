@@ -4,7 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
-import { tickrelay, type ManagedProcess, type ProcessGroup } from '../../bench/process-group.ts';
+import {
+  tickrelay,
+  type ManagedProcess,
+  type ProcessGroup,
+  type ProcessSpec,
+} from '../../bench/process-group.ts';
 import { Endpoint } from '../../net/address.ts';
 import { MetricsPage, type Labels } from './metrics-page.ts';
 import { until } from './until.ts';
@@ -39,6 +44,14 @@ export interface BackendRow {
   readonly sessions: number;
 }
 
+/** What a relay may find itself in. */
+export interface RelaySurroundings {
+  readonly engine?: string;
+  /** As `ulimit -n` sets it. */
+  readonly descriptorLimit?: number;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 interface ReadyEvent {
   readonly listeners: Readonly<Record<string, string>>;
   readonly admin?: string;
@@ -64,8 +77,14 @@ export class RelayProcess {
   }
 
   /** Starts a relay from flags alone. Resolves when it is ready. */
-  static async fromFlags(group: ProcessGroup, flags: readonly string[]): Promise<RelayProcess> {
-    return RelayProcess.#start(group, ['--engine', ENGINE, ...flags]);
+  static async fromFlags(
+    group: ProcessGroup,
+    flags: readonly string[],
+    { engine = ENGINE, descriptorLimit, env = {} }: RelaySurroundings = {},
+  ): Promise<RelayProcess> {
+    const spec = { ...tickrelay('relay', ['relay', '--json', '--engine', engine, ...flags]), env };
+    const child = group.start(descriptorLimit === undefined ? spec : limited(spec, descriptorLimit));
+    return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, undefined);
   }
 
   /** Starts a relay from a file that this writes. Resolves when it is ready. */
@@ -176,6 +195,11 @@ export class RelayProcess {
     await this.untilMetric('config_reloads_total', {}, before + 1);
     return (await this.metric('config_last_reload_successful')) === 1;
   }
+}
+
+function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec {
+  const args = ['-c', `ulimit -n ${descriptorLimit}; exec "$0" "$@"`, process.execPath, ...spec.args];
+  return { ...spec, program: '/bin/sh', args };
 }
 
 /** JSON is YAML. */

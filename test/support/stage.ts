@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { ProcessGroup, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
 import type { Endpoint } from '../../net/address.ts';
 import { startGameServer, type GameServerProcess, type GameServerSettings } from './game-fleet.ts';
-import { RelayProcess } from './relay-process.ts';
+import { RelayProcess, type RelaySurroundings } from './relay-process.ts';
 import { SteadyPlayer } from './steady-player.ts';
 import { UdpPeer, type Answer } from './udp-peer.ts';
 
@@ -39,8 +39,8 @@ export class Stage {
   }
 
   /** Starts a relay from flags alone. */
-  relayFromFlags(flags: readonly string[]): Promise<RelayProcess> {
-    return RelayProcess.fromFlags(this.#group, flags);
+  relayFromFlags(flags: readonly string[], surroundings?: RelaySurroundings): Promise<RelayProcess> {
+    return RelayProcess.fromFlags(this.#group, flags, surroundings);
   }
 
   gameServer(settings: GameServerSettings): Promise<GameServerProcess> {

@@ -12,9 +12,7 @@ import assert from 'node:assert/strict';
 import type { Endpoint } from '../../../net/address.ts';
 import { Arena } from '../../../net/linux/arena.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
-import { raiseDescriptorLimit } from '../../../net/linux/descriptor-limit.ts';
 import { bindGroup } from '../../../net/linux/steering.ts';
-import { RelayError } from '../../../net/relay-error.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
@@ -29,7 +27,7 @@ export interface MmsgEngineOptions {
   readonly workers: number;
   /** Of all workers together. */
   readonly maxSessions: number;
-  /** For each listener, of all workers together. */
+  /** Of all listeners and workers together. */
   readonly maxUpstreamSockets: number;
   readonly upstreamQuarantineMs?: number;
   readonly hashSeed: number;
@@ -39,9 +37,6 @@ export interface MmsgEngineOptions {
   readonly clock?: Float64Array;
   readonly onTrouble?: (error: unknown) => void;
 }
-
-/** What the process opens beside upstream sockets: listeners, TCP, the admin API, Node itself. */
-const OTHER_DESCRIPTORS = 1_024;
 
 interface Listener {
   spec: UdpListenerSpec;
@@ -85,7 +80,6 @@ export class MmsgEngine implements Engine {
       coalesceUs: options.coalesceUs ?? 0,
       clock,
     };
-    this.#requireDescriptors();
     this.#memory = new Arena(libc, 4096);
     this.#memory.u32[0] = 1;
     this.#workers = Array.from({ length: workers }, (_, index) => this.#startWorker(index));
@@ -173,21 +167,6 @@ export class MmsgEngine implements Engine {
     for (const { fds } of this.#listeners.values()) for (const fd of fds) this.#libc.close(fd);
     this.#listeners.clear();
     this.#memory.free();
-  }
-
-  /** Asks for the descriptors that the configuration may need, and says so where they can't be had. */
-  #requireDescriptors(): void {
-    const wanted = this.#options.maxUpstreamSockets + OTHER_DESCRIPTORS;
-    const limit = raiseDescriptorLimit(this.#libc, wanted);
-    if (limit >= wanted) return;
-    this.#options.onTrouble?.(
-      new RelayError(
-        'TICKRELAY_ERR_LIMIT',
-        `the process may open ${limit} descriptors, and limits.maxUpstreamSockets (${this.#options.maxUpstreamSockets}) ` +
-          `needs ${wanted}: players beyond about ${Math.max(0, limit - OTHER_DESCRIPTORS)} on one backend are refused; ` +
-          'raise `ulimit -n` or lower limits.maxUpstreamSockets',
-      ),
-    );
   }
 
   #startWorker(index: number): WorkerThread {

@@ -80,6 +80,10 @@ export class UdpListener {
     return this.#socket.local;
   }
 
+  get upstreamSockets(): number {
+    return this.#upstreams.size;
+  }
+
   get spec(): UdpListenerSpec {
     return this.#spec;
   }

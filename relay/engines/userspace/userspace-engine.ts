@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import type { Endpoint } from '../../../net/address.ts';
 import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
 import type { ListenerCounters } from '../../core/counters.ts';
+import { RelayError } from '../../../net/relay-error.ts';
 import { ListenerState, type LiveSessions, PoolView } from '../../core/listener-state.ts';
 import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
@@ -28,7 +29,7 @@ export interface UserspaceEngineOptions {
   readonly name: EngineName;
   readonly openSocket: OpenDatagramSocket;
   readonly maxSessions: number;
-  /** For each listener. */
+  /** Of all listeners together. */
   readonly maxUpstreamSockets: number;
   readonly upstreamQuarantineMs?: number;
   readonly hashSeed: number;
@@ -163,7 +164,10 @@ export class UserspaceEngine implements Engine {
       state,
       router: this.#router,
       openSocket,
-      openUpstream,
+      openUpstream: (socket) => {
+        this.#requireRoom();
+        return openUpstream(socket);
+      },
       maxUpstreamSockets,
       upstreamQuarantineMs,
       now,
@@ -174,6 +178,17 @@ export class UserspaceEngine implements Engine {
     this.#listeners.set(spec.name, listener);
     this.#endSweeps ??= (this.#options.every ?? everyByTimer)(SWEEP_INTERVAL_MS, () => this.sweep());
     return listener;
+  }
+
+  /** @throws RelayError TICKRELAY_ERR_LIMIT when the upstream sockets are used up */
+  #requireRoom(): void {
+    let sockets = 0;
+    for (const listener of this.#listeners.values()) sockets += listener.upstreamSockets;
+    if (sockets < this.#options.maxUpstreamSockets) return;
+    throw new RelayError(
+      'TICKRELAY_ERR_LIMIT',
+      `all ${sockets} upstream sockets are in use (limits.maxUpstreamSockets)`,
+    );
   }
 
   #listenerOf(session: number): UdpListener {

@@ -1,0 +1,79 @@
+/** Which engine a relay takes, and what it does where the machine gives it little. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { Stage } from '../support/stage.ts';
+import { until } from '../support/until.ts';
+
+let stage: Stage;
+
+beforeEach(() => (stage = new Stage()));
+afterEach(() => stage.close());
+
+const FLAGS = ['--udp', '127.0.0.1:0', '--admin', '127.0.0.1:0'];
+const loaded = loadLibc();
+
+if ('unavailable' in loaded) {
+  test.skip(`skipped: ${loaded.unavailable}`, () => undefined);
+} else {
+  test('auto takes the batched engine where the machine has it', async () => {
+    const relay = await stage.relayFromFlags(FLAGS, { engine: 'auto' });
+    expect(await relay.metric('engine_info', { engine: 'mmsg' })).toBe(1);
+  });
+
+  test('without koffi auto takes the portable engine, and says why in the log and the metrics', async () => {
+    const hide = stage.writeFile(
+      'hide-koffi.cjs',
+      `const Module = require('node:module');
+       const resolve = Module._resolveFilename;
+       Module._resolveFilename = function (name, ...rest) {
+         if (name === 'koffi') throw new Error("Cannot find module 'koffi'");
+         return resolve.call(this, name, ...rest);
+       };`,
+    );
+    const env = { NODE_OPTIONS: `--require ${hide}` };
+    const server = stage.peer('127.0.0.1:0', ({ payload }) => payload);
+    const relay = await stage.relayFromFlags([...FLAGS, '--backend', server.local.toString()], {
+      engine: 'auto',
+      env,
+    });
+    expect(await relay.metric('engine_info', { engine: 'dgram' })).toBe(1);
+    expect(relay.process.stderr).toContain("mmsg can't run: koffi does not load: Cannot find module 'koffi'");
+    const { payload } = await stage.peer('127.0.0.1:0').ask(relay.listener(), 'served all the same');
+    expect(payload.toString()).toBe('served all the same');
+  });
+}
+
+test.each(['dgram', ...('libc' in loaded ? ['mmsg'] : [])])(
+  'with no descriptor left, %s refuses new players and keeps those who play',
+  async (engine) => {
+    const server = stage.peer('127.0.0.1:0', ({ payload }) => payload);
+    const flags = [
+      ...FLAGS,
+      '--backend',
+      server.local.toString(),
+      ...(engine === 'mmsg' ? ['--workers', '1'] : []),
+    ];
+    const relay = await stage.relayFromFlags(flags, { engine, descriptorLimit: 250 });
+    const players = Array.from({ length: 400 }, (_, i) => stage.peer(`127.9.${i >> 7}.${(i & 127) + 1}:0`));
+    for (const player of players) player.send(relay.listener(), 'hello');
+    const counted = { listener: 'game', direction: 'downstream' };
+    await relay.untilMetric('datagrams_received_total', counted, 400);
+    const forwarded = (await relay.metric('datagrams_forwarded_total', counted))!;
+    const refused = await relay.metric('datagrams_dropped_total', {
+      ...counted,
+      reason: 'no-upstream-socket',
+    });
+    expect(forwarded).toBeGreaterThan(20);
+    expect(forwarded).toBeLessThan(250);
+    expect(refused).toBe(400 - forwarded);
+
+    const served = (): typeof players => players.filter(({ received }) => received.length > 0);
+    await until('those who have a session to be answered', () => served().length === forwarded);
+    for (const player of served()) {
+      const before = player.received.length;
+      player.send(relay.listener(), 'still here');
+      await player.until(() => player.received.length > before, 'an answer');
+    }
+    expect((await relay.request('/livez')).status).toBe(200);
+  },
+);
