@@ -1,8 +1,9 @@
 /**
  * The whole benchmark, in its order:
  *
- *   game servers -> how busy the machine is without load -> primed servers -> direct and relayed in turns -> the ladder
- *   of each route -> binary and JSON in turns -> micro-benchmarks, once every process has ended -> results
+ *   how busy the machine is without load -> game servers, primed -> relays and peers -> all routes in turns, load by load
+ *   -> the ladder, all routes together -> the dial -> binary and JSON in turns -> micro-benchmarks, once every process
+ *   has ended -> results
  *
  * Priming makes every game server know every player, so that each world state has a whole match in it, whichever server
  * the relay chose for a player; and it warms the servers' code up.
@@ -11,13 +12,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CodecName } from '../wire/codec.ts';
 import { climb } from './ladder.ts';
 import { runLoad, type Load, type LoadContext } from './load-run.ts';
-import { cpuSpent, describeMachine, readCpuTimes } from './machine.ts';
-import { MATCH_PLAYERS, measurePayloadTable } from './payload-table.ts';
-import { tickrelay } from './process-group.ts';
+import { cpuSpent, describeMachine, readCpuTimes, SHARED_MACHINE } from './machine.ts';
+import { startGameServers } from './game-servers.ts';
+import { measurePayloadTable } from './payload-table.ts';
 import type { Progress } from './progress.ts';
-import type { BenchResults, LadderResult, LoadRun, Plan } from './results.ts';
-import { ENGINES, openDirect, type Route } from './routes.ts';
+import type { AbsentPeer, BenchResults, LadderResult, LoadComparison, LoadRun, Plan } from './results.ts';
+import { openDirect, openPeer, openRelay, type Route } from './routes.ts';
 import { measureSessionTableLookup } from './session-table-lookup.ts';
+import { rankRuns } from './standings.ts';
 import { summarise } from './summary.ts';
 import { primeServers, warmRouteUp } from './warm-up.ts';
 
@@ -31,9 +33,11 @@ export interface BenchmarkOptions extends LoadContext {
 }
 
 /** Steps that the progress counts: one for each run as planned, one for each other part. */
-export function countSteps({ rounds, engines, ladder, payloadRounds }: Plan): number {
-  const routes = 1 + engines.length;
-  return 1 + routes * (rounds + ladder.length) + 1 + payloadRounds * LIVE_CODECS.length + 2;
+export function countSteps(plan: Plan): number {
+  const { rounds, loads, engines, peers, ladder, dialUs, payloadRounds } = plan;
+  const routes = 1 + engines.length + peers.length;
+  const inTurns = routes * (rounds * loads.length + ladder.length) + dialUs.length * rounds;
+  return 1 + inTurns + 1 + payloadRounds * LIVE_CODECS.length + 2;
 }
 
 /** @throws RelayError when a process failed; an AbortError when `signal` fired */
@@ -43,21 +47,20 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   const startMs = performance.now();
   const hasTime = (): boolean => performance.now() - startMs < plan.budgetMs;
 
-  progress.step('starting game servers and relays');
-  const backends = await startGameServers('binary', options);
+  progress.step('starting game servers, relays and peers');
   const busyBefore = await watchIdle(options.signal);
-  const load = mainLoad(plan, 'binary');
-  await primeServers(backends, { ...load, players: Math.max(plan.players, ...plan.ladder) });
-  const relays = await Promise.all(plan.engines.map((engine) => openEngine(engine, backends, options)));
-  const direct = openDirect({ backends });
-  const routes = [direct, ...relays];
-  for (const route of routes) await warmRouteUp(route, load);
+  const backends = await startGameServers('binary', options);
+  await primeServers(backends, {
+    ...mainLoad(plan, 'binary'),
+    players: Math.max(plan.players, ...plan.loads, ...plan.ladder),
+  });
+  const { routes, absent } = await openRoutes(backends, options);
+  for (const route of routes) await warmRouteUp(route, mainLoad(plan, 'binary'));
 
   const runs = await compare(routes, options);
-  const ladders: LadderResult[] = [];
-  // The relays climb first: should time run out, it is the reference that stays short.
-  for (const route of [...relays, direct]) ladders.push(await climbLadder(route, hasTime, options));
+  const ladders = await climbLadders(routes, runs, { ...options, hasTime });
   await Promise.all(routes.map((route) => route.close()));
+  const dialRuns = await turnDial(backends, options);
   const liveRuns = await playLive(options);
   await options.group.close();
 
@@ -73,9 +76,12 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
     tookMs: performance.now() - startMs,
     machine: describeMachine(busyBefore),
     plan,
-    comparison: { runs, routes: summarise(runs, 'route') },
+    routes: routes.map(({ info }) => info),
+    absent,
+    comparison: { runs, loads: compareLoads(runs, routes, busyBefore) },
     ladders,
     payload: { rows, runs: liveRuns, live: summarise(liveRuns, 'codec') },
+    dial: { runs: dialRuns, settings: summarise(dialRuns, 'route') },
     sessionTable,
   };
 }
@@ -85,22 +91,17 @@ async function breathe(signal: AbortSignal): Promise<void> {
   await sleep(0, undefined, { signal });
 }
 
-/** @returns their addresses */
-function startGameServers(codec: CodecName, { plan, group }: BenchmarkOptions): Promise<string[]> {
-  const servers = Array.from({ length: plan.gameServers }, (_, i) => {
-    const where = ['--listen', '127.0.0.1:0', '--id', `${i + 1}`];
-    const what = ['--codec', codec, '--match', `${MATCH_PLAYERS}`, '--forget', '1h'];
-    return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...where, ...what, '--json']));
-  });
-  return Promise.all(servers.map(async (server) => String((await server.event('ready'))['udp'])));
-}
-
-function openEngine(
-  engine: string,
+async function openRoutes(
   backends: readonly string[],
-  { group }: BenchmarkOptions,
-): Promise<Route> {
-  return ENGINES[engine]!({ group, backends });
+  options: BenchmarkOptions,
+): Promise<{ readonly routes: readonly Route[]; readonly absent: readonly AbsentPeer[] }> {
+  const { plan } = options;
+  const relays = await Promise.all(plan.engines.map((engine) => openRelay(engine, { ...options, backends })));
+  const peers = await Promise.all(plan.peers.map((peer) => openPeer(peer, { ...options, backends })));
+  return {
+    routes: [openDirect({ backends }), ...relays, ...peers.filter((peer) => 'info' in peer)],
+    absent: peers.filter((peer) => 'reason' in peer),
+  };
 }
 
 async function watchIdle(signal: AbortSignal): Promise<number> {
@@ -109,38 +110,81 @@ async function watchIdle(signal: AbortSignal): Promise<number> {
   return cpuSpent(before, readCpuTimes()).share;
 }
 
+/** The routes take turns at one load, then at the next; a round is all of that. */
 async function compare(routes: readonly Route[], options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress } = options;
-  const load = { ...mainLoad(plan, 'binary'), durationMs: plan.comparisonMs };
   const runs: LoadRun[] = [];
   for (let round = 1; round <= plan.rounds; round++) {
-    for (const route of routes) {
-      progress.step(`round ${round} of ${plan.rounds}: ${plan.players} players, ${route.name}`);
-      runs.push(await runLoad(route, load, { ...options, round }));
+    for (const players of plan.loads) {
+      for (const route of routes) {
+        progress.step(`round ${round} of ${plan.rounds}: ${players} players, ${route.info.name}`);
+        const load = { ...mainLoad(plan, 'binary'), players, durationMs: plan.comparisonMs };
+        runs.push(await runLoad(route, load, { ...options, round }));
+      }
     }
   }
   return runs;
 }
 
-async function climbLadder(
-  route: Route,
-  hasTime: () => boolean,
-  options: BenchmarkOptions,
-): Promise<LadderResult> {
-  const { plan, progress } = options;
-  const result = await climb({
-    route: route.name,
+function compareLoads(
+  runs: readonly LoadRun[],
+  routes: readonly Route[],
+  busyBefore: number,
+): LoadComparison[] {
+  const machineIsShared = busyBefore >= SHARED_MACHINE;
+  const carriers = routes.filter(({ info }) => info.kind !== 'direct').map(({ info }) => info.name);
+  return [...new Set(runs.map(({ players }) => players))].map((players) => {
+    const atLoad = runs.filter((run) => run.players === players);
+    return {
+      players,
+      routes: summarise(atLoad, 'route'),
+      standings: rankRuns(atLoad, { routes: carriers, machineIsShared }),
+    };
+  });
+}
+
+async function climbLadders(
+  routes: readonly Route[],
+  compared: readonly LoadRun[],
+  options: BenchmarkOptions & { readonly hasTime: () => boolean },
+): Promise<LadderResult[]> {
+  const { plan, progress, hasTime } = options;
+  let taken = 0;
+  const ladders = await climb({
+    routes: routes.map(({ info }) => info.name),
     steps: plan.ladder,
     tickHz: plan.tickHz,
+    compared,
     hasTime,
-    measure: (players) => {
-      progress.step(`ladder: ${players} players, ${route.name}`);
+    measure: (name, players) => {
+      taken++;
+      progress.step(`ladder: ${players} players, ${name}`);
+      const route = routes.find(({ info }) => info.name === name)!;
       const load = { ...mainLoad(plan, 'binary'), players, durationMs: plan.ladderMs };
       return runLoad(route, load, { ...options, round: 1 });
     },
   });
-  progress.skip(Math.max(0, plan.ladder.length - result.steps.length));
-  return result;
+  progress.skip(Math.max(0, routes.length * plan.ladder.length - taken));
+  return ladders;
+}
+
+/** The first engine, once for each setting of --coalesce, in turns. */
+async function turnDial(backends: readonly string[], options: BenchmarkOptions): Promise<LoadRun[]> {
+  const { plan, progress } = options;
+  const relays = await Promise.all(
+    plan.dialUs.map((us) => openRelay(plan.engines[0]!, { ...options, backends }, ['--coalesce', `${us}`])),
+  );
+  for (const relay of relays) await warmRouteUp(relay, mainLoad(plan, 'binary'));
+  const runs: LoadRun[] = [];
+  for (let round = 1; round <= plan.rounds; round++) {
+    for (const relay of relays) {
+      progress.step(`dial, round ${round} of ${plan.rounds}: ${relay.info.name}`);
+      const load = { ...mainLoad(plan, 'binary'), durationMs: plan.comparisonMs };
+      runs.push(await runLoad(relay, load, { ...options, round }));
+    }
+  }
+  await Promise.all(relays.map((relay) => relay.close()));
+  return runs;
 }
 
 /** The same players and updates through the relay in each codec, with game servers and a relay that are as fresh. */
@@ -150,7 +194,8 @@ async function playLive(options: BenchmarkOptions): Promise<LoadRun[]> {
   const lanes = await Promise.all(
     LIVE_CODECS.map(async (codec) => {
       const backends = await startGameServers(codec, options);
-      return { codec, backends, route: await openEngine(plan.engines[0]!, backends, options) };
+      const route = await openRelay(plan.engines[0]!, { ...options, backends });
+      return { codec, backends, route };
     }),
   );
   for (const { codec, backends, route } of lanes) {

@@ -18,7 +18,7 @@ import { parseDurationMs } from '../net/duration.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { CODECS } from '../wire/codec.ts';
 import { tickrelay, ProcessGroup } from './process-group.ts';
-import { readRelayUse } from './relay-metrics.ts';
+import { readRelayMetrics } from './relay-metrics.ts';
 import { formatNumber, formatShare, formatTime } from './report/section.ts';
 import { relayAddresses } from './routes.ts';
 
@@ -150,7 +150,9 @@ function showStatus(fleet: Fleet): () => void {
 function statusLine({ bots, admin }: Fleet): () => Promise<string> {
   let before = { atMs: performance.now(), forwarded: 0, sent: 0 };
   return async () => {
-    const { forwarded } = await readRelayUse(admin);
+    const {
+      counts: { forwarded },
+    } = await readRelayMetrics(admin);
     const atMs = performance.now();
     const { players, sent, matched, recentUs } = bots.progress();
     const perSecond = (1000 * (forwarded - before.forwarded)) / (atMs - before.atMs);

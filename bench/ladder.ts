@@ -1,6 +1,6 @@
 /**
- * The ladder: how many players a route carries. It climbs step by step and ends at the first step that fails twice in
- * a row, at one where the generator was the limit, at the top, or when time is up.
+ * The ladder: how many players each route carries. All routes climb together, step by step, so that a slow moment of the
+ * machine falls on all. A route ends at the first step that fails twice in a row, at the top, or when time is up.
  */
 import type { LadderEnd, LadderResult, LoadRun } from './results.ts';
 
@@ -13,39 +13,81 @@ export function passes(run: LoadRun, tickHz: number): boolean {
 }
 
 export interface ClimbOptions {
-  readonly route: string;
+  readonly routes: readonly string[];
   /** Players of each step, ascending. */
   readonly steps: readonly number[];
   readonly tickHz: number;
-  readonly measure: (players: number) => Promise<LoadRun>;
+  /** Runs of the comparison: a load at which every round of a route passed is taken as climbed. */
+  readonly compared: readonly LoadRun[];
+  readonly measure: (route: string, players: number) => Promise<LoadRun>;
   /** Whether there is time for one more step. */
   readonly hasTime: () => boolean;
 }
 
-export async function climb(options: ClimbOptions): Promise<LadderResult> {
-  const { route, steps, tickHz, measure, hasTime } = options;
-  const taken: { passed: boolean; run: LoadRun }[] = [];
-  const take = async (players: number): Promise<boolean> => {
-    const run = await measure(players);
-    taken.push({ passed: passes(run, tickHz), run });
-    return taken.at(-1)!.passed;
-  };
-  const result = (mostPlayers: number, end: LadderEnd): LadderResult => ({
-    route,
-    mostPlayers,
-    end,
-    steps: taken,
-  });
-
-  let mostPlayers = 0;
+export async function climb(options: ClimbOptions): Promise<LadderResult[]> {
+  const { routes, steps, hasTime } = options;
+  const climbers = routes.map((route) => new Climber(route, options));
   for (const players of steps) {
-    if (!hasTime()) return result(mostPlayers, 'budget');
-    // A step may fail by one hiccup of the machine; it counts as failed when it fails again.
-    if (!(await take(players)) && !(await take(players))) {
-      const limited = taken.slice(-2).every(({ run }) => run.generatorLimit !== undefined);
-      return result(mostPlayers, limited ? 'generator' : 'failed');
+    for (const climber of climbers) {
+      if (!climber.needs(players)) continue;
+      if (hasTime()) await climber.take(players);
+      else climber.end = 'budget';
     }
-    mostPlayers = players;
   }
-  return result(mostPlayers, 'top');
+  return climbers.map((climber) => climber.result());
+}
+
+class Climber {
+  end: LadderEnd | undefined;
+  readonly #route: string;
+  readonly #options: ClimbOptions;
+  readonly #steps: { passed: boolean; run: LoadRun }[];
+  #mostPlayers: number;
+
+  constructor(route: string, options: ClimbOptions) {
+    this.#route = route;
+    this.#options = options;
+    this.#steps = climbedBefore(route, options).map((run) => ({ passed: true, run }));
+    this.#mostPlayers = this.#steps.at(-1)?.run.players ?? 0;
+  }
+
+  /** Whether it still climbs, and this step is above it. */
+  needs(players: number): boolean {
+    return this.end === undefined && players > this.#mostPlayers;
+  }
+
+  async take(players: number): Promise<void> {
+    // A step may fail by one hiccup of the machine; it counts as failed when it fails again.
+    if ((await this.#try(players)) || (await this.#try(players))) {
+      this.#mostPlayers = players;
+      return;
+    }
+    const limited = this.#steps.slice(-2).every(({ run }) => run.generatorLimit !== undefined);
+    this.end = limited ? 'generator' : 'failed';
+  }
+
+  result(): LadderResult {
+    return {
+      route: this.#route,
+      mostPlayers: this.#mostPlayers,
+      end: this.end ?? 'top',
+      steps: this.#steps,
+    };
+  }
+
+  async #try(players: number): Promise<boolean> {
+    const run = await this.#options.measure(this.#route, players);
+    const passed = passes(run, this.#options.tickHz);
+    this.#steps.push({ passed, run });
+    return passed;
+  }
+}
+
+/** The last round at each load that the route passed in every round, up to the first that it did not. */
+function climbedBefore(route: string, { compared, tickHz }: ClimbOptions): LoadRun[] {
+  const own = compared.filter((run) => run.route === route);
+  const loads = [...new Set(own.map(({ players }) => players))].sort((a, b) => a - b);
+  const rounds = (load: number): LoadRun[] => own.filter(({ players }) => players === load);
+  const fails = loads.findIndex((load) => !rounds(load).every((run) => passes(run, tickHz)));
+  return loads.slice(0, fails === -1 ? undefined : fails).map((load) => rounds(load).at(-1)!);
 }

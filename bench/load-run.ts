@@ -1,8 +1,10 @@
 /**
  * One load through one route, measured.
  *
- *   start the generators -> all ready -> ramp and warm-up pass -> read the clocks and counters -> ... -> read them again
- *   just before the sending ends -> collect the summaries -> merge
+ *   start the generators -> all ready -> ramp and warm-up pass -> read the counters, then the clocks -> ... -> the clocks,
+ *   then the counters again, just before the sending ends -> collect the summaries -> merge
+ *
+ * A relay's counters are read outside the time between the clocks: that costs the relay CPU time.
  *
  * There is one generator process for each game server, in every route, so that direct and relayed load are made by the
  * same processes and only what stands between differs.
@@ -12,9 +14,11 @@ import { encodeIntoCompressedBase64 } from 'hdr-histogram-js';
 import type { BotSummary } from '../botclient/report.ts';
 import type { CodecName } from '../wire/codec.ts';
 import { cpuSpent, readBufferOverflows, readCpuTimes } from './machine.ts';
+import { pinned } from './pinning.ts';
+import { processCpuBetween, readProcessCpu } from './process-cpu.ts';
 import { tickrelay, type ManagedProcess, type ProcessGroup } from './process-group.ts';
-import { relayUseBetween } from './relay-metrics.ts';
-import type { LoadRun, RelayUse } from './results.ts';
+import { countsBetween } from './relay-metrics.ts';
+import type { LoadRun, Pinning, ProcessCpu } from './results.ts';
 import type { Route } from './routes.ts';
 import { mergeHistograms, roundTripOf } from './summary.ts';
 
@@ -38,21 +42,24 @@ export interface Load {
 export interface LoadContext {
   readonly group: ProcessGroup;
   readonly signal: AbortSignal;
+  readonly pinning: Pinning | undefined;
 }
 
 export async function runLoad(
   route: Route,
   load: Load,
-  { round, group, signal }: LoadContext & { readonly round: number },
+  { round, group, signal, pinning }: LoadContext & { readonly round: number },
 ): Promise<LoadRun> {
   const startedAt = new Date().toISOString();
   const overflowsBefore = readBufferOverflows();
-  const generators = startGenerators(route.targets, load, group);
+  const generators = startGenerators(route.targets, load, { group, pinning });
   await Promise.all(generators.map((generator) => generator.event('ready')));
   await sleep(load.rampMs + load.warmupMs, undefined, { signal });
+  const countsBefore = (await route.readMetrics?.())?.counts;
   const before = await readClocks(route);
   await sleep(load.durationMs - READING_MARGIN_MS - (performance.now() - before.atMs), undefined, { signal });
   const after = await readClocks(route);
+  const countsAfter = (await route.readMetrics?.())?.counts;
   const deadlineMs = load.durationMs + SUMMARY_SLACK_MS;
   const events = await Promise.all(generators.map((generator) => generator.event('summary', deadlineMs)));
   await Promise.all(generators.map((generator) => generator.ended(deadlineMs)));
@@ -62,7 +69,7 @@ export async function runLoad(
   const merged = merge(summaries);
   const delivered = (2 * merged.answered * (after.atMs - before.atMs)) / load.durationMs;
   return {
-    route: route.name,
+    route: route.info.name,
     codec: load.codec,
     players: load.players,
     round,
@@ -70,16 +77,19 @@ export async function runLoad(
     ...merged,
     machineCpuUsPerDatagram: (1000 * cpu.busyMs) / Math.max(1, delivered),
     machineBusy: cpu.share,
-    relay:
-      before.use === undefined || after.use === undefined
-        ? undefined
-        : relayUseBetween(before.use, after.use),
+    deliveredWhileRead: delivered,
+    processCpu: before.process && after.process && processCpuBetween(before.process, after.process),
+    relay: countsBefore && countsAfter && countsBetween(countsBefore, countsAfter),
     bufferOverflows: difference(overflowsBefore, readBufferOverflows()),
   };
 }
 
 /** Shares the players out over one generator for each target; each player keeps an id and an address of its own. */
-function startGenerators(targets: readonly string[], load: Load, group: ProcessGroup): ManagedProcess[] {
+function startGenerators(
+  targets: readonly string[],
+  load: Load,
+  { group, pinning }: Pick<LoadContext, 'group' | 'pinning'>,
+): ManagedProcess[] {
   return targets.flatMap((target, i) => {
     const first = Math.floor((load.players * i) / targets.length);
     const players = Math.floor((load.players * (i + 1)) / targets.length) - first;
@@ -98,19 +108,20 @@ function startGenerators(targets: readonly string[], load: Load, group: ProcessG
       grace: `${GRACE_MS}ms`,
     };
     const flags = Object.entries(args).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
-    return [group.start(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']))];
+    const spec = tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']);
+    return [group.start(pinned(spec, pinning?.loadCpus))];
   });
 }
 
 interface Clocks {
   readonly atMs: number;
   readonly cpu: ReturnType<typeof readCpuTimes>;
-  readonly use: RelayUse | undefined;
+  readonly process: ProcessCpu | undefined;
 }
 
-async function readClocks(route: Route): Promise<Clocks> {
-  const use = await route.readUse?.();
-  return { atMs: performance.now(), cpu: readCpuTimes(), use };
+async function readClocks({ pid, readMetrics }: Route): Promise<Clocks> {
+  const process = pid === undefined ? undefined : (readProcessCpu(pid) ?? (await readMetrics?.())?.cpu);
+  return { atMs: performance.now(), cpu: readCpuTimes(), process };
 }
 
 function difference(from: number | undefined, to: number | undefined): number | undefined {
@@ -126,6 +137,8 @@ type Merged = Omit<
   | 'startedAt'
   | 'machineCpuUsPerDatagram'
   | 'machineBusy'
+  | 'deliveredWhileRead'
+  | 'processCpu'
   | 'relay'
   | 'bufferOverflows'
 >;

@@ -9,6 +9,9 @@ import type { Machine } from './results.ts';
 /** The package's directory: above bench/ when run from source, above dist/bench/ when built. */
 const PACKAGE = new URL(import.meta.url.endsWith('.ts') ? '..' : '../..', import.meta.url);
 
+/** From this share of busy time before the load on, figures say little about the relay. */
+export const SHARED_MACHINE = 0.25;
+
 export function describeMachine(busyBefore: number): Machine {
   return {
     cpuModel: cpus()[0]?.model.trim() ?? 'unknown',

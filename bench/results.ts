@@ -23,17 +23,48 @@ export interface Machine {
   readonly busyBefore: number;
 }
 
+/** What carries players' traffic in a run. */
+export interface RouteInfo {
+  /** As tables call it: `direct`, an engine's name, a peer's name. */
+  readonly name: string;
+  readonly kind: 'direct' | 'engine' | 'peer';
+  /** Version and settings that matter for the comparison. */
+  readonly detail: string;
+}
+
+/** A peer that was asked for and is not in the run. */
+export interface AbsentPeer {
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** Which processors are whose, by number. */
+export interface Pinning {
+  /** The relay or peer: one processor. */
+  readonly relayCpu: number;
+  /** Players and game servers: all others. */
+  readonly loadCpus: readonly number[];
+}
+
 /** The arguments of the run, after defaults. */
 export interface Plan {
+  /** Of the live payload runs, the dial and the soak; relays are judged by their comparison at this load. */
   readonly players: number;
+  /** Players of each load of the comparison, ascending. */
+  readonly loads: readonly number[];
   readonly tickHz: number;
   readonly rounds: number;
   readonly seed: number;
   readonly gameServers: number;
   readonly engines: readonly string[];
+  readonly peers: readonly string[];
+  /** Undefined where every process runs on any processor. */
+  readonly pinning: Pinning | undefined;
   readonly ladder: readonly number[];
+  /** Values of --coalesce in µs that are measured against each other; none by default. */
+  readonly dialUs: readonly number[];
   readonly quick: boolean;
-  /** Measured time of one run of the comparison, of one step of the ladder, and of one run of the live payload test. */
+  /** Measured time of one run: of the comparison and the dial, of the ladder, of the live payload test. */
   readonly comparisonMs: number;
   readonly ladderMs: number;
   readonly payloadMs: number;
@@ -41,7 +72,7 @@ export interface Plan {
   readonly payloadRounds: number;
   readonly rampMs: number;
   readonly warmupMs: number;
-  /** Wall time after which the ladder takes no further step. */
+  /** Wall time from the start of the run, after which the ladder takes no further step. */
   readonly budgetMs: number;
 }
 
@@ -54,17 +85,24 @@ export interface RoundTripUs {
   readonly max: number;
 }
 
-/** What a relay counted and used between two looks at its metrics. */
-export interface RelayUse {
+/** What a relay counted between two looks at its metrics. */
+export interface RelayCounts {
   readonly received: number;
   readonly forwarded: number;
   readonly dropped: number;
-  /** User and system time of the process. */
-  readonly cpuUs: number;
+}
+
+/** CPU time of what stands between players and game servers, all its processes and threads, between two readings. */
+export interface ProcessCpu {
+  readonly totalUs: number;
+  /** The kernel's own division of it, sampled at its tick: rough in one run, better over all of them. */
+  readonly userUs: number;
+  readonly systemUs: number;
 }
 
 /** One load through one route: what stands between the players and the game servers. */
 export interface LoadRun {
+  /** A route's name; in the dial, the engine with its setting. */
   readonly route: string;
   readonly codec: string;
   readonly players: number;
@@ -93,8 +131,12 @@ export interface LoadRun {
   readonly machineCpuUsPerDatagram: number;
   /** Share of the machine's CPU time in use during the run, 0 to 1. */
   readonly machineBusy: number;
-  /** Of the relay process, while the CPU was read. Undefined where there is none. */
-  readonly relay: RelayUse | undefined;
+  /** Datagrams delivered between the readings of the CPU times; an answered update is two of them. */
+  readonly deliveredWhileRead: number;
+  /** Undefined where nothing stands between, or the system does not say. */
+  readonly processCpu: ProcessCpu | undefined;
+  /** Undefined where no relay of ours stands between. */
+  readonly relay: RelayCounts | undefined;
   /** Datagrams that found a full receive buffer, anywhere on the machine. Undefined where the system does not say. */
   readonly bufferOverflows: number | undefined;
 }
@@ -116,9 +158,33 @@ export interface RunSummary {
   readonly achievedPerSecond: number;
   readonly deliveredPerSecond: number;
   readonly machineCpuUsPerDatagram: number;
-  readonly relayCpuUsPerDatagram: number | undefined;
+  /** For each delivered datagram; the total is a median, its division is over all rounds together. */
+  readonly processCpuUsPerDatagram:
+    { readonly total: number; readonly user: number; readonly system: number } | undefined;
   readonly sendLagP99Us: number;
   readonly generatorLimited: number;
+}
+
+/** The comparison at one load. */
+export interface LoadComparison {
+  readonly players: number;
+  /** In the order in which they took turns. */
+  readonly routes: readonly RunSummary[];
+  /** Who won what; empty when fewer than two relays and peers ran. */
+  readonly standings: readonly Standing[];
+}
+
+/** One figure of every relay and peer at one load, and whose is best. */
+export interface Standing {
+  readonly figure: string;
+  /** By route; undefined where it is not known. */
+  readonly values: Readonly<Record<string, number | undefined>>;
+  /** The route with the best figure, or several that are even; none when the run can't tell. */
+  readonly winners: readonly string[];
+  /** Why the run can't tell. */
+  readonly undecided: string | undefined;
+  /** The first engine's figure against each rival's: median of the ratios of paired rounds. Undefined for a zero. */
+  readonly ratios: Readonly<Record<string, number | undefined>>;
 }
 
 /** Why the climb ended. */
@@ -137,7 +203,7 @@ export interface LadderResult {
   /** The most players of a step that passed; 0 when the first failed. */
   readonly mostPlayers: number;
   readonly end: LadderEnd;
-  /** In the order measured; a failing step stands here twice. */
+  /** First the last rounds of the comparison that it built on; then as measured, a failing step twice. */
   readonly steps: readonly { readonly passed: boolean; readonly run: LoadRun }[];
 }
 
@@ -160,12 +226,47 @@ export interface BenchResults {
   readonly tookMs: number;
   readonly machine: Machine;
   readonly plan: Plan;
-  readonly comparison: { readonly runs: readonly LoadRun[]; readonly routes: readonly RunSummary[] };
+  readonly routes: readonly RouteInfo[];
+  readonly absent: readonly AbsentPeer[];
+  readonly comparison: { readonly runs: readonly LoadRun[]; readonly loads: readonly LoadComparison[] };
   readonly ladders: readonly LadderResult[];
   readonly payload: {
     readonly rows: readonly PayloadRow[];
     readonly runs: readonly LoadRun[];
     readonly live: readonly RunSummary[];
   };
+  /** The first engine at several settings of --coalesce; empty when it was not asked for. */
+  readonly dial: { readonly runs: readonly LoadRun[]; readonly settings: readonly RunSummary[] };
   readonly sessionTable: SessionTableLookup;
+}
+
+/** What a soak leaves behind. */
+export interface SoakResults {
+  readonly startedAt: string;
+  readonly machine: Machine;
+  readonly route: RouteInfo;
+  readonly pinning: Pinning | undefined;
+  readonly run: LoadRun;
+  readonly durationMs: number;
+  /** Once a second, from the start of the load to its end. */
+  readonly samples: readonly SoakSample[];
+  readonly growth: SoakGrowth;
+}
+
+/** The relay process at one moment. */
+export interface SoakSample {
+  readonly atMs: number;
+  readonly residentBytes: number;
+  /** Undefined where the system does not say. */
+  readonly openDescriptors: number | undefined;
+}
+
+/** How the relay process changed, once it had settled. */
+export interface SoakGrowth {
+  /** Samples before this time are left out of all that follows. */
+  readonly settledAtMs: number;
+  readonly residentBytes: { readonly first: number; readonly last: number; readonly most: number };
+  /** Slope of the least-squares line through the samples. */
+  readonly residentBytesPerHour: number;
+  readonly openDescriptors: { readonly least: number; readonly most: number } | undefined;
 }

@@ -1,20 +1,24 @@
 /**
- * The routes: what may stand between players and game servers. A new engine or peer is one line in the table below
+ * The routes: what may stand between players and game servers. A new engine or peer is one line in a table here
  * (docs/benchmarking.md shows one).
  */
+import { loadLibc } from '../net/linux/libc.ts';
 import { RelayError } from '../net/relay-error.ts';
+import { openNginx } from './nginx.ts';
+import { pinned } from './pinning.ts';
 import { tickrelay, type EventFields, type ProcessGroup } from './process-group.ts';
-import { readRelayUse } from './relay-metrics.ts';
-import { DIRECT, type RelayUse } from './results.ts';
+import { readRelayMetrics, type RelayMetrics } from './relay-metrics.ts';
+import { DIRECT, type AbsentPeer, type Pinning, type RouteInfo } from './results.ts';
 
 /** A route that carries traffic. */
 export interface Route {
-  /** As the report calls it. */
-  readonly name: string;
+  readonly info: RouteInfo;
   /** Where the players of game server i send to: the server itself, or whatever stands in front. */
   readonly targets: readonly string[];
-  /** Counters and CPU time of what stands between. Undefined where it keeps none. */
-  readonly readUse: (() => Promise<RelayUse>) | undefined;
+  /** Whose CPU time is counted, with that of its children. Undefined where nothing stands between. */
+  readonly pid: number | undefined;
+  /** Undefined where it keeps none. */
+  readonly readMetrics: (() => Promise<RelayMetrics>) | undefined;
   readonly close: () => Promise<void>;
 }
 
@@ -22,41 +26,84 @@ export interface RouteOptions {
   readonly group: ProcessGroup;
   /** Addresses of the game servers. */
   readonly backends: readonly string[];
+  readonly pinning: Pinning | undefined;
 }
 
 export type OpenRoute = (options: RouteOptions) => Promise<Route>;
 
-/** What `--engine` takes. */
-export const ENGINES: Readonly<Record<string, OpenRoute>> = {
-  dgram: (options) => openRelay('dgram', options),
+/** What `--engine` takes, best first. The comparison is one worker for one worker. */
+export const ENGINES: Readonly<Record<string, readonly string[]>> = {
+  mmsg: ['--workers', '1'],
+  dgram: [],
 };
 
-export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route {
-  return { name: DIRECT, targets: backends, readUse: undefined, close: () => Promise.resolve() };
+/** What `--peers` takes. Opening one throws a RelayError when it can't be had here. */
+export const PEERS: Readonly<Record<string, OpenRoute>> = {
+  nginx: openNginx,
+};
+
+/** The engines that run on this machine. */
+export function availableEngines(): string[] {
+  const hasMmsg = !('unavailable' in loadLibc());
+  return Object.keys(ENGINES).filter((engine) => engine !== 'mmsg' || hasMmsg);
 }
 
-async function openRelay(engine: string, { group, backends }: RouteOptions): Promise<Route> {
+export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route {
+  return {
+    info: { name: DIRECT, kind: 'direct', detail: 'players play on the game servers themselves' },
+    targets: backends,
+    pid: undefined,
+    readMetrics: undefined,
+    close: () => Promise.resolve(),
+  };
+}
+
+/** Opens a relay of ours. @param flags further ones, after those of the table */
+export async function openRelay(
+  engine: string,
+  { group, backends, pinning }: RouteOptions,
+  flags: readonly string[] = [],
+): Promise<Route> {
+  const settings = [...ENGINES[engine]!, ...flags];
   const child = group.start(
-    tickrelay(`relay (${engine})`, [
-      'relay',
-      ...['--udp', '127.0.0.1:0'],
-      ...backends.flatMap((backend) => ['--backend', backend]),
-      ...['--engine', engine],
-      ...['--admin', '127.0.0.1:0'],
-      // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
-      ...['--shutdown-deadline', '1ms'],
-      '--json',
-    ]),
+    pinned(
+      tickrelay(`relay (${engine})`, [
+        'relay',
+        ...['--udp', '127.0.0.1:0'],
+        ...backends.flatMap((backend) => ['--backend', backend]),
+        ...['--engine', engine, ...settings],
+        ...['--admin', '127.0.0.1:0'],
+        // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
+        ...['--shutdown-deadline', '1ms'],
+        '--json',
+      ]),
+      pinning && [pinning.relayCpu],
+    ),
   );
   const { udp, admin } = relayAddresses(await child.event('ready'));
   return {
-    name: child.name,
+    info: {
+      name: [engine, ...flags].join(' '),
+      kind: 'engine',
+      detail: ['tickrelay relay --engine', engine, ...settings].join(' '),
+    },
     targets: backends.map(() => udp),
-    readUse: () => readRelayUse(admin),
+    pid: child.pid,
+    readMetrics: () => readRelayMetrics(admin),
     close: async () => {
       await child.stop();
     },
   };
+}
+
+/** Opens a peer of the table, or says why it can't be had. */
+export async function openPeer(name: string, options: RouteOptions): Promise<Route | AbsentPeer> {
+  try {
+    return await PEERS[name]!(options);
+  } catch (error) {
+    if (error instanceof RelayError) return { name, reason: error.message };
+    throw error;
+  }
 }
 
 /** The addresses that a relay with one UDP listener printed when it was ready. */

@@ -20,7 +20,6 @@ function summariseRuns(name: string, runs: readonly LoadRun[]): RunSummary {
   const sum = (pick: (run: LoadRun) => number): number => runs.reduce((total, run) => total + pick(run), 0);
   const sent = sum((run) => run.sent);
   const lost = sum((run) => run.lost);
-  const relayCosts = runs.flatMap(({ relay }) => (relay === undefined ? [] : [relayCpuUsPerDatagram(relay)]));
   return {
     name,
     runs: runs.length,
@@ -41,7 +40,7 @@ function summariseRuns(name: string, runs: readonly LoadRun[]): RunSummary {
     achievedPerSecond: mid((run) => run.achievedPerSecond),
     deliveredPerSecond: mid((run) => 2 * run.achievedPerSecond * (1 - run.loss)),
     machineCpuUsPerDatagram: mid((run) => run.machineCpuUsPerDatagram),
-    relayCpuUsPerDatagram: relayCosts.length === 0 ? undefined : median(relayCosts),
+    processCpuUsPerDatagram: processCost(runs),
     sendLagP99Us: mid((run) => run.sendLagUs.p99),
     generatorLimited: runs.filter(({ generatorLimit }) => generatorLimit !== undefined).length,
   };
@@ -53,8 +52,17 @@ function sumKnown(values: readonly (number | undefined)[]): number | undefined {
   return known.length === 0 ? undefined : known.reduce((total, value) => total + value, 0);
 }
 
-export function relayCpuUsPerDatagram(use: { readonly cpuUs: number; readonly forwarded: number }): number {
-  return use.cpuUs / Math.max(1, use.forwarded);
+/** One run is too short for the kernel's sampling to divide its CPU time well; all of them together are better. */
+function processCost(runs: readonly LoadRun[]): RunSummary['processCpuUsPerDatagram'] {
+  const known = runs.flatMap(({ processCpu, deliveredWhileRead }) =>
+    processCpu === undefined ? [] : [{ ...processCpu, datagrams: Math.max(1, deliveredWhileRead) }],
+  );
+  if (known.length === 0) return undefined;
+  const total = median(known.map(({ totalUs, datagrams }) => totalUs / datagrams));
+  const userUs = known.reduce((sum, run) => sum + run.userUs, 0);
+  const bothUs = known.reduce((sum, run) => sum + run.userUs + run.systemUs, 0);
+  const user = bothUs === 0 ? 0 : (total * userUs) / bothUs;
+  return { total, user, system: total - user };
 }
 
 /** Several histograms, as encodeIntoCompressedBase64 writes them, as one. */

@@ -1,15 +1,30 @@
 /** The main question: what does the relay cost a player, and does it lose anybody's updates? */
-import { DIRECT, type BenchResults, type RunSummary } from '../results.ts';
+import { SHARED_MACHINE } from '../machine.ts';
+import {
+  DIRECT,
+  type BenchResults,
+  type LoadComparison,
+  type LoadRun,
+  type Pinning,
+  type RunSummary,
+} from '../results.ts';
 import { mergeHistograms } from '../summary.ts';
 import { percentilePlot } from './percentile-plot.ts';
 import { figure, formatKnown, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
-export function comparisonSection({ comparison, plan, machine }: BenchResults): Section {
-  const { routes, runs } = comparison;
+/** One section for each load. */
+export function comparisonSections(results: BenchResults): Section[] {
+  return results.comparison.loads.map((load) => loadSection(load, results));
+}
+
+function loadSection({ players, routes }: LoadComparison, results: BenchResults): Section {
+  const { comparison, plan, machine } = results;
+  const runs = comparison.runs.filter((run) => run.players === players);
+  const isFirst = comparison.loads[0]!.players === players;
   const baseline = routes.find(({ name }) => name === DIRECT);
   return {
-    title: `${plan.players} players at ${plan.tickHz} Hz: direct and relayed`,
+    title: `${formatNumber(players)} players at ${plan.tickHz} Hz: direct and relayed`,
     findings: [
       ...routes.map(deliveryFinding),
       ...routes.flatMap((route) => costFinding(route, baseline)),
@@ -17,7 +32,7 @@ export function comparisonSection({ comparison, plan, machine }: BenchResults): 
         routes,
         runs.find(({ generatorLimit }) => generatorLimit !== undefined)?.generatorLimit,
       ),
-      ...backgroundFinding(machine.busyBefore),
+      ...(isFirst ? backgroundFinding(machine.busyBefore) : []),
     ],
     tables: [
       roundTripTable(routes, baseline),
@@ -25,17 +40,29 @@ export function comparisonSection({ comparison, plan, machine }: BenchResults): 
       rateTable(routes),
       cpuTable(routes, baseline),
     ],
-    plots: [curves(comparison, plan.tickHz)],
-    method:
-      `Game servers, relay and players are separate processes on one machine and speak UDP over loopback. The routes take ` +
-      `turns, ${plan.rounds} round${plan.rounds === 1 ? '' : 's'} of ${formatNumber(plan.comparisonMs / 1000, 1)} s each, after a warm-up that is not counted; a figure is the ` +
-      `median over the rounds, the curves and the loss are over all rounds together. A round trip begins when an update ` +
-      `was due, not when it was sent, so a late generator makes the figures worse, never better. A delivered datagram is an ` +
-      `update that was answered, or its answer. Relay CPU is user and system time of the relay process divided by the ` +
-      `datagrams it forwarded, both from its own metrics; machine CPU is the busy time of all processors, players ` +
-      `and game servers included, divided by the delivered datagrams. Buffer overflows are datagrams that found a full receive ` +
-      `buffer anywhere on the machine, as the system counts them.`,
+    plots: [curves({ routes, runs }, plan.tickHz)],
+    method: isFirst ? method(results) : 'Measured as above.',
   };
+}
+
+function method({ plan }: BenchResults): string {
+  return (
+    `Game servers, relay and players are separate processes on one machine and speak UDP over loopback. The routes take ` +
+    `turns, ${plan.rounds} round${plan.rounds === 1 ? '' : 's'} of ${formatNumber(plan.comparisonMs / 1000, 1)} s each, after a warm-up that is not counted; a figure is the ` +
+    `median over the rounds, the curves and the loss are over all rounds together. ${pinningSentence(plan.pinning)} A round trip begins when an update ` +
+    `was due, not when it was sent, so a late generator makes the figures worse, never better. A delivered datagram is an ` +
+    `update that was answered, or its answer. Process CPU is the time that all threads and ` +
+    `processes of the relay or peer ran, divided by the delivered datagrams; its division into user and system time is the kernel's, ` +
+    `sampled, over all rounds together. Machine CPU is the busy time of all processors, players ` +
+    `and game servers included, divided by the delivered datagrams. Buffer overflows are datagrams that found a full receive ` +
+    `buffer anywhere on the machine, as the system counts them.`
+  );
+}
+
+function pinningSentence(pinning: Pinning | undefined): string {
+  return pinning === undefined
+    ? 'Every process ran on any processor.'
+    : `The relay or peer ran on processor ${pinning.relayCpu} only, players and game servers on ${pinning.loadCpus.join(', ')} only.`;
 }
 
 function deliveryFinding({ name, sent, lost, loss, wrongServer }: RunSummary): Finding {
@@ -83,7 +110,7 @@ function backgroundFinding(busyBefore: number): Finding[] {
   if (busyBefore < 0.05) return [];
   const found = `Before any load began, others used ${formatShare(busyBefore)} of the CPU time`;
   return [
-    busyBefore < 0.25
+    busyBefore < SHARED_MACHINE
       ? note(`${found}: on a quiet machine the figures are better.`)
       : {
           kind: 'bad',
@@ -149,11 +176,16 @@ function lossTable(routes: readonly RunSummary[]): Table {
 
 function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefined): Table {
   return {
-    caption: 'CPU, in µs for each datagram',
-    columns: [text('route'), ...['relay process', 'whole machine', `machine / ${DIRECT}`].map(figure)],
+    caption: 'CPU, in µs for each delivered datagram',
+    columns: [
+      text('route'),
+      ...['process', 'user', 'system', 'whole machine', `machine / ${DIRECT}`].map(figure),
+    ],
     rows: routes.map((route) => [
       route.name,
-      formatKnown(route.relayCpuUsPerDatagram, 2),
+      formatKnown(route.processCpuUsPerDatagram?.total, 2),
+      formatKnown(route.processCpuUsPerDatagram?.user, 2),
+      formatKnown(route.processCpuUsPerDatagram?.system, 2),
       formatNumber(route.machineCpuUsPerDatagram, 2),
       baseline === undefined
         ? '-'
@@ -162,7 +194,10 @@ function cpuTable(routes: readonly RunSummary[], baseline: RunSummary | undefine
   };
 }
 
-function curves({ routes, runs }: BenchResults['comparison'], tickHz: number): Plot {
+function curves(
+  { routes, runs }: { readonly routes: readonly RunSummary[]; readonly runs: readonly LoadRun[] },
+  tickHz: number,
+): Plot {
   return percentilePlot('Round trip by percentile, direct and relayed, log scales on both axes', {
     tickHz,
     curves: routes.map(({ name }) => ({

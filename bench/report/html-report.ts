@@ -35,10 +35,12 @@ export interface HtmlReport {
   readonly title: string;
   /** Date, machine and version in one line. */
   readonly lead: string;
+  /** Where the single measurements are. */
+  readonly file: string;
   readonly sections: readonly Section[];
 }
 
-export function renderHtml({ title, lead, sections }: HtmlReport): string {
+export function renderHtml({ title, lead, file, sections }: HtmlReport): string {
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -55,7 +57,7 @@ export function renderHtml({ title, lead, sections }: HtmlReport): string {
 <main>
 ${sections.map(renderSection).join('\n')}
 </main>
-<footer><p>All figures come from this one run; results.json beside this file holds every single measurement.</p></footer>
+<footer><p>All figures come from this one run; ${escape(file)} beside this file holds every single measurement.</p></footer>
 </body>
 </html>
 `;

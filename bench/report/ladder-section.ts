@@ -5,10 +5,10 @@ import { axisName, COLOURS, FAINT, INK, LEGEND, renderPlot } from './plot.ts';
 import { figure, formatNumber, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section, Table } from './section.ts';
 
-export function ladderSection({ ladders, plan, comparison }: BenchResults): Section {
+export function ladderSection({ ladders, plan, routes }: BenchResults): Section {
   const tickMs = 1000 / plan.tickHz;
   // A route has one colour in every plot.
-  const colours = new Map(comparison.routes.map(({ name }, i) => [name, COLOURS[i % COLOURS.length]!]));
+  const colours = new Map(routes.map(({ name }, i) => [name, COLOURS[i % COLOURS.length]!]));
   const climbed = ladders.filter(({ steps }) => steps.length > 0);
   return {
     title: 'The ladder: how many players',
@@ -17,7 +17,8 @@ export function ladderSection({ ladders, plan, comparison }: BenchResults): Sect
     plots: climbed.length === 0 ? [] : [ladderPlot(climbed, plan.tickHz, colours)],
     method:
       `Each step runs for ${formatNumber(plan.ladderMs / 1000, 1)} s at ${plan.tickHz} Hz and passes with loss under ${formatShare(LADDER_MAX_LOSS)} and a p99 round trip ` +
-      `under one tick (${formatNumber(tickMs, 4)} ms). A step that fails is run once more; the climb ends when it fails again. Players, ` +
+      `under one tick (${formatNumber(tickMs, 4)} ms). The routes climb together, step by step; a load of the comparison that a route passed in every round ` +
+      `is not measured again, and its last round stands here. A step that fails is run once more; the climb ends when it fails again. Players, ` +
       `game servers and relay share the machine: the figure says what this machine carries with all of them on it, not what a relay ` +
       `on a machine of its own would.`,
   };

@@ -22,7 +22,7 @@ export function payloadSection({ payload, plan }: BenchResults): Section {
       `of IPv4 and UDP headers on each datagram.` +
       (live.length === 0
         ? ''
-        : ` Live runs send the same updates at the same rate through the relay; they take turns, ${live[0]!.runs} of each, ` +
+        : ` Live runs send the same updates at the same rate through the relay (engine ${plan.engines[0]!}); they take turns, ${live[0]!.runs} of each, ` +
           `${formatNumber(plan.payloadMs / 1000, 1)} s long.`),
   };
 }
@@ -91,7 +91,7 @@ function liveTable(live: readonly RunSummary[], players: number): Table {
     caption: `Live through the relay, ${players} players`,
     columns: [
       text('encoding'),
-      ...['p50, µs', 'p99, µs', 'p99.9, µs', 'loss', 'relay CPU µs', 'machine CPU µs', 'generator'].map(
+      ...['p50, µs', 'p99, µs', 'p99.9, µs', 'loss', 'process CPU µs', 'machine CPU µs', 'generator'].map(
         figure,
       ),
     ],
@@ -101,7 +101,7 @@ function liveTable(live: readonly RunSummary[], players: number): Table {
       formatTime(run.roundTripUs.p99),
       formatTime(run.roundTripUs.p999),
       formatShare(run.loss),
-      formatKnown(run.relayCpuUsPerDatagram, 2),
+      formatKnown(run.processCpuUsPerDatagram?.total, 2),
       formatNumber(run.machineCpuUsPerDatagram, 2),
       run.generatorLimited === 0 ? 'kept up' : 'was a limit',
     ]),

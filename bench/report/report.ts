@@ -1,11 +1,14 @@
 /** The whole report, from the results alone. */
-import type { BenchResults } from '../results.ts';
-import { comparisonSection } from './comparison-section.ts';
+import type { BenchResults, Machine, SoakResults } from '../results.ts';
+import { comparisonSections } from './comparison-section.ts';
+import { dialSection } from './dial-section.ts';
 import { renderHtml } from './html-report.ts';
 import { ladderSection } from './ladder-section.ts';
 import { payloadSection } from './payload-section.ts';
 import type { Section } from './section.ts';
 import { sessionTableSection, setupSection } from './setup-section.ts';
+import { soakSection } from './soak-section.ts';
+import { standingsSection } from './standings-section.ts';
 import { renderText } from './text-report.ts';
 
 export interface Report {
@@ -16,14 +19,31 @@ export interface Report {
 }
 
 export function renderReport(results: BenchResults): Report {
-  const { machine, startedAt, sessionTable } = results;
   const sections: Section[] = [
-    comparisonSection(results),
+    ...standingsSection(results),
+    ...comparisonSections(results),
     ladderSection(results),
+    ...dialSection(results),
     payloadSection(results),
-    sessionTableSection(sessionTable),
+    sessionTableSection(results.sessionTable),
     setupSection(results),
   ];
+  return render({ title: 'tickrelay benchmark', file: 'results.json', results, sections });
+}
+
+export function renderSoakReport(results: SoakResults): Report {
+  return render({ title: 'tickrelay soak', file: 'soak.json', results, sections: [soakSection(results)] });
+}
+
+interface Parts {
+  readonly title: string;
+  /** Where the single measurements are. */
+  readonly file: string;
+  readonly results: { readonly machine: Machine; readonly startedAt: string };
+  readonly sections: readonly Section[];
+}
+
+function render({ title, file, results: { machine, startedAt }, sections }: Parts): Report {
   const lead = `tickrelay ${machine.tickrelay}, ${startedAt.slice(0, 10)}, ${machine.cpuModel} (${machine.cores} cores), Node.js ${machine.node}`;
-  return { text: renderText(sections), html: renderHtml({ title: 'tickrelay benchmark', lead, sections }) };
+  return { text: renderText(sections), html: renderHtml({ title, lead, file, sections }) };
 }

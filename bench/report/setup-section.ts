@@ -1,5 +1,5 @@
 /** What the figures hang on: the session table's cost at size, the machine, the versions, the arguments. */
-import type { BenchResults } from '../results.ts';
+import type { BenchResults, Pinning } from '../results.ts';
 import type { SessionTableLookup } from '../session-table-lookup.ts';
 import { figure, formatNumber, formatRatio, formatShare, formatTime, text, type Section } from './section.ts';
 
@@ -34,7 +34,7 @@ export function sessionTableSection(lookup: SessionTableLookup): Section {
   };
 }
 
-export function setupSection({ machine, plan, startedAt, tookMs }: BenchResults): Section {
+export function setupSection({ machine, plan, routes, absent, startedAt, tookMs }: BenchResults): Section {
   return {
     title: 'Machine and arguments',
     findings: [],
@@ -54,10 +54,12 @@ export function setupSection({ machine, plan, startedAt, tookMs }: BenchResults)
             'tickrelay',
             machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`),
           ],
-          ['players', `${plan.players} at ${plan.tickHz} Hz, seed ${plan.seed}`],
+          ['loads', `${plan.loads.join(', ')} players at ${plan.tickHz} Hz, seed ${plan.seed}`],
           ['game servers', `${plan.gameServers}`],
-          ['engines', plan.engines.join(', ')],
-          ['rounds', `${plan.rounds} of ${formatNumber(plan.comparisonMs)} ms`],
+          ...routes.map(({ name, detail }) => [`route ${name}`, detail]),
+          ...absent.map(({ name, reason }) => [`absent: ${name}`, reason]),
+          ['processors', describePinning(plan.pinning)],
+          ['rounds', `${plan.rounds} of ${formatNumber(plan.comparisonMs)} ms for each load and route`],
           ['ladder', `${plan.ladder.join(', ')} players, ${formatNumber(plan.ladderMs)} ms each`],
           [
             'ramp and warm-up',
@@ -70,4 +72,10 @@ export function setupSection({ machine, plan, startedAt, tookMs }: BenchResults)
     plots: [],
     method: 'Loopback has no wire: the figures compare software, not networks.',
   };
+}
+
+export function describePinning(pinning: Pinning | undefined): string {
+  return pinning === undefined
+    ? 'every process on any'
+    : `relay or peer on ${pinning.relayCpu}, players and game servers on ${pinning.loadCpus.join(', ')}`;
 }

@@ -1,13 +1,13 @@
 /** The benchmark and the demo as an operator runs them, with as few players as make sense. */
-import { readdirSync, readFileSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { mainJobHolds } from '../../bench/command.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
-import type { BenchResults } from '../../bench/results.ts';
+import type { BenchResults, SoakResults } from '../../bench/results.ts';
 
 const DEADLINE_MS = 120_000;
 
@@ -50,34 +50,38 @@ afterEach(async () => {
 
 describe('tickrelay bench', () => {
   const start = (...args: string[]): ManagedProcess =>
-    group.start(
-      tickrelay('benchmark', [
-        'bench',
-        '--quick',
-        '--players',
-        '4',
-        '--ladder',
-        '4',
-        '--out',
-        directory,
-        ...args,
-      ]),
-    );
+    group.start(tickrelay('benchmark', ['bench', '--quick', '--out', directory, ...args]));
+  const readJson = async (name: string): Promise<unknown> =>
+    JSON.parse(await readFile(join(directory, name), 'utf8'));
 
   it(
-    'measures both routes, the ladder, the payload and the session table, and writes both files',
+    'compares every engine and installed peer, climbs, and writes both files',
     { timeout: DEADLINE_MS },
     async () => {
-      const { code } = await start().ended(DEADLINE_MS);
-      const results = JSON.parse(await readFile(join(directory, 'results.json'), 'utf8')) as BenchResults;
+      const bench = start('--players', '4', '--loads', '4,8', '--ladder', '12', '--dial', '0,200');
+      const { code } = await bench.ended(DEADLINE_MS);
+      const results = (await readJson('results.json')) as BenchResults;
       expect(code).toBe(mainJobHolds(results) ? 0 : 1);
-      expect(results.comparison.routes.map(({ name }) => name)).toEqual(['direct', 'relay (dgram)']);
-      for (const run of [...results.comparison.runs, ...results.payload.runs]) {
-        expect(run.sent).toBeGreaterThan(0);
-        expect(run.answered).toBeGreaterThan(0);
-        expect(run.wrongServer).toBe(0);
+
+      const names = results.routes.map(({ name }) => name);
+      const peers = hasNginx() ? ['nginx'] : [];
+      expect(names).toEqual(['direct', 'mmsg', 'dgram', ...peers]);
+      expect(results.absent.map(({ name }) => name)).toEqual(hasNginx() ? [] : ['nginx']);
+      expect(results.comparison.runs.map(({ route }) => route)).toEqual([...names, ...names]);
+      expect(results.comparison.loads.map(({ players }) => players)).toEqual([4, 8]);
+      for (const { route, processCpu, sent, answered, wrongServer } of results.comparison.runs) {
+        expect(sent).toBeGreaterThan(0);
+        expect(answered).toBeGreaterThan(0);
+        expect(wrongServer).toBe(0);
+        if (route !== 'direct') expect(processCpu!.totalUs).toBeGreaterThan(0);
       }
       expect(results.comparison.runs[1]!.relay!.forwarded).toBeGreaterThan(0);
+      expect(results.comparison.loads[0]!.standings.map(({ figure }) => figure)).toContain('process CPU');
+      expect(results.ladders.map(({ route }) => route)).toEqual(names);
+      expect(results.dial.settings.map(({ name }) => name)).toEqual([
+        'mmsg --coalesce 0',
+        'mmsg --coalesce 200',
+      ]);
       expect(results.payload.rows.map(({ codec }) => codec)).toEqual(['binary', 'msgpack', 'json', 'http']);
       expect(results.payload.live.map(({ name }) => name)).toEqual(['binary', 'json']);
       expect(results.sessionTable.ratio).toBeGreaterThan(0);
@@ -87,8 +91,46 @@ describe('tickrelay bench', () => {
     },
   );
 
+  it('goes on without a peer that does not start, and says why', { timeout: DEADLINE_MS }, async () => {
+    const bench = group.start({
+      ...tickrelay('benchmark', [
+        ...['bench', '--quick', '--players', '4', '--ladder', '4', '--out', directory],
+        ...['--engine', 'dgram', '--peers', 'nginx', '--no-pin'],
+      ]),
+      env: { PATH: await pathWithBrokenNginx() },
+    });
+    await bench.ended(DEADLINE_MS);
+    const results = (await readJson('results.json')) as BenchResults;
+    expect(results.routes.map(({ name }) => name)).toEqual(['direct', 'dgram']);
+    expect(results.absent).toEqual([
+      { name: 'nginx', reason: expect.stringContaining('this nginx is broken') as string },
+    ]);
+  });
+
+  it(
+    'soaks one engine: samples of memory and descriptors, and every update answered',
+    { timeout: DEADLINE_MS },
+    async () => {
+      const bench = start('--soak', '20s', '--players', '20');
+      const { code } = await bench.ended(DEADLINE_MS);
+      const { run, samples, growth, route } = (await readJson('soak.json')) as SoakResults;
+      expect(route.name).toBe('mmsg');
+      expect(run.sent).toBeGreaterThan(0);
+      expect(run).toMatchObject({ lost: 0, wrongServer: 0 });
+      expect(code).toBe(0);
+      expect(samples.length).toBeGreaterThan(5);
+      for (const { residentBytes, openDescriptors } of samples) {
+        expect(residentBytes).toBeGreaterThan(0);
+        expect(openDescriptors).toBeGreaterThan(0);
+      }
+      expect(Number.isFinite(growth.residentBytesPerHour)).toBe(true);
+      expect(bench.stdout).toContain('Resident memory went from');
+      expect(await readFile(join(directory, 'soak.html'), 'utf8')).toContain('tickrelay soak');
+    },
+  );
+
   it('ends every process and exits with 130 at Ctrl-C', { timeout: DEADLINE_MS }, async () => {
-    const bench = start();
+    const bench = start('--players', '4', '--ladder', '4');
     await expect.poll(() => childrenOf(bench).length, { timeout: DEADLINE_MS }).toBeGreaterThan(2);
     const children = childrenOf(bench);
     bench.signal('SIGINT');
@@ -96,12 +138,27 @@ describe('tickrelay bench', () => {
     expect(children.filter(isRunning)).toEqual([]);
   });
 
-  it('refuses a wrong flag before anything is started', async () => {
-    const bench = start('--engine', 'dgram,warp');
+  it.each([
+    ['--engine', 'dgram,warp', '--engine takes a list of mmsg, dgram, not "warp"'],
+    ['--peers', 'apache', '--peers takes a list of nginx, not "apache"'],
+    ['--loads', '300,100', '--loads takes ascending integers from 2 to 10000'],
+    ['--soak', '1s', '--soak takes at least 3s, not "1s"'],
+  ])('refuses %s %s before anything is started', async (flag, value, problem) => {
+    const bench = start(flag, value);
     expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 2, signal: null });
-    expect(bench.stderr).toContain('--engine takes a list of dgram, not "warp"');
+    expect(bench.stderr).toContain(problem);
   });
 });
+
+const hasNginx = (): boolean => existsSync('/usr/sbin/nginx');
+
+/** A search path on which nginx claims to be whole and then does not start. */
+async function pathWithBrokenNginx(): Promise<string> {
+  const says = 'echo "nginx version: nginx/0.0.1 --with-stream "';
+  const script = `#!/bin/sh\n[ "$1" = -V ] && { ${says}; exit 0; }\necho "this nginx is broken" >&2\nexit 1\n`;
+  await writeFile(join(directory, 'nginx'), script, { mode: 0o755 });
+  return `${directory}:${process.env['PATH'] ?? ''}`;
+}
 
 describe('the demo', () => {
   it('plays, prints one line a second and ends by itself', { timeout: DEADLINE_MS }, async () => {

@@ -1,22 +1,27 @@
 import { describe, expect, it } from 'vitest';
 import { climb } from '../../../bench/ladder.ts';
 import { fixtureRun } from './results-fixture.ts';
-import type { LoadRun } from '../../../bench/results.ts';
+import type { LadderResult, LoadRun } from '../../../bench/results.ts';
 
 /** Climbs 50, 100, 150; `outcomes` are the runs in the order in which they are asked for. */
 async function climbThrough(outcomes: readonly Partial<LoadRun>[], hasTime = (): boolean => true) {
   const left = [...outcomes];
-  const result = await climb({
-    route: 'relay',
+  const [result] = await climb({
+    routes: ['mmsg'],
     steps: [50, 100, 150],
     tickHz: 128,
+    compared: [],
     hasTime,
-    measure: (players) => Promise.resolve(fixtureRun({ ...left.shift(), players })),
+    measure: (route, players) => Promise.resolve(fixtureRun({ ...left.shift(), route, players })),
   });
+  return show(result!);
+}
+
+function show({ mostPlayers, end, steps }: LadderResult) {
   return {
-    mostPlayers: result.mostPlayers,
-    end: result.end,
-    taken: result.steps.map(({ run, passed }) => `${run.players} ${passed ? 'passed' : 'failed'}`),
+    mostPlayers,
+    end,
+    taken: steps.map(({ run, passed }) => `${run.players} ${passed ? 'passed' : 'failed'}`),
   };
 }
 
@@ -62,5 +67,55 @@ describe('the ladder', () => {
       end: 'budget',
       taken: ['50 passed', '100 passed'],
     });
+  });
+
+  it('lets the routes climb together', async () => {
+    const asked: string[] = [];
+    const results = await climb({
+      routes: ['mmsg', 'dgram', 'nginx'],
+      steps: [50, 100],
+      tickHz: 128,
+      compared: [],
+      hasTime: () => true,
+      measure: (route, players) => {
+        asked.push(`${route} ${players}`);
+        return Promise.resolve(fixtureRun({ route, players, ...(route === 'dgram' ? lossy : good) }));
+      },
+    });
+    expect(asked).toEqual(['mmsg 50', 'dgram 50', 'dgram 50', 'nginx 50', 'mmsg 100', 'nginx 100']);
+    expect(results.map(({ route, mostPlayers, end }) => [route, mostPlayers, end])).toEqual([
+      ['mmsg', 100, 'top'],
+      ['dgram', 0, 'failed'],
+      ['nginx', 100, 'top'],
+    ]);
+  });
+
+  it('takes a load of the comparison as climbed when every round passed there', async () => {
+    const asked: string[] = [];
+    const round = (route: string, players: number, changes: Partial<LoadRun>) =>
+      fixtureRun({ route, players, ...changes });
+    const results = await climb({
+      routes: ['mmsg', 'dgram'],
+      steps: [50, 100, 150, 300, 400],
+      tickHz: 128,
+      compared: [
+        round('mmsg', 100, good),
+        round('dgram', 100, good),
+        round('mmsg', 300, good),
+        round('dgram', 300, good),
+        round('mmsg', 300, good),
+        round('dgram', 300, lossy),
+      ],
+      hasTime: () => true,
+      measure: (route, players) => {
+        asked.push(`${route} ${players}`);
+        return Promise.resolve(fixtureRun({ route, players }));
+      },
+    });
+    expect(asked).toEqual(['dgram 150', 'dgram 300', 'mmsg 400', 'dgram 400']);
+    expect(results.map((result) => show(result).taken)).toEqual([
+      ['100 passed', '300 passed', '400 passed'],
+      ['100 passed', '150 passed', '300 passed', '400 passed'],
+    ]);
   });
 });

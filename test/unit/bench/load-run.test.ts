@@ -7,7 +7,7 @@ import { makePlan } from '../../../bench/plan.ts';
 import { createProgress } from '../../../bench/progress.ts';
 import { summarise } from '../../../bench/summary.ts';
 import type { BotSummary } from '../../../botclient/report.ts';
-import { fixtureResults, fixtureRun, RELAYED } from './results-fixture.ts';
+import { fixtureResults, fixtureRun, RIVAL } from './results-fixture.ts';
 
 function histogramOf(values: readonly number[]): string {
   const histogram = hdr.build({ autoResize: true, numberOfSignificantValueDigits: 3 });
@@ -68,10 +68,15 @@ describe('the main job', () => {
     expect(mainJobHolds(await fixtureResults(fault))).toBe(false);
   });
 
-  it('is not judged by what the direct route lost', async () => {
+  it('is not judged by what the direct route or a peer lost', async () => {
     const results = await fixtureResults();
-    const runs = [fixtureRun({ lost: 5 }), fixtureRun({ route: RELAYED })];
-    expect(mainJobHolds({ ...results, comparison: { runs, routes: summarise(runs, 'route') } })).toBe(true);
+    const runs = [
+      fixtureRun({ lost: 5 }),
+      fixtureRun({ route: RIVAL }),
+      fixtureRun({ route: 'nginx', lost: 3 }),
+    ];
+    const loads = [{ players: 100, routes: summarise(runs, 'route'), standings: [] }];
+    expect(mainJobHolds({ ...results, comparison: { runs, loads } })).toBe(true);
   });
 });
 
@@ -92,8 +97,16 @@ describe('progress', () => {
   });
 
   it('counts every run of the plan', () => {
-    const asked = { players: 4, engines: ['dgram'], seed: 1, rounds: undefined };
-    // The start, 2 routes x (1 round + 2 steps), another start, binary and JSON, two micro-benchmarks.
-    expect(countSteps(makePlan({ ...asked, quick: true, ladder: [4, 8] }))).toBe(12);
+    const asked = {
+      players: 4,
+      engines: ['mmsg'],
+      peers: ['nginx'],
+      pinning: undefined,
+      seed: 1,
+      quick: true,
+    };
+    const steps = { loads: [4, 8, 12], rounds: 2, ladder: [4, 8], dialUs: [0, 200] };
+    // The start, 3 routes x (2 rounds x 3 loads + 2 steps), 2 rounds x 2 of the dial, another start, binary and JSON, two micro-benchmarks.
+    expect(countSteps(makePlan({ ...asked, ...steps }))).toBe(1 + 24 + 4 + 1 + 2 + 2);
   });
 });

@@ -1,7 +1,11 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { cpuSpent, readCpuTimes } from '../../../bench/machine.ts';
 import { matchMbitPerSecond, measurePayloadTable } from '../../../bench/payload-table.ts';
-import { parseRelayUse, relayUseBetween } from '../../../bench/relay-metrics.ts';
+import { parseCpuList, pinned } from '../../../bench/pinning.ts';
+import { processCpuBetween, readProcessCpu } from '../../../bench/process-cpu.ts';
+import { countsBetween, parseRelayMetrics } from '../../../bench/relay-metrics.ts';
 import { median, timeInTurns } from '../../../bench/stopwatch.ts';
 import { mergeHistograms, summarise } from '../../../bench/summary.ts';
 import { fixtureRun } from './results-fixture.ts';
@@ -59,19 +63,29 @@ tickrelay_datagrams_dropped_total{listener="game",direction="downstream",reason=
 process_cpu_user_seconds_total 1.5
 tickrelay_process_cpu_system_seconds_total 0.25
 process_cpu_seconds_total 1.75
+process_resident_memory_bytes 62914560
+process_open_fds 34
 `;
 
   it('are summed over listeners and directions, with or without a prefix on the process metrics', () => {
-    expect(parseRelayUse(PAGE)).toEqual({ received: 220, forwarded: 218, dropped: 2, cpuUs: 1_750_000 });
+    expect(parseRelayMetrics(PAGE)).toEqual({
+      counts: { received: 220, forwarded: 218, dropped: 2 },
+      cpu: { totalUs: 1_750_000, userUs: 1_500_000, systemUs: 250_000 },
+      residentBytes: 62_914_560,
+      openDescriptors: 34,
+    });
+  });
+
+  it('say nothing of descriptors where the system does not', () => {
+    expect(parseRelayMetrics('process_resident_memory_bytes 1').openDescriptors).toBeUndefined();
   });
 
   it('are counted from one reading to the next', () => {
-    const from = { received: 20, forwarded: 18, dropped: 2, cpuUs: 750_000 };
-    expect(relayUseBetween(from, parseRelayUse(PAGE))).toEqual({
+    const from = { received: 20, forwarded: 18, dropped: 2 };
+    expect(countsBetween(from, parseRelayMetrics(PAGE).counts)).toEqual({
       received: 200,
       forwarded: 200,
       dropped: 0,
-      cpuUs: 1_000_000,
     });
   });
 });
@@ -89,7 +103,58 @@ describe('CPU time', () => {
   });
 });
 
+describe.runIf(process.platform === 'linux')('CPU time of a process', () => {
+  it('is read with its threads and children, and grows', async () => {
+    const from = readProcessCpu(process.pid)!;
+    const child = spawn(process.execPath, [
+      '-e',
+      'for (let i = 0; i < 1e7; i++) Math.sqrt(i); console.log(1); setInterval(() => {}, 1000)',
+    ]);
+    await once(child.stdout, 'data');
+    const alone = readProcessCpu(child.pid!)!;
+    const both = readProcessCpu(process.pid)!;
+    child.kill('SIGKILL');
+    expect(alone.totalUs).toBeGreaterThan(0);
+    expect(processCpuBetween(from, both).totalUs).toBeGreaterThanOrEqual(alone.totalUs);
+  });
+
+  it('of a process that is not there is not known', () => {
+    expect(readProcessCpu(2 ** 22 + 1)).toBeUndefined();
+  });
+});
+
+describe('pinning', () => {
+  it('reads lists of processors as the kernel writes them', () => {
+    expect(parseCpuList('0-2,5,8-9')).toEqual([0, 1, 2, 5, 8, 9]);
+    expect(parseCpuList('')).toEqual([]);
+  });
+
+  it('starts a process by taskset, and leaves it alone without processors', () => {
+    const spec = { name: 'nginx', program: '/usr/sbin/nginx', args: ['-c', 'x'] };
+    expect(pinned(spec, undefined)).toBe(spec);
+    expect(pinned(spec, [1, 3])).toEqual({
+      name: 'nginx',
+      program: 'taskset',
+      args: ['-c', '1,3', '/usr/sbin/nginx', '-c', 'x'],
+    });
+  });
+});
+
 describe('a summary', () => {
+  it('divides the median of the CPU time as all rounds together do', () => {
+    const runs = [100, 300, 200].map((totalUs, i) =>
+      fixtureRun({
+        deliveredWhileRead: 100,
+        processCpu: { totalUs, userUs: i === 0 ? 100 : 0, systemUs: i === 0 ? 0 : 150 },
+      }),
+    );
+    expect(summarise(runs, 'route')[0]!.processCpuUsPerDatagram).toEqual({
+      total: 2,
+      user: 0.5,
+      system: 1.5,
+    });
+  });
+
   it('takes medians of times and sums of losses', () => {
     const runs = [1, 2, 3].map((round) =>
       fixtureRun({

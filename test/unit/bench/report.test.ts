@@ -29,18 +29,20 @@ describe('the report', () => {
     const { html } = renderReport(await fixtureResults());
     const captions = [...html.matchAll(/<caption>([^<]*)<\/caption>/g)].map((match) => match[1]);
     expect(captions).toEqual([
+      'Every row and its winner',
       'Round trip, in µs',
       'Delivery, over all rounds',
       'Rates, for each second',
-      'CPU, in µs for each datagram',
+      'CPU, in µs for each delivered datagram',
       'Steps, in the order they ran',
+      '100 players; CPU in µs for each delivered datagram',
       'Bytes, and ns to encode and decode; Mbit/s for a match of 10 at 128 Hz',
       'Live through the relay, 100 players',
       'Lookup of a live session',
       'Where and how this ran',
     ]);
     expect(html.match(/<svg/g)).toHaveLength(4);
-    expect(html.match(/<p class="method">/g)).toHaveLength(5);
+    expect(html.match(/<p class="method">/g)).toHaveLength(7);
   });
 
   it('has a cell for every column in every row', async () => {
@@ -62,14 +64,40 @@ describe('the report', () => {
   it('says loudly when updates were lost or came from a wrong server', async () => {
     const { text, html } = renderReport(await fixtureResults({ lost: 384, loss: 0.01, wrongServer: 3 }));
     expect(text).toContain(
-      '! relay (dgram): 768 of 76,800 updates were LOST (1.00 %); 6 world states came from a WRONG SERVER.',
+      '! mmsg: 768 of 76,800 updates were LOST (1.00 %); 6 world states came from a WRONG SERVER.',
     );
-    expect(html).toContain('<li class="bad">relay (dgram): 768 of 76,800 updates were LOST');
+    expect(html).toContain('<li class="bad">mmsg: 768 of 76,800 updates were LOST');
   });
 
   it('says when the generator was the bottleneck', async () => {
     const { text } = renderReport(await fixtureResults({ generatorLimit: 'sent at 90 % of the rate' }));
-    expect(text).toContain('The load generator was a bottleneck in 2 of 4 runs (sent at 90 % of the rate)');
+    expect(text).toContain('The load generator was a bottleneck in 6 of 8 runs (sent at 90 % of the rate)');
+  });
+
+  it('says who won every row, and where the first engine lost', async () => {
+    const { text } = renderReport(await fixtureResults());
+    expect(text).toMatch(/^100 players: process CPU +2 +10 +2\.5 +mmsg +0\.20 x +0\.80 x$/m);
+    expect(text).toMatch(/^100 players: updates lost +0 +0 +0 +even: mmsg, dgram, nginx +- +-$/m);
+    expect(text).toMatch(/^most players +100 +- +100 +even: mmsg, nginx +- +1\.00 x$/m);
+    expect(text).toMatch(/- mmsg LOST to nginx: 100 players: p50 \(1\.\d\d x\), .*p99\.9/);
+    expect(text).not.toContain('mmsg LOST to dgram');
+  });
+
+  it('names the peers that were asked for and not there, with the reason', async () => {
+    const { text } = renderReport(await fixtureResults());
+    expect(text).toMatch(/^absent: haproxy +haproxy is not installed$/m);
+  });
+
+  it('claims no winner with one relay alone', async () => {
+    const results = await fixtureResults();
+    const [load] = results.comparison.loads;
+    const alone = {
+      ...results,
+      routes: results.routes.slice(0, 2),
+      ladders: results.ladders.slice(0, 1),
+      comparison: { ...results.comparison, loads: [{ ...load!, standings: [] }] },
+    };
+    expect(renderReport(alone).text).not.toContain('Who won');
   });
 
   it('leaves out what was not measured', async () => {
@@ -77,9 +105,11 @@ describe('the report', () => {
     const { text, html } = renderReport({
       ...results,
       payload: { ...results.payload, runs: [], live: [] },
+      dial: { runs: [], settings: [] },
     });
     expect(text).not.toContain('Live');
     expect(html).not.toContain('Live');
+    expect(text).not.toContain('dial');
   });
 });
 

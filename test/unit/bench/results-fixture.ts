@@ -1,7 +1,9 @@
 /** Results as a run leaves them, with invented figures: what the report is made from, without a run. */
 import * as hdr from 'hdr-histogram-js';
 import { climb } from '../../../bench/ladder.ts';
-import type { BenchResults, LoadRun } from '../../../bench/results.ts';
+import type { BenchResults, LoadRun, SoakResults } from '../../../bench/results.ts';
+import { growthOf } from '../../../bench/soak.ts';
+import { rankRuns } from '../../../bench/standings.ts';
 import { roundTripOf, summarise } from '../../../bench/summary.ts';
 
 /** A run whose round trips grow from `fromUs`, with one in a hundred ten times as slow. */
@@ -36,54 +38,81 @@ export function fixtureRun(changes: Partial<LoadRun> & { readonly fromUs?: numbe
     generatorLimit: undefined,
     machineCpuUsPerDatagram: 11.5,
     machineBusy: 0.6,
+    deliveredWhileRead: players * 128 * 6,
+    processCpu: undefined,
     relay: undefined,
     bufferOverflows: 0,
     ...fields,
   };
 }
 
-export const RELAYED = 'relay (dgram)';
+/** The routes of the fixture in their order, with what sets them apart. */
+export const ENGINE = 'mmsg';
+export const RIVAL = 'dgram';
+export const PEER = 'nginx';
 
+const MACHINE = {
+  cpuModel: 'A Processor <with> "signs" & more',
+  cores: 2,
+  memoryBytes: 8 * 2 ** 30,
+  kernel: 'Linux 6.1',
+  platform: 'linux x64',
+  node: 'v20.20.0',
+  tickrelay: '0.1.0',
+  commit: '0123456789ab',
+  busyBefore: 0.01,
+};
+
+/** 76,800 datagrams were delivered while the CPU was read. */
+const cpu = (totalUs: number) => ({ totalUs, userUs: 0.25 * totalUs, systemUs: 0.75 * totalUs });
+const relay = { received: 76_800, forwarded: 76_800, dropped: 0 };
+
+/** @param changes to every run of the first engine */
 export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<BenchResults> {
-  const relay = { received: 76_800, forwarded: 76_800, dropped: 0, cpuUs: 500_000 };
-  const relayed = { route: RELAYED, relay, fromUs: 190, machineCpuUsPerDatagram: 21, ...changes };
-  const runs = [
-    fixtureRun(),
-    fixtureRun(relayed),
-    fixtureRun({ round: 2 }),
-    fixtureRun({ ...relayed, round: 2 }),
-  ];
+  const relayed = {
+    route: ENGINE,
+    relay,
+    fromUs: 190,
+    machineCpuUsPerDatagram: 21,
+    processCpu: cpu(153_600),
+    ...changes,
+  };
+  const rival = { ...relayed, route: RIVAL, lost: 0, wrongServer: 0, fromUs: 240, processCpu: cpu(768_000) };
+  const peer = { ...rival, route: PEER, fromUs: 150, relay: undefined, processCpu: cpu(192_000) };
+  const runs = [1, 2].flatMap((round) => [
+    fixtureRun({ round }),
+    fixtureRun({ ...relayed, round }),
+    fixtureRun({ ...rival, round }),
+    fixtureRun({ ...peer, round }),
+  ]);
   const live = [fixtureRun(relayed), fixtureRun({ ...relayed, codec: 'json', fromUs: 260 })];
+  const dialRuns = ['0', '200'].map((us) => fixtureRun({ ...relayed, route: `mmsg --coalesce ${us}` }));
   const ladder = [50, 100, 150];
-  const climbed = await climb({
-    route: RELAYED,
+  const ladders = await climb({
+    routes: [ENGINE, PEER],
     steps: ladder,
     tickHz: 128,
+    compared: [],
     hasTime: () => true,
-    measure: (players) =>
-      Promise.resolve(fixtureRun({ ...relayed, players, fromUs: players < 150 ? players : 9_000 })),
+    measure: (route, players) =>
+      Promise.resolve(fixtureRun({ ...relayed, route, players, fromUs: players < 150 ? players : 9_000 })),
   });
+  const routes = [ENGINE, RIVAL, PEER];
   return {
     startedAt: '2026-01-02T03:04:05.000Z',
     tookMs: 70_000,
-    machine: {
-      cpuModel: 'A Processor <with> "signs" & more',
-      cores: 2,
-      memoryBytes: 8 * 2 ** 30,
-      kernel: 'Linux 6.1',
-      platform: 'linux x64',
-      node: 'v20.20.0',
-      tickrelay: '0.1.0',
-      commit: '0123456789ab',
-      busyBefore: 0.01,
-    },
+    machine: MACHINE,
     plan: {
       players: 100,
+      loads: [100],
       tickHz: 128,
       rounds: 2,
       seed: 1,
       gameServers: 2,
-      engines: ['dgram'],
+      engines: [ENGINE, RIVAL],
+      peers: [PEER, 'haproxy'],
+      pinning: { relayCpu: 0, loadCpus: [1] },
+      dialUs: [0, 200],
       ladder,
       quick: false,
       comparisonMs: 3_000,
@@ -94,8 +123,25 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       warmupMs: 500,
       budgetMs: 80_000,
     },
-    comparison: { runs, routes: summarise(runs, 'route') },
-    ladders: [climbed],
+    routes: [
+      { name: 'direct', kind: 'direct', detail: 'nothing between' },
+      { name: ENGINE, kind: 'engine', detail: 'tickrelay relay --engine mmsg --workers 1' },
+      { name: RIVAL, kind: 'engine', detail: 'tickrelay relay --engine dgram' },
+      { name: PEER, kind: 'peer', detail: 'nginx/1.22.1' },
+    ],
+    absent: [{ name: 'haproxy', reason: 'haproxy is not installed' }],
+    comparison: {
+      runs,
+      loads: [
+        {
+          players: 100,
+          routes: summarise(runs, 'route'),
+          standings: rankRuns(runs, { routes, machineIsShared: false }),
+        },
+      ],
+    },
+    ladders,
+    dial: { runs: dialRuns, settings: summarise(dialRuns, 'route') },
     payload: {
       rows: (['binary', 'msgpack', 'json', 'http'] as const).map((codec, i) => ({
         codec,
@@ -111,5 +157,23 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       live: summarise(live, 'codec'),
     },
     sessionTable: { smallSessions: 1_000, largeSessions: 1_000_000, smallNs: 30, largeNs: 45, ratio: 1.5 },
+  };
+}
+
+export function fixtureSoak(changes: Partial<LoadRun> = {}): SoakResults {
+  const samples = Array.from({ length: 21 }, (_, i) => ({
+    atMs: 1_000 * i,
+    residentBytes: (60 + i / 10) * 2 ** 20,
+    openDescriptors: 34,
+  }));
+  return {
+    startedAt: '2026-01-02T03:04:05.000Z',
+    machine: MACHINE,
+    route: { name: ENGINE, kind: 'engine', detail: 'tickrelay relay --engine mmsg --workers 1' },
+    pinning: undefined,
+    run: fixtureRun({ route: ENGINE, relay, processCpu: cpu(153_600), ...changes }),
+    durationMs: 20_000,
+    samples,
+    growth: growthOf(samples),
   };
 }

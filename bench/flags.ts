@@ -1,0 +1,137 @@
+/** The benchmark's flags: what each takes, and the error when it is something else. */
+import { parseDurationMs } from '../net/duration.ts';
+import { RelayError } from '../net/relay-error.ts';
+import { availableEngines, ENGINES, PEERS } from './routes.ts';
+
+/** The generators share these out, and each player needs an id. */
+const MAX_PLAYERS = 10_000;
+const MAX_COALESCE_US = 100_000;
+
+export const options = {
+  players: {
+    describe: `Players of the main load, 2 to ${MAX_PLAYERS}`,
+    default: 100,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--players', 2, MAX_PLAYERS),
+  },
+  loads: {
+    describe: 'Players of each load at which the routes are compared',
+    defaultDescription: '--players and three times as many; with --quick --players',
+    requiresArg: true,
+    type: 'string',
+    coerce: ascending('--loads', [2, MAX_PLAYERS]),
+  },
+  ladder: {
+    describe: 'Players of each step of the ladder',
+    defaultDescription: '50,100,150,... up to 1000, as far as time allows',
+    requiresArg: true,
+    type: 'string',
+    coerce: ascending('--ladder', [1, MAX_PLAYERS]),
+  },
+  rounds: {
+    describe: 'Rounds of the comparison, in which all routes take turns, 1 to 100',
+    defaultDescription: '3, with --quick 1',
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--rounds', 1, 100),
+  },
+  engine: {
+    describe: `Engines of the relay to compare: auto, or a list of ${Object.keys(ENGINES).join(', ')}`,
+    default: 'auto',
+    requiresArg: true,
+    type: 'string',
+    coerce: engineNames,
+  },
+  peers: {
+    describe: `Other relays to compare with: none, auto (those installed) or a list of ${Object.keys(PEERS).join(', ')}`,
+    default: 'auto',
+    requiresArg: true,
+    type: 'string',
+    coerce: peerNames,
+  },
+  pin: {
+    describe:
+      'One processor for the relay, the others for players and game servers; --no-pin lets all run anywhere',
+    defaultDescription: 'where taskset and two processors are there',
+    type: 'boolean',
+  },
+  dial: {
+    describe: 'Compares these values of --coalesce, in µs, like 0,200',
+    requiresArg: true,
+    type: 'string',
+    coerce: ascending('--dial', [0, MAX_COALESCE_US]),
+  },
+  soak: {
+    describe:
+      'Instead of all that: one engine under the main load for this long, watched for growth, like 10m',
+    requiresArg: true,
+    type: 'string',
+    coerce: soakDuration,
+  },
+  seed: {
+    describe: "Of the players' paths",
+    default: 1,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--seed', 0, 0xffff_ffff),
+  },
+  out: { describe: 'Directory of the results', default: 'bench-results', requiresArg: true, type: 'string' },
+  quick: {
+    describe: 'Fewer and shorter runs, under 20 s: rough figures',
+    type: 'boolean',
+    default: false,
+  },
+} as const;
+
+/** @throws RelayError TICKRELAY_ERR_CONFIG */
+export function wrongFlag(flag: string, problem: string): RelayError {
+  return new RelayError('TICKRELAY_ERR_CONFIG', `${flag} ${problem}`);
+}
+
+function integer(flag: string, min: number, max: number): (value: number) => number {
+  return (value) => {
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw wrongFlag(flag, `takes an integer from ${min} to ${max}, not ${value}`);
+  };
+}
+
+function ascending(
+  flag: string,
+  [min, max]: readonly [min: number, max: number],
+): (text: string) => readonly number[] {
+  return (text) => {
+    const values = text.split(',').map((part) => (part.trim() === '' ? NaN : Number(part)));
+    const isAscending = values.every((value, i) => i === 0 || value > values[i - 1]!);
+    if (isAscending && values.every((value) => Number.isInteger(value) && value >= min && value <= max)) {
+      return values;
+    }
+    throw wrongFlag(
+      flag,
+      `takes ascending integers from ${min} to ${max}, separated by commas, not "${text}"`,
+    );
+  };
+}
+
+function engineNames(text: string): readonly string[] {
+  return text === 'auto' ? availableEngines() : names('--engine', text, Object.keys(ENGINES));
+}
+
+function peerNames(text: string): readonly string[] {
+  if (text === 'none') return [];
+  return text === 'auto' ? Object.keys(PEERS) : names('--peers', text, Object.keys(PEERS));
+}
+
+function names(flag: string, text: string, known: readonly string[]): readonly string[] {
+  const asked = text.split(',');
+  const unknown = asked.find((name) => !known.includes(name));
+  if (unknown !== undefined) throw wrongFlag(flag, `takes a list of ${known.join(', ')}, not "${unknown}"`);
+  return [...new Set(asked)];
+}
+
+/** At least three samples. */
+function soakDuration(text: string): number {
+  const durationMs = parseDurationMs(text);
+  if (durationMs >= 3_000) return durationMs;
+  throw wrongFlag('--soak', `takes at least 3s, not "${text}"`);
+}
