@@ -213,8 +213,12 @@ export class Relay {
   }
 
   #readiness(): Readiness {
-    const ready = this.#state === 'ready';
-    return { ready, reasons: ready ? [] : [`the relay is ${this.#state}`] };
+    if (this.#state !== 'ready') return { ready: false, reasons: [`the relay is ${this.#state}`] };
+    const settling = this.#control.pools().filter(({ isSettling }) => isSettling);
+    const reasons = settling.map(
+      ({ config }) => `pool "${config.name}" is settling: its servers register again`,
+    );
+    return { ready: reasons.length === 0, reasons };
   }
 
   #logTrouble(error: unknown): void {

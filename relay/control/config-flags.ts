@@ -98,11 +98,19 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
   return checked;
 }
 
-/** Game servers may register when a token guards it, or when only this machine can reach the admin address. */
-function registrationOf({ admin, registerToken, registerAllow }: RelayFlags): object | undefined {
+/**
+ * Game servers may register where that is asked for, or where they must: no backend is named, and only this machine can
+ * reach the admin address.
+ */
+function registrationOf({
+  admin,
+  backend = [],
+  registerToken,
+  registerAllow,
+}: RelayFlags): object | undefined {
   if (admin === undefined) return undefined;
-  const isOpen = registerToken === undefined && registerAllow === undefined;
-  if (isOpen && !isLoopback(admin)) return undefined;
+  const isAsked = registerToken !== undefined || registerAllow !== undefined;
+  if (!isAsked && (backend.length > 0 || !isLoopback(admin))) return undefined;
   return defined({ allow: registerAllow ?? LOOPBACK, token: registerToken });
 }
 

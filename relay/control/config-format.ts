@@ -50,7 +50,11 @@ function describePool({ healthCheck, registration, backends }: PoolConfig): unkn
   return {
     healthCheck: describeHealthCheck(healthCheck),
     ...(registration && {
-      registration: { allow: registration.allow.map(String), ...hidden(registration.token) },
+      registration: {
+        allow: registration.allow.map(String),
+        ...hidden(registration.token),
+        settle: formatDuration(registration.settleMs),
+      },
     }),
     backends: backends.map(({ id, endpoint, weight }) => ({
       ...(id === endpoint.toString() ? {} : { id }),

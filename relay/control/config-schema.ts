@@ -241,14 +241,24 @@ export const poolSchema = section({
   registration: section({
     allow: z.array(cidr).min(1, 'is an empty list, so nothing could register'),
     token: token.optional(),
-  })
-    .transform(({ allow, token: secret }) => ({ allow, token: secret }))
-    .optional(),
+    settle: duration(0).optional(),
+  }).optional(),
   backends: z
     .array(backend)
     .max(limits.MAX_BACKENDS, `has more than ${limits.MAX_BACKENDS} backends`)
     .default([]),
-}).transform(({ registration, ...pool }) => ({ ...pool, registration }));
+}).transform(({ registration, ...pool }) => {
+  const { intervalMs, timeoutMs } = pool.healthCheck;
+  return {
+    ...pool,
+    registration: registration && {
+      allow: registration.allow,
+      token: registration.token,
+      // Within an interval every live server sends a heartbeat; the timeout is its way here.
+      settleMs: registration.settle ?? intervalMs + timeoutMs,
+    },
+  };
+});
 
 /** The root; listeners and pools are read one by one (config.ts), so that a fault in one hides none in another. */
 export const rootSchema = section({

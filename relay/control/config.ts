@@ -82,6 +82,8 @@ export interface RegistrationConfig {
   /** Backend addresses that may register. */
   readonly allow: readonly Cidr[];
   readonly token: string | undefined;
+  /** After the pool's start: how long it waits for the servers that register before it takes players; 0 does not wait. */
+  readonly settleMs: number;
 }
 
 export interface BackendConfig {

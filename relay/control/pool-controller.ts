@@ -4,6 +4,8 @@
  * - Static backends begin as ready and fall after `fall` failed checks; they stay listed until the configuration drops them.
  * - A registered backend is ready at once, and leaves by itself `fall x interval` after its last heartbeat.
  * - With the health check `heartbeat`, each interval without one is a failed check.
+ * - A pool that takes registrations settles first: until every server had the time to register, nobody is ready. Otherwise
+ *   all players of a restarted relay would be pinned to the server whose heartbeat comes first.
  */
 import type { Logger } from 'pino';
 import { setImmediate as setImmediatePromise } from 'node:timers/promises';
@@ -59,6 +61,10 @@ export class PoolController {
     refused: 0,
   };
   #config: PoolConfig;
+  /** What is published while the pool settles: nobody. */
+  readonly #unsettled: PoolSnapshot;
+  #isSettling: boolean;
+  #settleTimer: NodeJS.Timeout | undefined;
   #published: PoolSnapshot | undefined;
   #pendingPublish: NodeJS.Immediate | undefined;
   /** Settles when the data planes obey what was published last. */
@@ -71,6 +77,8 @@ export class PoolController {
     this.#options = options;
     this.#config = options.config;
     this.#pool = new BackendPool(options.config.name);
+    this.#unsettled = new BackendPool(options.config.name).snapshot();
+    this.#isSettling = (options.config.registration?.settleMs ?? 0) > 0;
     for (const backend of options.config.backends) this.#addStatic(backend);
   }
 
@@ -78,8 +86,13 @@ export class PoolController {
     return this.#config;
   }
 
+  get isSettling(): boolean {
+    return this.#isSettling;
+  }
+
   /** Publishes the first snapshot and begins to check. */
   start(): void {
+    if (this.#isSettling) this.#settle(this.#options.clock.nowMs());
     this.#publish();
     this.#startChecks();
   }
@@ -157,7 +170,8 @@ export class PoolController {
     const backends = this.#pool.list().map((backend) => this.#viewOf(backend));
     return {
       name: this.#pool.name,
-      ready: backends.filter(({ state }) => state === 'ready').length,
+      settling: this.#isSettling,
+      ready: this.#isSettling ? 0 : backends.filter(({ state }) => state === 'ready').length,
       backends,
     };
   }
@@ -170,6 +184,7 @@ export class PoolController {
   async remove(): Promise<void> {
     for (const id of [...this.#members.keys()]) this.#remove(id);
     this.#publish();
+    await this.#obeyed;
     await this.close();
   }
 
@@ -183,7 +198,21 @@ export class PoolController {
   close(): Promise<void> {
     this.#isClosed = true;
     clearImmediate(this.#pendingPublish);
+    clearTimeout(this.#settleTimer);
     return this.#stopChecks();
+  }
+
+  /** Waits by the loop clock: heartbeats that a stalled loop has not read yet are waited for, too. */
+  #settle(startedAtMs: number): void {
+    const { registration } = this.#config;
+    const leftMs = startedAtMs + (registration?.settleMs ?? 0) - this.#options.clock.nowMs();
+    if (leftMs > 0) {
+      this.#settleTimer = setTimeout(() => this.#settle(startedAtMs), leftMs).unref();
+      return;
+    }
+    this.#isSettling = false;
+    this.#log('info', { ready: this.view().ready }, 'settled: takes players');
+    this.#publishSoon();
   }
 
   #register(id: string, { endpoint, weight, players }: RegistrationRequest): RegistrationResult {
@@ -397,7 +426,7 @@ export class PoolController {
   #publish(): void {
     clearImmediate(this.#pendingPublish);
     this.#pendingPublish = undefined;
-    const snapshot = this.#pool.snapshot();
+    const snapshot = this.#isSettling ? this.#unsettled : this.#pool.snapshot();
     if (snapshot === this.#published) return;
     this.#published = snapshot;
     this.#obeyed = this.#options.onSnapshot(snapshot);

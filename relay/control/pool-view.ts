@@ -17,6 +17,9 @@ export interface BackendView {
 
 export interface PoolView {
   readonly name: string;
+  /** Waits for the servers that register, and takes no players yet. */
+  readonly settling: boolean;
+  /** Backends that take new players; none while the pool settles. */
   readonly ready: number;
   readonly backends: readonly BackendView[];
 }

@@ -79,7 +79,7 @@ export interface RelayView {
   connections(query: ClientQuery): ConnectionRows;
   /** Returns whether there was one with this id. */
   closeConnection(id: number): boolean;
-  /** Not ready until every listener is bound, and from the beginning of the drain. */
+  /** Not ready until every listener is bound, while a pool settles, and from the beginning of the drain. */
   readiness(): Readiness;
   config(): RelayConfig;
 }

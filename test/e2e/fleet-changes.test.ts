@@ -47,7 +47,12 @@ test('servers that register and leave under load take only their own players wit
 
 test('a backend registered by hand and removed again moves nobody who was not on it', async () => {
   const relay = await stage.relay(
-    gameConfig({ pool: { registration: LOOPBACK, healthCheck: { type: 'none', interval: '60s' } } }),
+    gameConfig({
+      pool: {
+        registration: { ...LOOPBACK, settle: '0ms' },
+        healthCheck: { type: 'none', interval: '60s' },
+      },
+    }),
   );
   const [first, second] = (await stage.gameServers(2)) as [GameServerProcess, GameServerProcess];
   const path = (id: string): string => `/v1/pools/game-servers/backends/${id}`;

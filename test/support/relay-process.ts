@@ -173,12 +173,13 @@ export class RelayProcess {
     return new Map(body.backends.map((row) => [row.id, row]));
   }
 
-  /** Waits until the pool has these backends in these states, and no others. */
+  /** Waits until the pool has these backends in these states, and no others, and takes players. */
   async untilStates(wanted: Readonly<Record<string, string>>, pool = 'game-servers'): Promise<void> {
     await until(`backends ${JSON.stringify(wanted)}`, async () => {
       const rows = await this.backends(pool);
       const ids = Object.keys(wanted);
-      return rows.size === ids.length && ids.every((id) => rows.get(id)?.state === wanted[id]);
+      const areThere = rows.size === ids.length && ids.every((id) => rows.get(id)?.state === wanted[id]);
+      return areThere && (await this.request('/readyz')).status === 200;
     });
   }
 

@@ -38,6 +38,7 @@ test('/v1/pools lists every backend with its sessions and connections', async ()
   expect(pools).toEqual([
     {
       name: 'games',
+      settling: false,
       ready: 1,
       backends: [
         {
@@ -52,6 +53,7 @@ test('/v1/pools lists every backend with its sessions and connections', async ()
     },
     {
       name: 'db',
+      settling: false,
       ready: 1,
       backends: [
         {

@@ -31,6 +31,12 @@ admin: { listen: "127.0.0.1:7900" }
 test.each([
   ['without an admin address', {}, false],
   ['with a loopback admin address', { admin: '[::1]:7900' }, true],
+  ['with a loopback admin address and a backend', { admin: '[::1]:7900', backend: ['10.0.0.3:7777'] }, false],
+  [
+    'with a backend and a token',
+    { admin: '[::1]:7900', backend: ['10.0.0.3:7777'], registerToken: 'secret' },
+    true,
+  ],
   ['with a public admin address', { admin: '0.0.0.0:7900' }, false],
   ['with a public admin address and a token', { admin: '0.0.0.0:7900', registerToken: 'secret' }, true],
   [
@@ -39,7 +45,7 @@ test.each([
     true,
   ],
 ])('game servers may register only where that is safe or asked for: %s', (_name, flags, allowed) => {
-  const { config } = configFromFlags({ udp: '0.0.0.0:7777', backend: ['10.0.0.3:7777'], ...flags });
+  const { config } = configFromFlags({ udp: '0.0.0.0:7777', ...flags });
   expect(config.pools[0]?.registration !== undefined).toBe(allowed);
 });
 

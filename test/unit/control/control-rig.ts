@@ -21,7 +21,7 @@ listeners:
 pools:
   games:
     healthCheck: { type: heartbeat, interval: 1s, rise: 2, fall: 3 }
-    registration: { allow: ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.0.0.0/8", "0.0.0.0/8", "fd00::/8"], token: secret }
+    registration: { allow: ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.0.0.0/8", "0.0.0.0/8", "fd00::/8"], token: secret, settle: 0ms }
     backends: [ { id: static-1, address: "10.0.0.1:7777" } ]
   db: { backends: [ "10.0.0.3:5432" ] }
 admin: { listen: "127.0.0.1:7900" }

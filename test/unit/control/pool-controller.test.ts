@@ -47,7 +47,9 @@ const start = (keys: string): PoolController => {
 };
 
 const HEARTBEAT = 'healthCheck: { type: heartbeat, interval: 1s, rise: 2, fall: 3 }';
-const REGISTRATION = 'registration: { allow: ["10.0.0.0/8"] }';
+const REGISTRATION = 'registration: { allow: ["10.0.0.0/8"], settle: 0ms }';
+/** Settles for interval + timeout, 1.5 s. */
+const SETTLING = 'registration: { allow: ["10.0.0.0/8"] }';
 const register = (pool: PoolController, id: string, address = '10.0.0.9:7777', weight = 1): void =>
   pool.register(id, { endpoint: Endpoint.parse(address), weight, players: 0 });
 const statesOf = (pool: PoolController): string[] =>
@@ -80,6 +82,45 @@ test('a registered backend is ready at once and lives fall x interval after its 
   expect(statesOf(pool)).toEqual([]);
   expect(newest()?.ready).toHaveLength(0);
   expect(pool.counts().registrations).toMatchObject({ registered: 1, renewed: 1, expired: 1 });
+});
+
+test('a pool that takes registrations has nobody ready until interval + timeout after its start', async () => {
+  const pool = start(`${HEARTBEAT}, ${SETTLING}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
+  register(pool, 'a');
+  await passSeconds(1.4);
+  register(pool, 'b', '10.0.0.8:7777');
+  expect(newest()?.ready).toHaveLength(0);
+  expect(newest()?.usable.every((ref) => ref === 0)).toBe(true);
+  expect(pool.view()).toMatchObject({ settling: true, ready: 0 });
+  await passSeconds(0.2);
+  expect(pool.view()).toMatchObject({ settling: false, ready: 3 });
+  expect(snapshots.map(({ ready }) => ready.length)).toEqual([0, 3]);
+});
+
+test('a server that registers with a settled pool is ready at once', async () => {
+  const pool = start(`${HEARTBEAT}, ${SETTLING}`);
+  await passSeconds(2);
+  register(pool, 'a');
+  expect(newest()?.ready).toHaveLength(1);
+});
+
+test('a stall of the event loop does not settle a pool', async () => {
+  const pool = start(`${HEARTBEAT}, ${SETTLING}`);
+  stalledMs += 600_000;
+  await passSeconds(1);
+  expect(pool.isSettling).toBe(true);
+  await passSeconds(1);
+  expect(pool.isSettling).toBe(false);
+});
+
+test('settle: 0ms switches the waiting off, another time replaces it, and a static pool has none', async () => {
+  expect(start(`${HEARTBEAT}, ${REGISTRATION}`).isSettling).toBe(false);
+  expect(start('backends: ["10.0.0.1:7777"]').isSettling).toBe(false);
+  const pool = start('registration: { allow: ["10.0.0.0/8"], settle: 5s }');
+  await passSeconds(4.9);
+  expect(pool.isSettling).toBe(true);
+  await passSeconds(0.2);
+  expect(pool.isSettling).toBe(false);
 });
 
 test('repeated heartbeats change nothing and publish nothing', async () => {
