@@ -45,7 +45,6 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   const { plan, progress } = options;
   const startedAt = new Date().toISOString();
   const startMs = performance.now();
-  const hasTime = (): boolean => performance.now() - startMs < plan.budgetMs;
 
   progress.step('starting game servers, relays and peers');
   const busyBefore = await watchIdle(options.signal);
@@ -58,7 +57,7 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   for (const route of routes) await warmRouteUp(route, mainLoad(plan, 'binary'));
 
   const runs = await compare(routes, options);
-  const ladders = await climbLadders(routes, runs, { ...options, hasTime });
+  const ladders = await climbLadders(routes, runs, options);
   await Promise.all(routes.map((route) => route.close()));
   const dialRuns = await turnDial(backends, options);
   const liveRuns = await playLive(options);
@@ -114,7 +113,13 @@ async function watchIdle(signal: AbortSignal): Promise<number> {
 async function compare(routes: readonly Route[], options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress } = options;
   const runs: LoadRun[] = [];
+  const startMs = performance.now();
   for (let round = 1; round <= plan.rounds; round++) {
+    const spentMs = performance.now() - startMs;
+    if (round > 1 && spentMs + spentMs / (round - 1) > plan.comparisonBudgetMs) {
+      progress.skip((plan.rounds - round + 1) * plan.loads.length * routes.length);
+      break;
+    }
     for (const players of plan.loads) {
       for (const route of routes) {
         progress.step(`round ${round} of ${plan.rounds}: ${players} players, ${route.info.name}`);
@@ -146,16 +151,17 @@ function compareLoads(
 async function climbLadders(
   routes: readonly Route[],
   compared: readonly LoadRun[],
-  options: BenchmarkOptions & { readonly hasTime: () => boolean },
+  options: BenchmarkOptions,
 ): Promise<LadderResult[]> {
-  const { plan, progress, hasTime } = options;
+  const { plan, progress } = options;
+  const endMs = performance.now() + plan.ladderBudgetMs;
   let taken = 0;
   const ladders = await climb({
     routes: routes.map(({ info }) => info.name),
     steps: plan.ladder,
     tickHz: plan.tickHz,
     compared,
-    hasTime,
+    hasTime: () => performance.now() < endMs,
     measure: (name, players) => {
       taken++;
       progress.step(`ladder: ${players} players, ${name}`);

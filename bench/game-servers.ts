@@ -2,7 +2,7 @@
 import type { CodecName } from '../wire/codec.ts';
 import type { LoadContext } from './load-run.ts';
 import { MATCH_PLAYERS } from './payload-table.ts';
-import { pinned } from './pinning.ts';
+import { pinRunning } from './pinning.ts';
 import { GAME_SERVERS } from './plan.ts';
 import { tickrelay } from './process-group.ts';
 
@@ -15,7 +15,13 @@ export function startGameServers(
     const where = ['--listen', '127.0.0.1:0', '--id', `${i + 1}`];
     const what = ['--codec', codec, '--match', `${MATCH_PLAYERS}`, '--forget', '1h'];
     const spec = tickrelay(`game server ${i + 1}`, ['gameserver', ...where, ...what, '--json']);
-    return group.start(pinned(spec, pinning?.loadCpus));
+    return group.start(spec);
   });
-  return Promise.all(servers.map(async (server) => String((await server.event('ready'))['udp'])));
+  return Promise.all(
+    servers.map(async (server) => {
+      const { udp } = await server.event('ready');
+      pinRunning(server.pid, pinning?.loadCpus);
+      return String(udp);
+    }),
+  );
 }

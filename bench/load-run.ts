@@ -14,7 +14,7 @@ import { encodeIntoCompressedBase64 } from 'hdr-histogram-js';
 import type { BotSummary } from '../botclient/report.ts';
 import type { CodecName } from '../wire/codec.ts';
 import { cpuSpent, readBufferOverflows, readCpuTimes } from './machine.ts';
-import { pinned } from './pinning.ts';
+import { pinRunning } from './pinning.ts';
 import { processCpuBetween, readProcessCpu } from './process-cpu.ts';
 import { tickrelay, type ManagedProcess, type ProcessGroup } from './process-group.ts';
 import { countsBetween } from './relay-metrics.ts';
@@ -24,7 +24,7 @@ import { mergeHistograms, roundTripOf } from './summary.ts';
 
 /** Time between the end of the second reading and the end of the sending, in ms. */
 const READING_MARGIN_MS = 50;
-/** How long answers are waited for after the last update, in ms; a later one is lost. */
+/** By default. */
 const GRACE_MS = 200;
 /** How long the generators may take beyond their own times, in ms. */
 const SUMMARY_SLACK_MS = 20_000;
@@ -37,6 +37,8 @@ export interface Load {
   readonly durationMs: number;
   readonly rampMs: number;
   readonly warmupMs: number;
+  /** How long answers are waited for after the last update; a later one is lost. Default 200. */
+  readonly graceMs?: number;
 }
 
 export interface LoadContext {
@@ -52,8 +54,9 @@ export async function runLoad(
 ): Promise<LoadRun> {
   const startedAt = new Date().toISOString();
   const overflowsBefore = readBufferOverflows();
-  const generators = startGenerators(route.targets, load, { group, pinning });
+  const generators = startGenerators(route.targets, load, group);
   await Promise.all(generators.map((generator) => generator.event('ready')));
+  for (const { pid } of generators) pinRunning(pid, pinning?.loadCpus);
   await sleep(load.rampMs + load.warmupMs, undefined, { signal });
   const countsBefore = (await route.readMetrics?.())?.counts;
   const before = await readClocks(route);
@@ -85,11 +88,7 @@ export async function runLoad(
 }
 
 /** Shares the players out over one generator for each target; each player keeps an id and an address of its own. */
-function startGenerators(
-  targets: readonly string[],
-  load: Load,
-  { group, pinning }: Pick<LoadContext, 'group' | 'pinning'>,
-): ManagedProcess[] {
+function startGenerators(targets: readonly string[], load: Load, group: ProcessGroup): ManagedProcess[] {
   return targets.flatMap((target, i) => {
     const first = Math.floor((load.players * i) / targets.length);
     const players = Math.floor((load.players * (i + 1)) / targets.length) - first;
@@ -105,11 +104,10 @@ function startGenerators(
       duration: `${load.durationMs}ms`,
       ramp: `${load.rampMs}ms`,
       warmup: `${load.warmupMs}ms`,
-      grace: `${GRACE_MS}ms`,
+      grace: `${load.graceMs ?? GRACE_MS}ms`,
     };
     const flags = Object.entries(args).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
-    const spec = tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']);
-    return [group.start(pinned(spec, pinning?.loadCpus))];
+    return [group.start(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']))];
   });
 }
 

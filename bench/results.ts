@@ -53,6 +53,7 @@ export interface Plan {
   /** Players of each load of the comparison, ascending. */
   readonly loads: readonly number[];
   readonly tickHz: number;
+  /** Of the comparison, as many as there is time for; of the dial. */
   readonly rounds: number;
   readonly seed: number;
   readonly gameServers: number;
@@ -72,8 +73,10 @@ export interface Plan {
   readonly payloadRounds: number;
   readonly rampMs: number;
   readonly warmupMs: number;
-  /** Wall time from the start of the run, after which the ladder takes no further step. */
-  readonly budgetMs: number;
+  /** Wall time of the comparison: a round that would end later does not begin, but for the first. */
+  readonly comparisonBudgetMs: number;
+  /** Wall time of the ladder: after it, no step begins. */
+  readonly ladderBudgetMs: number;
 }
 
 /** Microseconds, from the intended send time of an update to the world state that answers it. */

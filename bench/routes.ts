@@ -5,7 +5,7 @@
 import { loadLibc } from '../net/linux/libc.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { openNginx } from './nginx.ts';
-import { pinned } from './pinning.ts';
+import { pinRunning } from './pinning.ts';
 import { tickrelay, type EventFields, type ProcessGroup } from './process-group.ts';
 import { readRelayMetrics, type RelayMetrics } from './relay-metrics.ts';
 import { DIRECT, type AbsentPeer, type Pinning, type RouteInfo } from './results.ts';
@@ -66,21 +66,19 @@ export async function openRelay(
 ): Promise<Route> {
   const settings = [...ENGINES[engine]!, ...flags];
   const child = group.start(
-    pinned(
-      tickrelay(`relay (${engine})`, [
-        'relay',
-        ...['--udp', '127.0.0.1:0'],
-        ...backends.flatMap((backend) => ['--backend', backend]),
-        ...['--engine', engine, ...settings],
-        ...['--admin', '127.0.0.1:0'],
-        // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
-        ...['--shutdown-deadline', '1ms'],
-        '--json',
-      ]),
-      pinning && [pinning.relayCpu],
-    ),
+    tickrelay(`relay (${engine})`, [
+      'relay',
+      ...['--udp', '127.0.0.1:0'],
+      ...backends.flatMap((backend) => ['--backend', backend]),
+      ...['--engine', engine, ...settings],
+      ...['--admin', '127.0.0.1:0'],
+      // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
+      ...['--shutdown-deadline', '1ms'],
+      '--json',
+    ]),
   );
   const { udp, admin } = relayAddresses(await child.event('ready'));
+  pinRunning(child.pid, pinning && [pinning.relayCpu]);
   return {
     info: {
       name: [engine, ...flags].join(' '),

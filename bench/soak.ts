@@ -16,6 +16,8 @@ const IDLE_WATCH_MS = 400;
 /** The heap of a fresh process grows to its working size: this share of the samples, and no more than a minute, is left out. */
 const SETTLING_SHARE = 0.1;
 const MOST_SETTLING_MS = 60_000;
+/** One late moment at the end of a long run is no loss. */
+const GRACE_MS = 2_000;
 const MS_PER_HOUR = 3_600_000;
 
 export interface SoakOptions extends LoadContext {
@@ -44,7 +46,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakResults> {
   progress.step(`${players} players for ${Math.round(durationMs / 1000)} s, ${route.info.name}`);
   const ended = new AbortController();
   const [run, samples] = await Promise.all([
-    runLoad(route, load, { ...options, round: 1 }).finally(() => ended.abort()),
+    runLoad(route, { ...load, graceMs: GRACE_MS }, { ...options, round: 1 }).finally(() => ended.abort()),
     sampleRelay(route, AbortSignal.any([ended.signal, signal])),
   ]);
   await options.group.close();

@@ -45,10 +45,10 @@ function loadSection({ players, routes }: LoadComparison, results: BenchResults)
   };
 }
 
-function method({ plan }: BenchResults): string {
+function method({ plan, comparison }: BenchResults): string {
   return (
     `Game servers, relay and players are separate processes on one machine and speak UDP over loopback. The routes take ` +
-    `turns, ${plan.rounds} round${plan.rounds === 1 ? '' : 's'} of ${formatNumber(plan.comparisonMs / 1000, 1)} s each, after a warm-up that is not counted; a figure is the ` +
+    `turns, ${countRounds(comparison.runs)} of ${formatNumber(plan.comparisonMs / 1000, 1)} s each, after a warm-up that is not counted; a figure is the ` +
     `median over the rounds, the curves and the loss are over all rounds together. ${pinningSentence(plan.pinning)} A round trip begins when an update ` +
     `was due, not when it was sent, so a late generator makes the figures worse, never better. A delivered datagram is an ` +
     `update that was answered, or its answer. Process CPU is the time that all threads and ` +
@@ -57,6 +57,12 @@ function method({ plan }: BenchResults): string {
     `and game servers included, divided by the delivered datagrams. Buffer overflows are datagrams that found a full receive ` +
     `buffer anywhere on the machine, as the system counts them.`
   );
+}
+
+/** Those that were run: `3 rounds`. */
+export function countRounds(runs: readonly LoadRun[]): string {
+  const rounds = Math.max(...runs.map(({ round }) => round));
+  return rounds === 1 ? 'one round' : `${rounds} rounds`;
 }
 
 function pinningSentence(pinning: Pinning | undefined): string {

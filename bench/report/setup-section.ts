@@ -1,6 +1,7 @@
 /** What the figures hang on: the session table's cost at size, the machine, the versions, the arguments. */
 import type { BenchResults, Pinning } from '../results.ts';
 import type { SessionTableLookup } from '../session-table-lookup.ts';
+import { countRounds } from './comparison-section.ts';
 import { figure, formatNumber, formatRatio, formatShare, formatTime, text, type Section } from './section.ts';
 
 /** How much more a lookup in the large table may cost. */
@@ -34,7 +35,15 @@ export function sessionTableSection(lookup: SessionTableLookup): Section {
   };
 }
 
-export function setupSection({ machine, plan, routes, absent, startedAt, tookMs }: BenchResults): Section {
+export function setupSection({
+  machine,
+  plan,
+  comparison,
+  routes,
+  absent,
+  startedAt,
+  tookMs,
+}: BenchResults): Section {
   return {
     title: 'Machine and arguments',
     findings: [],
@@ -59,7 +68,10 @@ export function setupSection({ machine, plan, routes, absent, startedAt, tookMs 
           ...routes.map(({ name, detail }) => [`route ${name}`, detail]),
           ...absent.map(({ name, reason }) => [`absent: ${name}`, reason]),
           ['processors', describePinning(plan.pinning)],
-          ['rounds', `${plan.rounds} of ${formatNumber(plan.comparisonMs)} ms for each load and route`],
+          [
+            'comparison',
+            `${countRounds(comparison.runs)} (of ${plan.rounds} planned), ${formatNumber(plan.comparisonMs)} ms for each load and route`,
+          ],
           ['ladder', `${plan.ladder.join(', ')} players, ${formatNumber(plan.ladderMs)} ms each`],
           [
             'ramp and warm-up',

@@ -9,7 +9,7 @@ import { mainJobHolds } from '../../bench/command.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
 import type { BenchResults, SoakResults } from '../../bench/results.ts';
 
-const DEADLINE_MS = 120_000;
+const DEADLINE_MS = 240_000;
 
 const DEMO = fileURLToPath(new URL('../../dist/bench/demo.js', import.meta.url));
 

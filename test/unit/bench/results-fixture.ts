@@ -121,7 +121,8 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       payloadRounds: 1,
       rampMs: 500,
       warmupMs: 500,
-      budgetMs: 80_000,
+      comparisonBudgetMs: 52_000,
+      ladderBudgetMs: 18_000,
     },
     routes: [
       { name: 'direct', kind: 'direct', detail: 'nothing between' },
