@@ -88,11 +88,12 @@ function requireReachable({ listen, register, advertise }: GameServerArguments):
 function register(server: GameServer, args: GameServerArguments, logger: Logger): Registration | undefined {
   if (args.register === undefined) return undefined;
   const { ip, port } = args.advertise ?? server.local;
+  const address = new Endpoint(ip, port === 0 ? server.local.port : port);
   const registration = new Registration({
     relay: args.register,
     pool: args.pool,
-    backendId: args.backendId ?? `server-${args.id}`,
-    address: new Endpoint(ip, port === 0 ? server.local.port : port),
+    backendId: args.backendId ?? nameOf(address),
+    address,
     weight: args.weight,
     token: args.token ?? process.env['TICKRELAY_TOKEN'],
     intervalMs: args.interval,
@@ -101,6 +102,11 @@ function register(server: GameServer, args: GameServerArguments, logger: Logger)
   });
   registration.start();
   return registration;
+}
+
+/** No two servers of a pool have the same. An id in a pool has no colons, so those of IPv6 become dashes. */
+function nameOf({ ip, port }: Endpoint): string {
+  return `server-${ip.toString().replaceAll(':', '-')}-${port}`;
 }
 
 /** @returns a function that logs the overruns since its last call */

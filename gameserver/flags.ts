@@ -64,7 +64,7 @@ export const flags = {
   pool: { describe: 'Pool to register in', default: 'game-servers', type: 'string', requiresArg: true },
   'backend-id': {
     describe: 'Name in the pool',
-    defaultDescription: 'server-<id>',
+    defaultDescription: 'server-<address>-<port>',
     type: 'string',
     requiresArg: true,
   },

@@ -55,7 +55,6 @@ export class PoolController {
   readonly #registrations: Record<RegistrationResult, number> = {
     registered: 0,
     renewed: 0,
-    moved: 0,
     left: 0,
     expired: 0,
     refused: 0,
@@ -223,26 +222,35 @@ export class PoolController {
       registration: this.#config.registration,
       own: this.#options.ownEndpoints(),
     });
-    const isMoved = member !== undefined && !member.endpoint.equals(endpoint);
-    if (isMoved && member.origin === 'static') {
-      conflict(`backend "${id}" stands in the configuration with ${member.endpoint.toString()}`);
-    }
-    if ((member === undefined || isMoved) && this.#pool.hasEndpoint(endpoint)) {
-      conflict(`address: ${endpoint.toString()} is already in the pool under another id`);
-    }
-    if (member === undefined && this.#pool.isFull) {
-      throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
-    }
-
-    if (isMoved) this.#remove(id);
-    if (member === undefined || isMoved) {
+    if (member === undefined) {
+      if (this.#pool.hasEndpoint(endpoint))
+        conflict(`address: ${endpoint.toString()} is already in the pool under another id`);
+      if (this.#pool.isFull)
+        throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
       this.#takeHeartbeat(this.#add({ id, endpoint, weight }, 'registered'), players);
-      return isMoved ? 'moved' : 'registered';
+      return 'registered';
     }
+    if (!member.endpoint.equals(endpoint)) this.#refuseOther(member);
     if (member.origin === 'registered') this.#pool.setWeight(id, weight);
     this.#takeHeartbeat(member, players);
     if (this.#config.healthCheck.type === 'heartbeat') this.#record(member, undefined);
     return 'renewed';
+  }
+
+  /** Two servers under one id would take the backend, and its players, from each other with every heartbeat. */
+  #refuseOther({ id, origin, endpoint }: Member): never {
+    const holder = endpoint.toString();
+    if (origin === 'static') conflict(`backend "${id}" stands in the configuration with ${holder}`);
+    conflict(
+      `backend "${id}" is the server at ${holder}; take another id, or wait: ` +
+        `the id is free when that one leaves, or ${this.#leaseMs}ms after its last heartbeat`,
+    );
+  }
+
+  /** How long a registration holds without a heartbeat. */
+  get #leaseMs(): number {
+    const { fall, intervalMs } = this.#config.healthCheck;
+    return fall * intervalMs;
   }
 
   #takeHeartbeat(member: Member, players: number | undefined): void {
@@ -373,18 +381,15 @@ export class PoolController {
 
   /** Ends registrations that were not renewed, and counts intervals without a heartbeat where that is the check. */
   #watchHeartbeats(): void {
-    const { type, intervalMs, fall } = this.#config.healthCheck;
+    const { type, intervalMs } = this.#config.healthCheck;
+    const leaseMs = this.#leaseMs;
     const now = this.#options.clock.nowMs();
     for (const member of this.#members.values()) {
       const ageMs = now - member.heartbeatAtMs;
-      if (member.origin === 'registered' && ageMs >= fall * intervalMs) {
+      if (member.origin === 'registered' && ageMs >= leaseMs) {
         this.#remove(member.id);
         this.#registrations.expired++;
-        this.#log(
-          'warn',
-          { backend: member.id },
-          `registration expired: no heartbeat for ${fall * intervalMs}ms`,
-        );
+        this.#log('warn', { backend: member.id }, `registration expired: no heartbeat for ${leaseMs}ms`);
       } else if (type === 'heartbeat') {
         for (; member.missed < Math.floor(ageMs / intervalMs); member.missed++)
           this.#record(member, 'no heartbeat');
@@ -394,7 +399,7 @@ export class PoolController {
   }
 
   #onOutcome(member: Member, outcome: CheckOutcome): void {
-    // The backend may have left or moved while it was being asked.
+    // The backend may have left, and another may have its id, while it was being asked.
     if (this.#members.get(member.id) !== member) return;
     if (outcome === SKIPPED) this.#checks.skipped++;
     else this.#record(member, outcome);

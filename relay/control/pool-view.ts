@@ -25,7 +25,7 @@ export interface PoolView {
 }
 
 export type CheckResult = 'ok' | 'failed' | 'skipped';
-export type RegistrationResult = 'registered' | 'renewed' | 'moved' | 'left' | 'expired' | 'refused';
+export type RegistrationResult = 'registered' | 'renewed' | 'left' | 'expired' | 'refused';
 
 /** What happened in a pool since the start. */
 export interface PoolCounts {

@@ -113,6 +113,19 @@ test('without the right token nothing is registered, renewed or removed', async 
   expect(await members()).toEqual(before);
 });
 
+test('a second server under the same id stays out while the first one lives, and no player moves', async () => {
+  const flags = ['--token', TOKEN];
+  await stage.gameServer({ id: 1, register: relay, flags });
+  await relay.untilStates({ fixed: 'unhealthy', 'server-1': 'ready' });
+  const players = await stage.players(8, Endpoint.parse(`127.0.0.1:${relay.listener().port}`));
+  const before = await members();
+  const second = await stage.gameServer({ id: 2, register: relay, backendId: 'server-1', flags });
+  await until('the refusal in its log', () => second.process.stderr.includes('is the server at 127.0.0.1:'));
+  await Promise.all(players.map((player) => player.answers(20)));
+  expect(await members()).toEqual(before);
+  expect(players.map(({ servers }) => servers)).toEqual(players.map(() => [1]));
+});
+
 test('a game server with a wrong token stays out and says why, one with the right token plays', async () => {
   const wrong = await stage.gameServer({ id: 1, register: relay, flags: ['--token', 'wrong'] });
   await until('the refusal in its log', () => wrong.process.stderr.includes('the relay answered 401'));

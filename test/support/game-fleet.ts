@@ -5,8 +5,10 @@ import type { RelayProcess } from './relay-process.ts';
 
 export interface GameServerSettings {
   readonly id: number;
-  /** Registers with this relay, as `server-ID`, ten times a second. */
+  /** Registers with this relay ten times a second. */
   readonly register?: RelayProcess | undefined;
+  /** Its name in the pool; `server-ID` by default. */
+  readonly backendId?: string;
   readonly listen?: string | undefined;
   readonly flags?: readonly string[];
 }
@@ -22,9 +24,12 @@ export interface GameServerProcess {
 /** Resolves when it is bound; with a relay, registering is then on its way. */
 export async function startGameServer(
   group: ProcessGroup,
-  { id, register, listen = '127.0.0.1:0', flags = [] }: GameServerSettings,
+  { id, register, backendId = `server-${id}`, listen = '127.0.0.1:0', flags = [] }: GameServerSettings,
 ): Promise<GameServerProcess> {
-  const membership = register === undefined ? [] : ['--register', register.admin, '--interval', '100ms'];
+  const membership =
+    register === undefined
+      ? []
+      : ['--register', register.admin, '--interval', '100ms', '--backend-id', backendId];
   const child = group.start(
     tickrelay(`game server ${id}`, [
       'gameserver',
@@ -36,7 +41,7 @@ export async function startGameServer(
     ]),
   );
   const { udp } = await child.event('ready');
-  return { id, backendId: `server-${id}`, endpoint: Endpoint.parse(udp as string), process: child };
+  return { id, backendId, endpoint: Endpoint.parse(udp as string), process: child };
 }
 
 /** Seconds without a heartbeat until a server is out: long enough for a busy machine, short enough for a test. */

@@ -137,14 +137,26 @@ test('repeated heartbeats change nothing and publish nothing', async () => {
   expect(statesOf(pool)).toEqual(['a ready']);
 });
 
-test('a heartbeat from another address is a new registration', () => {
+test('an id belongs to the address that registered it until that one leaves or its registration ends', async () => {
   const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  const addresses = (): string[] => pool.view().backends.map(({ address }) => address);
   register(pool, 'a', '10.0.0.9:7777');
   const before = newest()?.backends[0]?.ref;
+  await passSeconds(2.8);
+  expect(() => register(pool, 'a', '10.0.0.9:8888')).toThrow(
+    'backend "a" is the server at 10.0.0.9:7777; take another id, or wait: ' +
+      'the id is free when that one leaves, or 3000ms after its last heartbeat',
+  );
+  expect(addresses()).toEqual(['10.0.0.9:7777']);
+  expect(newest()?.backends[0]?.ref).toBe(before);
+  await passSeconds(0.3);
   register(pool, 'a', '10.0.0.9:8888');
-  expect(pool.view().backends.map(({ address }) => address)).toEqual(['10.0.0.9:8888']);
+  expect(addresses()).toEqual(['10.0.0.9:8888']);
   expect(newest()?.backends[0]?.ref).not.toBe(before);
-  expect(pool.counts().registrations.moved).toBe(1);
+  pool.leave('a');
+  register(pool, 'a', '10.0.0.9:9999');
+  expect(addresses()).toEqual(['10.0.0.9:9999']);
+  expect(pool.counts().registrations).toMatchObject({ registered: 3, renewed: 0, expired: 1, left: 1 });
 });
 
 test('a heartbeat may change the weight of a registered backend, not of a static one', () => {

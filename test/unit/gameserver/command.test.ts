@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import yargs from 'yargs';
 import { command } from '../../../gameserver/command.ts';
-import { Endpoint } from '../../../net/address.ts';
+import { Endpoint, IpAddress } from '../../../net/address.ts';
 import type { DatagramSocket } from '../../../net/datagram-socket.ts';
 import { DatagramBatch } from '../../../net/datagram-socket.ts';
 import { openDgramSocket } from '../../../net/dgram-socket.ts';
@@ -105,7 +105,10 @@ describe.each(['dgram', 'mmsg'] as const)('tickrelay gameserver --socket %s', (k
     expect(printed).toMatch(/\ngame server 1: received 0 \(0 accepted, 0 malformed\).* ticks, \d+ late/);
   });
 
-  test('with --register joins the pool, and leaves it before the summary', async () => {
+  test.each([
+    ['10.0.0.5', 'server-10.0.0.5'],
+    ['fd00::5', 'server-fd00--5'],
+  ])('with --register joins the pool as the address %s, and leaves it before the summary', async (ip, id) => {
     const requests: string[] = [];
     const relay = createServer((request, response) => {
       let body = '';
@@ -118,15 +121,16 @@ describe.each(['dgram', 'mmsg'] as const)('tickrelay gameserver --socket %s', (k
     await new Promise<void>((resolve) => relay.listen(0, '127.0.0.1', resolve));
     const { port } = relay.address() as AddressInfo;
     const running = run(
-      `--json --socket ${kind} --listen 0.0.0.0:0 --advertise 10.0.0.5 --id 2 --register http://127.0.0.1:${port}`,
+      `--json --socket ${kind} --listen 0.0.0.0:0 --advertise ${ip} --id 2 --register http://127.0.0.1:${port}`,
     );
     const { port: bound } = await ready();
     await vi.waitFor(() => expect(requests).toHaveLength(1));
     stop();
     await running;
+    const address = new Endpoint(IpAddress.parse(ip), bound).toString();
     expect(requests).toEqual([
-      `PUT /v1/pools/game-servers/backends/server-2 {"address":"10.0.0.5:${bound}","weight":1,"players":0}`,
-      'DELETE /v1/pools/game-servers/backends/server-2',
+      `PUT /v1/pools/game-servers/backends/${id}-${bound} {"address":"${address}","weight":1,"players":0}`,
+      `DELETE /v1/pools/game-servers/backends/${id}-${bound}`,
     ]);
     relay.close();
   });
