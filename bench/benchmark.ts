@@ -37,7 +37,8 @@ export function countSteps(plan: Plan): number {
   const { rounds, loads, engines, peers, ladder, dialUs, payloadRounds } = plan;
   const routes = 1 + engines.length + peers.length;
   const inTurns = routes * (rounds * loads.length + ladder.length) + dialUs.length * rounds;
-  return 1 + inTurns + 1 + payloadRounds * LIVE_CODECS.length + 2;
+  const live = payloadRounds === 0 ? 0 : 1 + payloadRounds * LIVE_CODECS.length;
+  return 1 + inTurns + live + 2;
 }
 
 /** @throws RelayError when a process failed; an AbortError when `signal` fired */
@@ -196,6 +197,7 @@ async function turnDial(backends: readonly string[], options: BenchmarkOptions):
 /** The same players and updates through the relay in each codec, with game servers and a relay that are as fresh. */
 async function playLive(options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress } = options;
+  if (plan.payloadRounds === 0) return [];
   progress.step('live payload: starting fresh game servers and relays');
   const lanes = await Promise.all(
     LIVE_CODECS.map(async (codec) => {

@@ -41,8 +41,8 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
         ladder: ladder ?? [players, 3 * players],
         comparisonMs: 600,
         ladderMs: 500,
-        payloadMs: 400,
-        payloadRounds: 1,
+        payloadMs: 0,
+        payloadRounds: 0,
         rampMs: 100,
         warmupMs: 150,
       }

@@ -69,7 +69,7 @@ export interface Plan {
   readonly comparisonMs: number;
   readonly ladderMs: number;
   readonly payloadMs: number;
-  /** Live runs of each codec. */
+  /** Live runs of each codec; 0 leaves them out. */
   readonly payloadRounds: number;
   readonly rampMs: number;
   readonly warmupMs: number;

@@ -15,9 +15,10 @@ const GRACE_MS = 50;
 /** Lets every player say to every game server where they are. */
 export async function primeServers(
   servers: readonly string[],
-  load: Pick<Load, 'players' | 'codec' | 'seed'>,
+  { players, codec, seed }: Pick<Load, 'players' | 'codec' | 'seed'>,
 ): Promise<void> {
-  await Promise.all(servers.map((server) => play(server, { ...PRIMING, ...load })));
+  const load = { ...PRIMING, players, codec, seed };
+  await Promise.all(servers.map((server) => play(server, load)));
 }
 
 /** Runs a load through a route until its code is warm. */

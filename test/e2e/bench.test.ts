@@ -50,7 +50,7 @@ afterEach(async () => {
 
 describe('tickrelay bench', () => {
   const start = (...args: string[]): ManagedProcess =>
-    group.start(tickrelay('benchmark', ['bench', '--quick', '--out', directory, ...args]));
+    group.start(tickrelay('benchmark', ['bench', '--out', directory, ...args]));
   const readJson = async (name: string): Promise<unknown> =>
     JSON.parse(await readFile(join(directory, name), 'utf8'));
 
@@ -58,7 +58,9 @@ describe('tickrelay bench', () => {
     'compares every engine and installed peer, climbs, and writes both files',
     { timeout: DEADLINE_MS },
     async () => {
-      const bench = start('--players', '4', '--loads', '4,8', '--ladder', '12', '--dial', '0,200');
+      const bench = start(
+        ...['--players', '4', '--rounds', '1', '--loads', '4,8', '--ladder', '12', '--dial', '0,200'],
+      );
       const { code } = await bench.ended(DEADLINE_MS);
       const results = (await readJson('results.json')) as BenchResults;
       expect(code).toBe(mainJobHolds(results) ? 0 : 1);
@@ -130,7 +132,7 @@ describe('tickrelay bench', () => {
   );
 
   it('ends every process and exits with 130 at Ctrl-C', { timeout: DEADLINE_MS }, async () => {
-    const bench = start('--players', '4', '--ladder', '4');
+    const bench = start('--quick', '--players', '4');
     await expect.poll(() => childrenOf(bench).length, { timeout: DEADLINE_MS }).toBeGreaterThan(2);
     const children = childrenOf(bench);
     bench.signal('SIGINT');

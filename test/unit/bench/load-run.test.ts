@@ -106,7 +106,9 @@ describe('progress', () => {
       quick: true,
     };
     const steps = { loads: [4, 8, 12], rounds: 2, ladder: [4, 8], dialUs: [0, 200] };
-    // The start, 3 routes x (2 rounds x 3 loads + 2 steps), 2 rounds x 2 of the dial, another start, binary and JSON, two micro-benchmarks.
-    expect(countSteps(makePlan({ ...asked, ...steps }))).toBe(1 + 24 + 4 + 1 + 2 + 2);
+    // The start, 3 routes x (2 rounds x 3 loads + 2 steps), 2 rounds x 2 of the dial, two micro-benchmarks;
+    // when it is not quick, another start, and binary and JSON.
+    expect(countSteps(makePlan({ ...asked, ...steps }))).toBe(1 + 24 + 4 + 2);
+    expect(countSteps(makePlan({ ...asked, ...steps, quick: false }))).toBe(1 + 24 + 4 + 2 + 1 + 2);
   });
 });
