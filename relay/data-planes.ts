@@ -11,7 +11,8 @@ import type { TcpEngine } from './tcp/tcp-engine.ts';
 export class DataPlanes {
   readonly engine: Engine;
   readonly tcp: TcpEngine;
-  #listeners: readonly ListenerConfig[] = [];
+  /** What is bound now, by name. */
+  readonly #listeners = new Map<string, ListenerConfig>();
 
   constructor(engine: Engine, tcp: TcpEngine) {
     this.engine = engine;
@@ -42,9 +43,10 @@ export class DataPlanes {
    * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had
    */
   async apply(wanted: readonly ListenerConfig[]): Promise<void> {
-    const kept = wanted.filter((next) => this.#listeners.some((listener) => isSame(listener, next)));
+    const bound = [...this.#listeners.values()];
+    const kept = wanted.filter((next) => bound.some((listener) => isSame(listener, next)));
     const added = wanted.filter((next) => !kept.includes(next));
-    const closing = this.#listeners.filter((listener) => !kept.some((next) => isSame(listener, next)));
+    const closing = bound.filter((listener) => !kept.some((next) => isSame(listener, next)));
 
     if (closing.length > 0) {
       for (const listener of added) if (!this.#hasPortOf(closing, listener)) await this.#try(listener);
@@ -54,7 +56,6 @@ export class DataPlanes {
       for (const listener of closing) await this.#open(listener);
     });
     for (const listener of kept) await this.#update(listener);
-    this.#listeners = wanted;
   }
 
   async drain(): Promise<void> {
@@ -102,18 +103,22 @@ export class DataPlanes {
     await this.#close(trial);
   }
 
-  #open(listener: ListenerConfig): Promise<Endpoint> {
-    return listener.protocol === 'udp' ? this.engine.addListener(listener) : this.tcp.addListener(listener);
+  async #open(listener: ListenerConfig): Promise<void> {
+    if (listener.protocol === 'udp') await this.engine.addListener(listener);
+    else await this.tcp.addListener(listener);
+    this.#listeners.set(listener.name, listener);
   }
 
   async #update(listener: ListenerConfig): Promise<void> {
     if (listener.protocol === 'udp') await this.engine.updateListener(listener);
     else this.tcp.updateListener(listener);
+    this.#listeners.set(listener.name, listener);
   }
 
-  #close(listener: ListenerConfig): Promise<void> {
-    const { name } = listener;
-    return listener.protocol === 'udp' ? this.engine.removeListener(name) : this.tcp.removeListener(name);
+  async #close({ name, protocol }: ListenerConfig): Promise<void> {
+    this.#listeners.delete(name);
+    if (protocol === 'udp') await this.engine.removeListener(name);
+    else await this.tcp.removeListener(name);
   }
 }
 

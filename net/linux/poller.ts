@@ -83,6 +83,7 @@ export class Poller {
   /** The system lacks epoll_pwait2, or a container forbids it: waits are whole milliseconds. */
   #isCoarse = false;
   #driven: NodeJS.Immediate | undefined;
+  #inRound = false;
   #closed = false;
 
   constructor(libc: Libc, options: PollerOptions = {}) {
@@ -147,6 +148,7 @@ export class Poller {
 
   /** One round, after what `send` has queued outside one. Waits at most `maxWaitMs`. @returns datagrams received */
   poll(maxWaitMs: number): number {
+    this.#inRound = true;
     this.#queue.flush();
     const ready = this.#wait(maxWaitMs);
     let received = 0;
@@ -154,7 +156,9 @@ export class Poller {
     this.#queue.flush();
     this.#used = 0;
     this.#runTimers();
-    if (received > 0 && this.#coalesceUs > 0) this.#libc.usleep(this.#coalesceUs);
+    this.#inRound = false;
+    if (this.#closed) this.#release();
+    else if (received > 0 && this.#coalesceUs > 0) this.#libc.usleep(this.#coalesceUs);
     return received;
   }
 
@@ -182,6 +186,11 @@ export class Poller {
     clearImmediate(this.#driven);
     this.#timers.clear();
     for (const socket of this.#sockets) void socket?.close();
+    // A callback may close the poller; the memory is in use until its round is over.
+    if (!this.#inRound) this.#release();
+  }
+
+  #release(): void {
     for (const fd of [this.wakeFd, this.#epoll]) {
       this.#note(fd, 0);
       this.#libc.close(fd);

@@ -70,6 +70,10 @@ export class ListenerCounters {
     this.values[SESSIONS_REPINNED]!++;
   }
 
+  get sessionsOpened(): number {
+    return this.values[SESSIONS_OPENED]!;
+  }
+
   /** Live sessions of the listener. */
   get liveSessions(): number {
     return this.values[LIVE_SESSIONS]!;

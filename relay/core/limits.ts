@@ -39,8 +39,8 @@ export const UPSTREAM_QUARANTINE_MS = 30_000;
 /** Records that one sweep step visits: about 0.1 ms of work. */
 export const SWEEP_BUDGET = 4_096;
 
-/** Sessions that a full table looks at for a half-open one to evict. */
-export const EVICTION_BUDGET = 64;
+/** Places of a full table, or upstream sockets, that are looked at for a half-open session to evict. */
+export const EVICTION_BUDGET = 128;
 
 /** TCP connections of one listener by default. Each takes two descriptors and at most two stream buffers. */
 export const DEFAULT_MAX_CONNECTIONS = 10_000;

@@ -91,6 +91,8 @@ export class Router {
   /** Ends every session of the listener and forgets its pins. */
   removeListener(listener: ListenerState, nowMs: number): void {
     const { sessions, pins } = this;
+    this.#listeners[listener.index] = undefined;
+    if (listener.counters.sessionsOpened === 0) return;
     // As many steps as there are places and records: a removal may move a record into the place just visited.
     sessions.records.walk(sessions.records.places + sessions.records.size, (id) => {
       if (sessions.listener(id) === listener.index) this.end(id, listener, nowMs);
@@ -98,7 +100,6 @@ export class Router {
     pins.records.walk(pins.records.places + pins.records.size, (id) => {
       if (pins.listener(id) === listener.index) pins.records.remove(id);
     });
-    this.#listeners[listener.index] = undefined;
   }
 
   listenerOf(session: number): ListenerState {
@@ -151,6 +152,13 @@ export class Router {
 
   expire(session: number, listener: ListenerState, nowMs: number): void {
     listener.counters.sessionExpired();
+    this.end(session, listener, nowMs);
+  }
+
+  /** Ends a half-open session, to make room for another. Ids of others may change. */
+  evict(session: number, nowMs: number): void {
+    const listener = this.listenerOf(session);
+    listener.counters.sessionEvicted();
     this.end(session, listener, nowMs);
   }
 
@@ -262,12 +270,8 @@ export class Router {
   #evictHalfOpen(nowMs: number): boolean {
     this.#victim = -1;
     this.sessions.records.walk(EVICTION_BUDGET, this.#considerVictim);
-    const victim = this.#victim;
-    if (victim === -1) return false;
-    const listener = this.listenerOf(victim);
-    listener.counters.sessionEvicted();
-    this.end(victim, listener, nowMs);
-    return true;
+    if (this.#victim !== -1) this.evict(this.#victim, nowMs);
+    return this.#victim !== -1;
   }
 }
 

@@ -443,6 +443,27 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       expect(await b.serversOf(players)).toEqual(['a', 'a', 'a', 'a']);
     });
 
+    testOfExactCaps(
+      'a flood of single datagrams does not shut players out when upstream sockets run short',
+      async () => {
+        const b = await bed({ maxUpstreamSockets: 8 }).start(['a']);
+        const players = b.clients(3);
+        await b.serversOf(players);
+        await b.serversOf(players);
+        for (let i = 0; i < 60; i++) await b.peer(`127.8.0.${i + 1}:0`).ask(b.listener, 'once');
+        const newcomers = Array.from({ length: 5 }, (_, i) => b.peer(`127.7.0.${i + 1}:0`));
+        for (const newcomer of newcomers) {
+          expect(await b.serverOf(newcomer)).toBe('a');
+          expect(await b.serverOf(newcomer)).toBe('a');
+        }
+        expect(await b.serversOf(players)).toEqual(['a', 'a', 'a']);
+        expect(b.counts().sessionsEvicted).toBe(60);
+        expect(b.engine.listeners()[0]!.upstreamSockets).toBe(8);
+        b.peer('127.6.0.1:0').send(b.listener, 'full of players now');
+        await expect.poll(() => b.counts().downstream.dropped['no-upstream-socket']).toBe(1);
+      },
+    );
+
     test('replies towards a half-open session are bounded when the limit is on', async () => {
       const b = bed();
       const server = b.peer('127.0.0.1:0', () => Buffer.alloc(1_000));

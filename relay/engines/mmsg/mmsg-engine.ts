@@ -38,6 +38,10 @@ export interface MmsgEngineOptions {
   readonly onTrouble?: (error: unknown) => void;
 }
 
+/** A worker that ends earlier than this after its start is not replaced at once, but after the delay. */
+const SHORT_LIFE_MS = 1_000;
+const RESTART_DELAY_MS = 500;
+
 interface Listener {
   spec: UdpListenerSpec;
   readonly local: Endpoint;
@@ -63,6 +67,8 @@ export class MmsgEngine implements Engine {
   readonly #workers: WorkerThread[];
   readonly #listeners = new Map<string, Listener>();
   readonly #pools = new Map<string, Pool>();
+  readonly #startedMs: number[] = [];
+  readonly #now = (): number => performance.now();
   #isDraining = false;
   #closing: Promise<void> | undefined;
 
@@ -95,7 +101,12 @@ export class MmsgEngine implements Engine {
     const listener = { spec, local: bound, fds, counters, turns };
     this.#listeners.set(spec.name, listener);
     if (!this.#pools.has(spec.pool)) await this.#publishToAll(this.#openPool(spec.pool));
-    await Promise.all(this.#workers.map((worker, index) => this.#addTo(worker, index, listener)));
+    try {
+      await Promise.all(this.#workers.map((worker, index) => this.#addTo(worker, index, listener)));
+    } catch (error) {
+      await this.removeListener(spec.name);
+      throw error;
+    }
     return bound;
   }
 
@@ -170,6 +181,7 @@ export class MmsgEngine implements Engine {
   }
 
   #startWorker(index: number): WorkerThread {
+    this.#startedMs[index] = this.#now();
     return new WorkerThread(
       {
         libc: this.#libc,
@@ -183,6 +195,16 @@ export class MmsgEngine implements Engine {
 
   /** A worker died with its sessions. A new one takes its place, its sockets and its share of the players. */
   #replaceWorker(index: number): void {
+    if (this.#closing !== undefined) return;
+    if (this.#now() - this.#startedMs[index]! < SHORT_LIFE_MS) {
+      // It did not live long enough to be of use; another try at once would only burn the processor.
+      setTimeout(() => this.#restart(index), RESTART_DELAY_MS).unref();
+      return;
+    }
+    this.#restart(index);
+  }
+
+  #restart(index: number): void {
     if (this.#closing !== undefined) return;
     this.#options.onTrouble?.(new Error(`worker ${index} ended and is replaced; its sessions begin anew`));
     const worker = this.#startWorker(index);

@@ -38,6 +38,8 @@ export interface UdpListenerOptions {
   readonly openSocket: OpenDatagramSocket;
   readonly openUpstream: OpenDatagramSocket;
   readonly maxUpstreamSockets: number;
+  /** Whether one more upstream socket may be opened beside those of other listeners. */
+  readonly hasRoom: () => boolean;
   readonly upstreamQuarantineMs: number;
   readonly now: () => number;
   readonly onTrouble: (error: unknown) => void;
@@ -51,6 +53,7 @@ export class UdpListener {
   readonly #socket: DatagramSocket;
   readonly #upstreams: UpstreamSockets;
   readonly #outgoing = new DatagramBatch(1);
+  readonly #isHalfOpen = (session: number): boolean => this.#router.sessions.isHalfOpen(session);
   #spec: UdpListenerSpec;
 
   /** @throws RelayError TICKRELAY_ERR_BIND */
@@ -68,6 +71,7 @@ export class UdpListener {
     });
     this.#upstreams = new UpstreamSockets({
       maxSockets: options.maxUpstreamSockets,
+      hasRoom: options.hasRoom,
       quarantineMs: options.upstreamQuarantineMs,
       open: (local, onReceive) => this.#openUpstream(local, onReceive),
       onReceive: (upstream, batch) => this.#upstream(upstream, batch),
@@ -158,29 +162,51 @@ export class UdpListener {
         counters.dropped(DOWNSTREAM, ~session);
         continue;
       }
-      this.#toBackend(session, payloads[i]!, length, nowMs);
+      const attached = this.#attach(session, words, i * 4, ports[i]!, nowMs);
+      if (attached === -1) counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
+      else this.#toBackend(attached, payloads[i]!, length);
     }
   }
 
-  #toBackend(session: number, payload: Uint8Array, length: number, nowMs: number): void {
+  /**
+   * Gives the session of the client at `words[at]` and `port` an upstream socket, if it has none. When they are used up, a
+   * half-open session gives up its own.
+   *
+   * @returns the session's id, which may have changed, or -1 when no socket can be had
+   */
+  #attach(session: number, words: Uint32Array, at: number, port: number, nowMs: number): number {
     const { sessions } = this.#router;
-    const { counters, pool } = this.state;
+    if (sessions.upstream(session) !== NO_UPSTREAM) return session;
     const slot = slotOf(sessions.backendRef(session));
-    let upstream = sessions.upstream(session);
-    if (upstream === NO_UPSTREAM) {
-      upstream = this.#upstreams.acquire(slot, session, nowMs);
-      counters.upstreamSockets = this.#upstreams.size;
-      if (upstream === -1) {
-        counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
-        return;
-      }
-      sessions.setUpstream(session, upstream);
+    let id = session;
+    let upstream = this.#upstreams.acquire(slot, id, nowMs);
+    if (upstream === -1 && this.#evictHalfOpen(slot, nowMs)) {
+      id = sessions.find(this.state.index, words, at, port);
+      upstream = this.#upstreams.acquire(slot, id, nowMs);
     }
-    const { words, ports } = pool.snapshot;
+    if (upstream === -1) return -1;
+    sessions.setUpstream(id, upstream);
+    this.state.counters.upstreamSockets = this.#upstreams.size;
+    return id;
+  }
+
+  #toBackend(session: number, payload: Uint8Array, length: number): void {
+    const { sessions } = this.#router;
+    const { words, ports } = this.state.pool.snapshot;
+    const slot = slotOf(sessions.backendRef(session));
     this.#outgoing.clear();
     this.#outgoing.append(payload, length, words, slot * 4, ports[slot]!);
-    const accepted = this.#upstreams.get(upstream).socket.send(this.#outgoing);
-    if (accepted === 0) counters.dropped(DOWNSTREAM, SEND_QUEUE_FULL);
+    const accepted = this.#upstreams.get(sessions.upstream(session)).socket.send(this.#outgoing);
+    if (accepted === 0) this.state.counters.dropped(DOWNSTREAM, SEND_QUEUE_FULL);
+  }
+
+  /** Ends a half-open session and closes its upstream socket. @returns whether there is room for another one */
+  #evictHalfOpen(slot: number, nowMs: number): boolean {
+    const victim = this.#upstreams.findSoleOwner(slot, this.#isHalfOpen);
+    if (victim === -1) return false;
+    const upstream = this.#router.sessions.upstream(victim);
+    this.#router.evict(victim, nowMs);
+    return this.#upstreams.closeUnowned(upstream);
   }
 
   #upstream(upstream: UpstreamSocket, batch: DatagramBatch): void {

@@ -15,7 +15,11 @@
 import assert from 'node:assert/strict';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import type { DatagramBatch, DatagramSocket } from '../../../net/datagram-socket.ts';
+import { RelayError } from '../../../net/relay-error.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+
+import { EVICTION_BUDGET } from '../../core/limits.ts';
+import { RestQueue } from './rest-queue.ts';
 
 /** Nobody owns the socket towards this slot. */
 export const NO_OWNER = -1;
@@ -25,6 +29,9 @@ const ANY_V6 = new Endpoint(IpAddress.parse('::'), 0);
 
 /** After the system refused a socket, how long none is asked for: asking costs more than a datagram is worth. */
 const OPEN_RETRY_MS = 100;
+
+/** Between two reports that the sockets are used up. */
+const FULL_REPORT_MS = 10_000;
 
 export interface UpstreamSocket {
   /** Its number, in sessions. Reused after it was closed. */
@@ -44,20 +51,27 @@ interface Member extends UpstreamSocket {
   closed: boolean;
 }
 
+interface Rest {
+  readonly member: Member;
+  readonly sinceMs: number;
+}
+
 interface Slot {
   readonly isV4: boolean;
   readonly endpoint: Endpoint;
   fresh: Member[];
-  readonly resting: { readonly member: Member; readonly sinceMs: number }[];
+  readonly resting: RestQueue<Rest>;
 }
 
 export interface UpstreamSocketsOptions {
   readonly maxSockets: number;
+  /** Whether one more may be opened beside those of other listeners. */
+  readonly hasRoom: () => boolean;
   readonly quarantineMs: number;
   /** Opens and binds a socket whose datagrams go to `onReceive` with the member that received them. */
   readonly open: (local: Endpoint, onReceive: (batch: DatagramBatch) => void) => DatagramSocket;
   readonly onReceive: (upstream: UpstreamSocket, batch: DatagramBatch) => void;
-  /** The system refused a socket. Called at most once in 100 ms. */
+  /** The system refused a socket, or the cap did. Called at most once in 100 ms, and in 10 s for the cap. */
   readonly onOpenFailed: (error: unknown) => void;
 }
 
@@ -69,6 +83,8 @@ export class UpstreamSockets {
   #slotCapacity = 8;
   #size = 0;
   #retryOpenAtMs = 0;
+  #reportedFullMs = Number.NEGATIVE_INFINITY;
+  #cursor = 0;
 
   constructor(options: UpstreamSocketsOptions) {
     this.#options = options;
@@ -96,9 +112,11 @@ export class UpstreamSockets {
       }
       if (this.#slots[slot]?.endpoint.equals(endpoint) === true) continue;
       const isV4 = endpoint.ip.isV4;
-      const resting = this.#members
-        .filter((member) => member?.isV4 === isV4 && member.owners[slot] === NO_OWNER)
-        .map((member) => ({ member: member!, sinceMs: nowMs }));
+      const resting = new RestQueue<Rest>();
+      for (const member of this.#members) {
+        if (member?.isV4 === isV4 && member.owners[slot] === NO_OWNER)
+          resting.push({ member, sinceMs: nowMs });
+      }
       this.#slots[slot] = { isV4, endpoint, fresh: [], resting };
     }
   }
@@ -135,6 +153,35 @@ export class UpstreamSockets {
     member.owners[slot] = session;
   }
 
+  /**
+   * Looks at a few sockets for a session that has one to itself, towards this slot, and may lose it.
+   *
+   * @returns its id, or -1
+   */
+  findSoleOwner(slot: number, mayLose: (session: number) => boolean): number {
+    for (let steps = Math.min(EVICTION_BUDGET, this.#members.length); steps > 0; steps--) {
+      this.#cursor = (this.#cursor + 1) % this.#members.length;
+      const member = this.#members[this.#cursor];
+      if (member?.owned !== 1) continue;
+      const session = member.owners[slot]!;
+      if (session !== NO_OWNER && mayLose(session)) return session;
+    }
+    return -1;
+  }
+
+  /**
+   * Closes a socket that no session owns, without waiting for its rest: a late reply then finds no port at all.
+   *
+   * @returns whether there is room for another one now
+   */
+  closeUnowned(number: number): boolean {
+    const member = this.#members[number];
+    if (member === undefined || member.owned > 0) return false;
+    this.#close(member);
+    this.#retryOpenAtMs = 0;
+    return true;
+  }
+
   /** Ends rests that are over, and closes sockets that nobody needs any more. */
   sweep(nowMs: number): void {
     for (const place of this.#slots) if (place !== undefined) this.#endRest(place, nowMs);
@@ -164,9 +211,9 @@ export class UpstreamSockets {
   #endRest(place: Slot, nowMs: number): void {
     const restedBefore = nowMs - this.#options.quarantineMs;
     for (
-      let head = place.resting[0];
+      let head = place.resting.peek();
       head !== undefined && head.sinceMs <= restedBefore;
-      head = place.resting[0]
+      head = place.resting.peek()
     ) {
       place.resting.shift();
       if (!head.member.closed) place.fresh.push(head.member);
@@ -180,7 +227,7 @@ export class UpstreamSockets {
 
   /** Opens one more socket; it is fresh for the other slots. */
   #open(place: Slot, nowMs: number): Member | undefined {
-    if (this.#size >= this.#options.maxSockets || nowMs < this.#retryOpenAtMs) return undefined;
+    if (!this.#hasRoom(nowMs) || nowMs < this.#retryOpenAtMs) return undefined;
     const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
     const number = this.#freeNumbers.pop() ?? this.#members.length;
     let member: Member | undefined;
@@ -200,6 +247,17 @@ export class UpstreamSockets {
     for (const other of this.#slots)
       if (other !== place && other?.isV4 === place.isV4) other.fresh.push(member);
     return member;
+  }
+
+  #hasRoom(nowMs: number): boolean {
+    const { maxSockets, hasRoom, onOpenFailed } = this.#options;
+    if (this.#size < maxSockets && hasRoom()) return true;
+    if (nowMs - this.#reportedFullMs < FULL_REPORT_MS) return false;
+    this.#reportedFullMs = nowMs;
+    const message =
+      'all upstream sockets are in use; raise limits.maxUpstreamSockets, unless this is a flood';
+    onOpenFailed(new RelayError('TICKRELAY_ERR_LIMIT', message));
+    return false;
   }
 
   #close(member: Member): void {

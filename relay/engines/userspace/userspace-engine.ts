@@ -5,7 +5,6 @@ import assert from 'node:assert/strict';
 import type { Endpoint } from '../../../net/address.ts';
 import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
 import type { ListenerCounters } from '../../core/counters.ts';
-import { RelayError } from '../../../net/relay-error.ts';
 import { ListenerState, type LiveSessions, PoolView } from '../../core/listener-state.ts';
 import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
@@ -164,10 +163,8 @@ export class UserspaceEngine implements Engine {
       state,
       router: this.#router,
       openSocket,
-      openUpstream: (socket) => {
-        this.#requireRoom();
-        return openUpstream(socket);
-      },
+      openUpstream,
+      hasRoom: () => this.#hasRoom(),
       maxUpstreamSockets,
       upstreamQuarantineMs,
       now,
@@ -180,15 +177,11 @@ export class UserspaceEngine implements Engine {
     return listener;
   }
 
-  /** @throws RelayError TICKRELAY_ERR_LIMIT when the upstream sockets are used up */
-  #requireRoom(): void {
+  /** Whether the upstream sockets are not used up. */
+  #hasRoom(): boolean {
     let sockets = 0;
     for (const listener of this.#listeners.values()) sockets += listener.upstreamSockets;
-    if (sockets < this.#options.maxUpstreamSockets) return;
-    throw new RelayError(
-      'TICKRELAY_ERR_LIMIT',
-      `all ${sockets} upstream sockets are in use (limits.maxUpstreamSockets)`,
-    );
+    return sockets < this.#options.maxUpstreamSockets;
   }
 
   #listenerOf(session: number): UdpListener {

@@ -25,6 +25,7 @@ function rig(maxSockets = 100, ids: readonly string[] = ['a', 'b']) {
   const pool = new BackendPool('game');
   const sockets = new UpstreamSockets({
     maxSockets,
+    hasRoom: () => true,
     quarantineMs: QUARANTINE_MS,
     open: (local, onReceive) => {
       refuse.attempts++;
