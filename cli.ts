@@ -2,7 +2,7 @@
 /** The command line: joins the commands of the rooms, and turns failures into one line and an exit code. */
 import yargs, { type CommandModule } from 'yargs';
 import { hideBin } from 'yargs/helpers';
-import { describeFailure, EXIT_USAGE } from './command-line.ts';
+import { describeFailure, EXIT_USAGE, outliveReaders } from './command-line.ts';
 import { RelayError } from './net/relay-error.ts';
 import { VERSION } from './version.ts';
 
@@ -42,10 +42,7 @@ const parser = yargs(words)
     throw error === undefined || error.name === 'YError' ? new UsageError(message) : error;
   });
 
-// Whoever read the output may be gone by the end of a run (`| head -1`); that is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-});
+outliveReaders();
 
 try {
   await parser.parseAsync();

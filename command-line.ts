@@ -2,6 +2,9 @@
  * What every command shares: exit codes, option parsing, the logger, the line that says a process is ready, and one
  * way to end. Results go to standard output, everything else to standard error, so that output can be piped.
  */
+import { closeSync, openSync } from 'node:fs';
+import { devNull } from 'node:os';
+import { isatty } from 'node:tty';
 import { pino, type Logger } from 'pino';
 import pretty from 'pino-pretty';
 import { Endpoint } from './net/address.ts';
@@ -38,23 +41,46 @@ export const coerceEndpoint = (text: string): Endpoint => Endpoint.parse(text);
 export const coerceDurationMs = (text: string): number => parseDurationMs(text);
 
 /**
- * Calls `stop` at the first SIGINT or SIGTERM and ends the process at the second.
+ * Calls `stop` at the first of these signals and ends the process at the second. SIGHUP, where it is one of them, never
+ * is the second: a closing terminal sends it, and its shell may send it again.
  *
  * @returns a function that takes the handlers away again
  */
-export function onStopSignal(stop: (signal: NodeJS.Signals) => void): () => void {
+export function onStopSignal(
+  stop: (signal: NodeJS.Signals) => void,
+  signals: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM'],
+): () => void {
   let asked = false;
   const handler = (signal: NodeJS.Signals): void => {
-    if (asked) process.exit(EXIT_FORCED);
+    if (asked && signal !== 'SIGHUP') process.exit(EXIT_FORCED);
+    if (!asked) stop(signal);
     asked = true;
-    stop(signal);
   };
-  process.on('SIGINT', handler);
-  process.on('SIGTERM', handler);
+  for (const signal of signals) process.on(signal, handler);
   return () => {
-    process.off('SIGINT', handler);
-    process.off('SIGTERM', handler);
+    for (const signal of signals) process.off(signal, handler);
   };
+}
+
+/**
+ * Lets the process outlive whoever reads its output, a pipe (`| head -1`) or a terminal: what is written there is lost,
+ * and the end is in order.
+ */
+export function outliveReaders(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
+    });
+  }
+  // At its end Node gives a terminal back as it was, and aborts when it can't; so one that is gone is replaced.
+  const terminals = [0, 1, 2].filter((fd) => isatty(fd));
+  process.on('exit', () => {
+    for (const fd of terminals.filter((terminal) => !isatty(terminal))) {
+      closeSync(fd);
+      // The lowest free descriptor is taken: this one.
+      openSync(devNull, 'r+');
+    }
+  });
 }
 
 /** The exit code for an error, and what to print of it: one line for an operating error, the stack for a bug. */

@@ -1,4 +1,5 @@
 /** `tickrelay relay`: the relay as a process. */
+import type { Logger } from 'pino';
 import type { CommandModule } from 'yargs';
 import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-line.ts';
 import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
@@ -98,28 +99,50 @@ export const command: CommandModule<object, RelayArguments> = {
       )
       .example('$0 relay --config relay.yaml', 'docs/configuration.md has every key')
       .epilogue(
-        'Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the file again.\n\n' +
+        'Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the file ' +
+          'again, or, without --config, ends like SIGTERM.\n\n' +
           'Exit codes: 0 ended by a signal; 1 an address is taken or the engine cannot run; ' +
           '2 the flags or the file are wrong; 130 a second signal.',
       ),
   handler: runRelay,
 };
 
+interface RunningRelay {
+  readonly relay: Relay;
+  readonly logger: Logger;
+  readonly addresses: RelayAddresses;
+}
+
 async function runRelay(args: RelayArguments): Promise<void> {
-  const { config, warnings } = await readConfig(args);
-  const logger = createLogger('tickrelay', config.log.level);
-  for (const warning of warnings) logger.warn(warning);
-  const logLevel = args.logLevel === undefined ? undefined : config.log.level;
-  const relay = new Relay({ config, configPath: args.config, logger, logLevel });
-  const addresses = await relay.start();
-  const stopped = new Promise<NodeJS.Signals>((resolve) => onStopSignal(resolve));
-  process.on('SIGHUP', () => void relay.reload());
+  const starting = startRelay(args);
+  const hasFile = args.config !== undefined;
+  // A file may change while the relay starts; the reload then follows at once.
+  if (hasFile)
+    process.on('SIGHUP', () => {
+      void starting.then(
+        ({ relay }) => relay.reload(),
+        () => undefined,
+      );
+    });
+  const { relay, addresses, logger } = await starting;
+  // Without a file there is nothing to read again: SIGHUP is the terminal that was closed.
+  const stopSignals = ['SIGINT', 'SIGTERM', ...(hasFile ? [] : ['SIGHUP' as const])] as const;
+  const stopped = new Promise<NodeJS.Signals>((resolve) => onStopSignal(resolve, stopSignals));
   printReady(relay, addresses, args.json);
   logger.info({ signal: await stopped }, 'ending');
   await relay.drain();
   const summary = relay.summary();
   await relay.close();
   if (args.json) printEvent('summary', summary);
+}
+
+async function startRelay(args: RelayArguments): Promise<RunningRelay> {
+  const { config, warnings } = await readConfig(args);
+  const logger = createLogger('tickrelay', config.log.level);
+  for (const warning of warnings) logger.warn(warning);
+  const logLevel = args.logLevel === undefined ? undefined : config.log.level;
+  const relay = new Relay({ config, configPath: args.config, logger, logLevel });
+  return { relay, logger, addresses: await relay.start() };
 }
 
 async function readConfig(args: RelayArguments): Promise<CheckedConfig> {

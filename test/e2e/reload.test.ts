@@ -220,8 +220,9 @@ test('a relay that was started with flags has no file to read again, and says so
     '--admin',
     '127.0.0.1:0',
   ]);
-  expect(await flagged.reload()).toBe(false);
-  expect(flagged.process.stderr).toContain('started without a configuration file');
+  const answer = await flagged.request('/v1/config', { method: 'PUT' });
+  expect(answer).toMatchObject({ status: 422, body: { code: 'TICKRELAY_ERR_CONFIG' } });
+  expect(answer.body.message).toContain('started without a configuration file');
   await stage.players(1, flagged.listener());
 });
 
