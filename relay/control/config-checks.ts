@@ -98,7 +98,12 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
     }
   });
   const adminIsLoopback = admin?.listen.ip.range === 'loopback';
-  for (const { name, backends, registration } of pools) {
+  for (const { name, backends, registration, healthCheck } of pools) {
+    if (backends.length > 0 && healthCheck.type === 'none') {
+      warnings.push(
+        `pools.${name}.healthCheck: is none, so a backend that dies keeps getting players; give healthCheck`,
+      );
+    }
     if (registration === undefined && backends.length === 0) {
       warnings.push(
         `pools.${name}: has no backends and takes no registrations; its datagrams will be dropped`,

@@ -236,29 +236,31 @@ const backend = z.preprocess(
   ),
 );
 
-export const poolSchema = section({
-  healthCheck: healthCheck.prefault({ type: 'none' }),
-  registration: section({
-    allow: z.array(cidr).min(1, 'is an empty list, so nothing could register'),
-    token: token.optional(),
-    settle: duration(0).optional(),
-  }).optional(),
-  backends: z
-    .array(backend)
-    .max(limits.MAX_BACKENDS, `has more than ${limits.MAX_BACKENDS} backends`)
-    .default([]),
-}).transform(({ registration, ...pool }) => {
-  const { intervalMs, timeoutMs } = pool.healthCheck;
-  return {
-    ...pool,
-    registration: registration && {
-      allow: registration.allow,
-      token: registration.token,
-      // Within an interval every live server sends a heartbeat; the timeout is its way here.
-      settleMs: registration.settle ?? intervalMs + timeoutMs,
-    },
-  };
-});
+/** @param defaultCheck type of the health check where none is given */
+export const poolSchema = (defaultCheck: 'none' | 'tcp') =>
+  section({
+    healthCheck: healthCheck.prefault({ type: defaultCheck }),
+    registration: section({
+      allow: z.array(cidr).min(1, 'is an empty list, so nothing could register'),
+      token: token.optional(),
+      settle: duration(0).optional(),
+    }).optional(),
+    backends: z
+      .array(backend)
+      .max(limits.MAX_BACKENDS, `has more than ${limits.MAX_BACKENDS} backends`)
+      .default([]),
+  }).transform(({ registration, ...pool }) => {
+    const { intervalMs, timeoutMs } = pool.healthCheck;
+    return {
+      ...pool,
+      registration: registration && {
+        allow: registration.allow,
+        token: registration.token,
+        // Within an interval every live server sends a heartbeat; the timeout is its way here.
+        settleMs: registration.settle ?? intervalMs + timeoutMs,
+      },
+    };
+  });
 
 /** The root; listeners and pools are read one by one (config.ts), so that a fault in one hides none in another. */
 export const rootSchema = section({

@@ -177,7 +177,9 @@ export function checkData(data: unknown, problems: Problems): CheckedConfig | un
 
   const listeners = rawListeners.map((value, i) => problems.read(listenerSchema, value, ['listeners', i]));
   const pools = rawPools.map(([name, value]) => {
-    const pool = problems.read(poolSchema, value, ['pools', name]);
+    const users = listeners.filter((listener) => listener?.pool === name);
+    const isTcp = users.length > 0 && users.every((listener) => listener?.protocol === 'tcp');
+    const pool = problems.read(poolSchema(isTcp ? 'tcp' : 'none'), value, ['pools', name]);
     return pool && { name, ...pool };
   });
   const poolNames = rawPools.map(([name]) => name);

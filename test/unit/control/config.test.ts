@@ -88,6 +88,22 @@ test('what is not given has its default', () => {
   });
 });
 
+test('backends behind TCP listeners only are checked by TCP where nothing else is said', () => {
+  const typeOf = (text: string): string | undefined => parseConfig(text).config.pools[0]?.healthCheck.type;
+  const tcp = MINIMAL.replace('udp', 'tcp');
+  expect(typeOf(tcp)).toBe('tcp');
+  expect(typeOf(tcp.replace('backends:', 'healthCheck: { type: none }, backends:'))).toBe('none');
+  const udpToo = '{ name: too, protocol: udp, listen: "0.0.0.0:7777", pool: servers } ]';
+  expect(typeOf(tcp.replace('} ]', `}, ${udpToo}`))).toBe('none');
+});
+
+test('static backends that nobody checks are a warning', () => {
+  const warning =
+    'pools.servers.healthCheck: is none, so a backend that dies keeps getting players; give healthCheck';
+  expect(parseConfig(MINIMAL).warnings).toEqual([warning]);
+  expect(parseConfig(withPool('healthCheck: { type: heartbeat }')).warnings).toEqual([]);
+});
+
 test('the effective configuration reads back as the same configuration, with its tokens hidden', () => {
   const { config } = parseConfig(EXAMPLE, { env: { TICKRELAY_TOKEN: 'secret' } });
   const shown = formatConfig(config);
@@ -343,7 +359,8 @@ test.each([
 });
 
 test('registration without a token is no warning where only this machine reaches the admin address', () => {
-  const text = `${withPool('registration: { allow: ["10.0.0.0/8"] }')}admin: { listen: "127.0.0.1:7900" }`;
+  const keys = 'healthCheck: { type: heartbeat }, registration: { allow: ["10.0.0.0/8"] }';
+  const text = `${withPool(keys)}admin: { listen: "127.0.0.1:7900" }`;
   expect(parseConfig(text).warnings).toEqual([]);
 });
 
