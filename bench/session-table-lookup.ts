@@ -15,10 +15,7 @@ const LARGE = 1_000_000;
 /** Lookups in one batch, as the engines look up what they received together. */
 const BATCH = 64;
 
-export interface SessionTableLookup {
-  /** Sessions in each table. */
-  readonly smallSessions: number;
-  readonly largeSessions: number;
+export interface LookupCost {
   /** ns for one lookup, median over the turns. */
   readonly smallNs: number;
   readonly largeNs: number;
@@ -26,21 +23,36 @@ export interface SessionTableLookup {
   readonly ratio: number;
 }
 
+export interface SessionTableLookup {
+  /** Sessions in each table. */
+  readonly smallSessions: number;
+  readonly largeSessions: number;
+  /** As the engine `mmsg` looks up what it received together: `prefetch`, then one after the other. */
+  readonly batched: LookupCost;
+  /** As the engine `dgram` does, which receives one datagram at a time. */
+  readonly single: LookupCost;
+}
+
 export function measureSessionTableLookup(turns = 9): SessionTableLookup {
   const times = timeInTurns(
     [
-      { name: 'small', run: lookups(SMALL) },
-      { name: 'large', run: lookups(LARGE) },
+      { name: 'small, batched', run: lookups(SMALL, { isBatched: true }) },
+      { name: 'large, batched', run: lookups(LARGE, { isBatched: true }) },
+      { name: 'small, single', run: lookups(SMALL, { isBatched: false }) },
+      { name: 'large, single', run: lookups(LARGE, { isBatched: false }) },
     ],
-    { turns, turnMs: 100 },
+    { turns, turnMs: 60 },
   );
-  const smallNs = times.get('small')!;
-  const largeNs = times.get('large')!;
-  return { smallSessions: SMALL, largeSessions: LARGE, smallNs, largeNs, ratio: largeNs / smallNs };
+  const cost = (manner: 'batched' | 'single'): LookupCost => {
+    const smallNs = times.get(`small, ${manner}`)!;
+    const largeNs = times.get(`large, ${manner}`)!;
+    return { smallNs, largeNs, ratio: largeNs / smallNs };
+  };
+  return { smallSessions: SMALL, largeSessions: LARGE, batched: cost('batched'), single: cost('single') };
 }
 
 /** Fills a table and returns what looks up random sessions in it. */
-function lookups(sessions: number): (iterations: number) => number {
+function lookups(sessions: number, { isBatched }: { isBatched: boolean }): (iterations: number) => number {
   const table = new SessionTable({ capacity: sessions, seed: 0x5eed });
   const words = new Uint32Array(4 * BATCH);
   const ports = new Uint16Array(BATCH);
@@ -65,7 +77,7 @@ function lookups(sessions: number): (iterations: number) => number {
         state ^= state << 5;
         place(slot, (state >>> 0) % sessions);
       }
-      table.prefetch(0, words, ports, BATCH);
+      if (isBatched) table.prefetch(0, words, ports, BATCH);
       for (let slot = 0; slot < BATCH; slot++) {
         if (table.find(0, words, 4 * slot, ports[slot]!) !== -1) found++;
       }

@@ -65,7 +65,7 @@ export function countRounds(runs: readonly LoadRun[]): string {
   return rounds === 1 ? 'one round' : `${rounds} rounds`;
 }
 
-function pinningSentence(pinning: Pinning | undefined): string {
+export function pinningSentence(pinning: Pinning | undefined): string {
   return pinning === undefined
     ? 'Every process ran on any processor.'
     : `The relay or peer ran on processor ${pinning.relayCpu} only, players and game servers on ${pinning.loadCpus.join(', ')} only.`;

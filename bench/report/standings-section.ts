@@ -1,7 +1,7 @@
 /** Who won what, and where: the first part of the report when there is more than one relay. */
 import type { BenchResults, LadderResult, RouteInfo, Standing } from '../results.ts';
 import { EVEN_RATIO, rankLadders } from '../standings.ts';
-import { countRounds } from './comparison-section.ts';
+import { countRounds, pinningSentence } from './comparison-section.ts';
 import { figure, formatNumber, formatRatio, formatTime, text } from './section.ts';
 import type { Finding, Section, Table } from './section.ts';
 
@@ -12,7 +12,7 @@ interface Row {
 }
 
 export function standingsSection(results: BenchResults): Section[] {
-  const { comparison, ladders, routes } = results;
+  const { comparison, ladders, routes, plan } = results;
   const carriers = routes.filter(({ kind }) => kind !== 'direct');
   const names = carriers.map(({ name }) => name);
   const rows: Row[] = [
@@ -37,7 +37,7 @@ export function standingsSection(results: BenchResults): Section[] {
         `A ratio is the median over ${countRounds(comparison.runs)}, each round's runs set against each other; the figures ` +
         `beside it are medians of their own, so they need not divide to it. Figures that differ by less than ${formatNumber(100 * (EVEN_RATIO - 1))} % are even. ` +
         `CPU is µs for each delivered datagram, round trips are µs; rounds in which the load generator was a limit do not count for round trips. ` +
-        `${carriers.map(({ name, detail }) => `${name}: ${detail}`).join('. ')}.`,
+        pinningSentence(plan.pinning),
     },
   ];
 }
@@ -92,7 +92,7 @@ function standingsTable(
       winner(row.standing),
       ...rivals.map((rival) => {
         const ratio = row.standing.ratios[rival];
-        return ratio === undefined ? '-' : formatRatio(ratio);
+        return ratio === undefined || row.standing.undecided !== undefined ? '-' : formatRatio(ratio);
       }),
     ]),
   };
