@@ -97,7 +97,11 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
       );
     }
   });
-  const adminIsLoopback = admin?.listen.ip.range === 'loopback';
+  if (admin !== undefined && admin.token === undefined && admin.listen.ip.range !== 'loopback') {
+    warnings.push(
+      `admin.token: is missing, and "${admin.listen.toString()}" is no loopback address; whoever reaches it can add backends and change the configuration`,
+    );
+  }
   for (const { name, backends, registration, healthCheck } of pools) {
     if (backends.length > 0 && healthCheck.type === 'none') {
       warnings.push(
@@ -110,13 +114,8 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
       );
     }
     if (!listeners.some(({ pool }) => pool === name)) warnings.push(`pools.${name}: no listener uses it`);
-    if (registration === undefined) continue;
-    if (admin === undefined) {
+    if (registration !== undefined && admin === undefined) {
       warnings.push(`pools.${name}.registration: there is no admin address to register at; set admin.listen`);
-    } else if (registration.token === undefined && admin.token === undefined && !adminIsLoopback) {
-      warnings.push(
-        `pools.${name}.registration: without a token, whoever reaches the admin address can add backends`,
-      );
     }
   }
   return warnings;
