@@ -41,6 +41,9 @@ export interface BotFleetOptions extends SendScheduleOptions {
   readonly metronome?: Metronome;
 }
 
+/** The longest that answers are waited for, in ms, while they keep coming. */
+const MAX_GRACE_MS = 10_000;
+
 /** In their order. */
 export const PHASES = ['ramp', 'warm-up', 'measuring', 'grace'] as const;
 
@@ -201,7 +204,20 @@ export class BotFleet {
     if (this.#phase !== 'sending') return;
     this.#phase = 'grace';
     this.#ticker?.stop();
-    setTimeout(() => void this.#finish(), this.#options.graceMs);
+    this.#awaitAnswers(this.#now(), this.#measurement.counts.received);
+  }
+
+  /**
+   * Ends the fleet when no answer has come for the grace time: one that is still queued somewhere is late, not lost. An
+   * endless stream of answers ends it too.
+   */
+  #awaitAnswers(beganMs: number, receivedBefore: number): void {
+    setTimeout(() => {
+      const { received } = this.#measurement.counts;
+      const isOver = received === receivedBefore || this.#now() - beganMs >= MAX_GRACE_MS;
+      if (isOver) void this.#finish();
+      else this.#awaitAnswers(beganMs, received);
+    }, this.#options.graceMs);
   }
 
   async #finish(): Promise<void> {

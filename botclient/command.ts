@@ -65,7 +65,7 @@ const options = {
     coerce: coerceDurationMs,
   },
   grace: {
-    describe: 'How long to wait for answers after the last update',
+    describe: 'Silence after the last update that ends the run; answers under way still count',
     default: '500ms',
     requiresArg: true,
     type: 'string',

@@ -86,7 +86,7 @@ describe('tickrelay bench', () => {
       ]);
       expect(results.payload.rows.map(({ codec }) => codec)).toEqual(['binary', 'msgpack', 'json', 'http']);
       expect(results.payload.live.map(({ name }) => name)).toEqual(['binary', 'json']);
-      expect(results.sessionTable.ratio).toBeGreaterThan(0);
+      expect(results.sessionTable.batched.ratio).toBeGreaterThan(0);
       expect(await readFile(join(directory, 'report.html'), 'utf8')).toMatch(
         /^<!doctype html>[^]*<\/html>\n$/,
       );

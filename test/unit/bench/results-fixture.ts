@@ -157,7 +157,12 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       runs: live,
       live: summarise(live, 'codec'),
     },
-    sessionTable: { smallSessions: 1_000, largeSessions: 1_000_000, smallNs: 30, largeNs: 45, ratio: 1.5 },
+    sessionTable: {
+      smallSessions: 1_000,
+      largeSessions: 1_000_000,
+      batched: { smallNs: 30, largeNs: 45, ratio: 1.5 },
+      single: { smallNs: 28, largeNs: 70, ratio: 2.5 },
+    },
   };
 }
 
