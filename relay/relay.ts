@@ -181,9 +181,15 @@ export class Relay {
     await this.#admin.close();
   }
 
-  /** All or nothing: what can fail, binding addresses, comes first. */
+  /** All or nothing. A listener never lacks its pool: new pools come before the listeners, and old ones go after them. */
   async #apply(next: RelayConfig): Promise<void> {
-    await this.#planes.apply(next.listeners);
+    const opened = await this.#control.openNew(next);
+    try {
+      await this.#planes.apply(next.listeners);
+    } catch (error) {
+      await this.#control.drop(opened);
+      throw error;
+    }
     await this.#control.applyConfig(next);
     // A change of these takes effect after a restart; the reload has warned.
     const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;

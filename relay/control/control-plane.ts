@@ -1,7 +1,8 @@
 /**
  * All pools: decides who is ready and publishes it. The data planes obey what `onSnapshot` hands them.
  *
- * Sequence: constructor -> start (publishes every pool) -> applyConfig as often as the configuration changes -> close.
+ * Sequence: constructor -> start (publishes every pool) -> close. In between, as often as the configuration changes:
+ * openNew -> (the listeners change) -> applyConfig, or drop when they could not.
  */
 import type { Logger } from 'pino';
 import type { Endpoint } from '../../net/address.ts';
@@ -41,22 +42,36 @@ export class ControlPlane {
   }
 
   /**
-   * Takes over the pools of a new configuration. Backends that it does not change keep their players, registered ones
-   * stay, and only pools whose health check changed begin it anew. A pool that is gone is published empty.
+   * Opens the pools that a new configuration adds, so that they are there before their listeners.
+   *
+   * @returns their names, for `drop`
+   * @throws RelayError TICKRELAY_ERR_LIMIT when the configuration's backends have no room beside the registered ones
+   */
+  async openNew({ pools }: Pick<RelayConfig, 'pools'>): Promise<readonly string[]> {
+    for (const config of pools) this.#pools.get(config.name)?.requireRoom(config.backends);
+    const opened = pools.filter(({ name }) => !this.#pools.has(name)).map((config) => this.#open(config));
+    if (this.#isStarted) for (const pool of opened) pool.start();
+    await Promise.all(opened.map((pool) => pool.obeyed()));
+    return opened.map(({ config }) => config.name);
+  }
+
+  /** Takes pools away: each is published empty. */
+  async drop(names: readonly string[]): Promise<void> {
+    const gone = this.pools().filter(({ config }) => names.includes(config.name));
+    for (const { config } of gone) this.#pools.delete(config.name);
+    await Promise.all(gone.map((pool) => pool.remove()));
+  }
+
+  /**
+   * Takes over the pools of a new configuration, after `openNew`. Backends that it does not change keep their players,
+   * registered ones stay, and only pools whose health check changed begin it anew. A pool that is gone is published empty.
    */
   async applyConfig({ pools }: Pick<RelayConfig, 'pools'>): Promise<void> {
-    const names = new Set(pools.map(({ name }) => name));
-    const gone = [...this.#pools.values()].filter(({ config }) => !names.has(config.name));
-    for (const { config } of gone) this.#pools.delete(config.name);
-    const opened = pools.filter(({ name }) => !this.#pools.has(name));
+    const kept = new Set(pools.map(({ name }) => name));
     await Promise.all([
-      ...gone.map((pool) => pool.remove()),
+      this.drop([...this.#pools.keys()].filter((name) => !kept.has(name))),
       ...pools.map((config) => this.#pools.get(config.name)?.apply(config)),
     ]);
-    for (const config of opened) {
-      const pool = this.#open(config);
-      if (this.#isStarted) pool.start();
-    }
   }
 
   /** @throws Refusal 404 */

@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import { setImmediate as setImmediatePromise } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../../net/address.ts';
+import { RelayError } from '../../net/relay-error.ts';
 import { BackendPool, type Backend } from '../core/backend-pool.ts';
 import { HealthTracker } from '../core/health-tracker.ts';
 import { MAX_BACKENDS } from '../core/limits.ts';
@@ -94,6 +95,20 @@ export class PoolController {
     if (this.#isSettling) this.#settle(this.#options.clock.nowMs());
     this.#publish();
     this.#startChecks();
+  }
+
+  /** @throws RelayError TICKRELAY_ERR_LIMIT when these static backends and the registered ones are too many */
+  requireRoom(wanted: readonly BackendConfig[]): void {
+    const stay = [...this.#members.values()].filter(
+      ({ id, endpoint, origin }) =>
+        origin === 'registered' && !wanted.some((one) => one.id === id || one.endpoint.equals(endpoint)),
+    );
+    if (stay.length + wanted.length <= MAX_BACKENDS) return;
+    throw new RelayError(
+      'TICKRELAY_ERR_LIMIT',
+      `pools.${this.#pool.name}.backends: ${wanted.length} backends beside ${stay.length} that registered are ` +
+        `more than the ${MAX_BACKENDS} of a pool`,
+    );
   }
 
   /** Takes over a new configuration of the same pool. Backends that it does not change keep their slot and state. */

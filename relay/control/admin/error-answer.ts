@@ -22,6 +22,7 @@ const STATUS_OF: Partial<Record<RelayErrorCode, number>> = {
   // A reload that could not be applied: the old configuration is still running.
   TICKRELAY_ERR_BIND: 422,
   TICKRELAY_ERR_ENGINE: 422,
+  TICKRELAY_ERR_LIMIT: 422,
 };
 
 export function errorAnswer(error: unknown): ErrorAnswer {

@@ -121,6 +121,7 @@ export function createRig(text = RIG_CONFIG, path?: string): Rig {
     path,
     current: () => relay.current,
     apply: async (next) => {
+      await control.openNew(next);
       await control.applyConfig(next);
       relay.current = next;
     },
