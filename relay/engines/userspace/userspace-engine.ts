@@ -114,9 +114,7 @@ export class UserspaceEngine implements Engine {
 
   sessions(query: SessionQuery): Promise<SessionListing> {
     const upstreamPort = (session: number): number => this.#listenerOf(session).upstreamPort(session);
-    return Promise.resolve().then(() =>
-      listSessions(this.#router, query, { nowMs: this.#options.now(), upstreamPort }),
-    );
+    return listSessions(this.#router, query, { nowMs: this.#options.now(), upstreamPort });
   }
 
   drain(): Promise<void> {
