@@ -3,7 +3,7 @@
  * states:
  *
  *     start   pools are published, listeners bound, the admin server answers; then the relay is ready
- *     drain   not ready; no new sessions or connections; those that live go on until they end or a deadline
+ *     drain   not ready; after a delay no new sessions or connections; those that live go on until they end or a deadline
  *     close   checks end, sessions and connections end, sockets close, the admin server last
  */
 import { randomInt } from 'node:crypto';
@@ -148,11 +148,11 @@ export class Relay {
   /** Lets the live sessions and connections go on until they end, at most for the configured deadline. */
   async drain(): Promise<void> {
     this.#state = 'draining';
-    const deadlineMs = this.#now() + this.#config.shutdown.deadlineMs;
-    this.#logger.info(
-      { live: this.#planes.live(), deadlineMs: this.#config.shutdown.deadlineMs },
-      'draining',
-    );
+    const { delayMs, deadlineMs: forMs } = this.#config.shutdown;
+    this.#logger.info({ live: this.#planes.live(), delayMs, deadlineMs: forMs }, 'draining');
+    // Whoever asks /readyz now and then has to learn of it while new players are still taken.
+    if (delayMs > 0) await sleep(delayMs);
+    const deadlineMs = this.#now() + forMs;
     await this.#planes.drain();
     while (this.#planes.live() > 0 && this.#now() < deadlineMs) {
       await sleep(Math.min(DRAIN_POLL_MS, Math.max(1, deadlineMs - this.#now())));

@@ -20,7 +20,7 @@ export function describeConfig(config: RelayConfig): Readonly<Record<string, unk
     pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),
     ...(admin && { admin: { listen: admin.listen.toString(), ...hidden(admin.token) } }),
     limits,
-    shutdown: { deadline: formatDuration(shutdown.deadlineMs) },
+    shutdown: { delay: formatDuration(shutdown.delayMs), deadline: formatDuration(shutdown.deadlineMs) },
     log,
   };
 }

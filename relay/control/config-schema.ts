@@ -280,8 +280,11 @@ export const rootSchema = section({
     maxSessions: integer(1, limits.MAX_RECORDS).default(limits.DEFAULT_MAX_SESSIONS),
     maxUpstreamSockets: integer(1, 1_000_000).default(limits.DEFAULT_MAX_UPSTREAM_SOCKETS),
   }).prefault({}),
-  shutdown: section({ deadline: duration(0).default(DEFAULT_SHUTDOWN_DEADLINE_MS) })
-    .transform(({ deadline }) => ({ deadlineMs: deadline }))
+  shutdown: section({
+    delay: duration(0).default(0),
+    deadline: duration(0).default(DEFAULT_SHUTDOWN_DEADLINE_MS),
+  })
+    .transform(({ delay, deadline }) => ({ delayMs: delay, deadlineMs: deadline }))
     .prefault({}),
   log: section({ level: oneOf(LOG_LEVELS).default('info') }).prefault({}),
 }).transform(({ engine, workers: threads, coalesceUs, hashSeed, admin, limits: bounds, shutdown, log }) => ({

@@ -116,7 +116,11 @@ export interface RelayConfig {
   readonly pools: readonly PoolConfig[];
   readonly admin: AdminConfig | undefined;
   readonly limits: { readonly maxSessions: number; readonly maxUpstreamSockets: number };
-  readonly shutdown: { readonly deadlineMs: number };
+  readonly shutdown: {
+    /** Between the first 503 of /readyz and the drain. */
+    readonly delayMs: number;
+    readonly deadlineMs: number;
+  };
   readonly log: { readonly level: LogLevel };
 }
 

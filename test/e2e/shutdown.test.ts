@@ -76,6 +76,16 @@ interface Summary {
   readonly upstream: Counts;
 }
 
+test('with a delay new players are still taken after /readyz has answered 503', async () => {
+  const shutdown = { delay: '60s', deadline: '0ms' };
+  const relay = await stage.relay(gameConfig({ pool: { backends }, rest: { shutdown } }));
+  await untilNotReady(relay);
+  const [newcomer] = await stage.players(1, relay.listener());
+  expect(newcomer!.answered).toBeGreaterThan(0);
+  relay.process.signal('SIGTERM');
+  expect(await relay.process.ended(20_000)).toEqual({ code: 130, signal: null });
+});
+
 test('the deadline ends a drain that players would not end', async () => {
   const relay = await relayWith({ idleTimeout: '120s', deadline: '500ms' });
   await stage.players(4, relay.listener());

@@ -67,7 +67,7 @@ test('what is not given has its default', () => {
     coalesceUs: 0,
     hashSeed: 0,
     limits: { maxSessions: 65_536, maxUpstreamSockets: 16_384 },
-    shutdown: { deadlineMs: 30_000 },
+    shutdown: { delayMs: 0, deadlineMs: 30_000 },
     log: { level: 'info' },
   });
   expect(config.admin).toBeUndefined();
