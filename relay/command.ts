@@ -2,6 +2,7 @@
 import type { Logger } from 'pino';
 import type { CommandModule } from 'yargs';
 import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-line.ts';
+import { RelayError } from '../net/relay-error.ts';
 import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
 import { ENGINE_CHOICES } from './control/config-schema.ts';
 import { type CheckedConfig, loadConfig } from './control/config.ts';
@@ -9,6 +10,12 @@ import { ALGORITHMS } from './core/select.ts';
 import { Relay, type RelayAddresses } from './relay.ts';
 
 type RelayArguments = RelayFlags & { readonly config?: string | undefined; readonly json: boolean };
+
+/** A file may name `kernel` and is told why it can't run; nobody is invited to try. */
+const OFFERED_ENGINES = ENGINE_CHOICES.filter((engine) => engine !== 'kernel');
+
+/** Flags that may be repeated. */
+const LIST_FLAGS = ['backend', 'tcp', 'registerAllow'];
 
 /** Flags that describe the relay itself; a file says the same with more detail, so the two don't mix. */
 const CONFIG_FLAGS = [
@@ -49,7 +56,7 @@ export const command: CommandModule<object, RelayArguments> = {
           requiresArg: true,
           describe: 'TCP pass-through, like 5432=10.0.0.3:5432,10.0.0.5:5432; repeat for more',
         },
-        engine: { choices: ENGINE_CHOICES, describe: 'Data plane for UDP; default auto' },
+        engine: { choices: OFFERED_ENGINES, describe: 'Data plane for UDP; default auto' },
         algorithm: { choices: ALGORITHMS, describe: 'How new players are spread; default ip-hash' },
         'idle-timeout': { type: 'string', requiresArg: true, describe: 'Ends silent sessions; default 120s' },
         'health-check': {
@@ -75,11 +82,20 @@ export const command: CommandModule<object, RelayArguments> = {
           describe: 'Worker threads of engine mmsg; default auto, one for each core',
         },
         coalesce: {
-          type: 'number',
+          type: 'string',
+          requiresArg: true,
           describe: 'Microseconds that workers let datagrams gather: less CPU, later answers; default 0',
         },
-        'hash-seed': { type: 'number', describe: 'Seed of ip-hash; relays that share it agree; default 0' },
-        'max-sessions': { type: 'number', describe: 'Sessions that the table can hold; default 65536' },
+        'hash-seed': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Seed of ip-hash; relays that share it agree; default 0',
+        },
+        'max-sessions': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Sessions that the table can hold; default 65536',
+        },
         'shutdown-deadline': {
           type: 'string',
           requiresArg: true,
@@ -137,12 +153,27 @@ async function runRelay(args: RelayArguments): Promise<void> {
 }
 
 async function startRelay(args: RelayArguments): Promise<RunningRelay> {
+  requireSingle(args);
   const { config, warnings } = await readConfig(args);
   const logger = createLogger('tickrelay', config.log.level);
   for (const warning of warnings) logger.warn(warning);
   const logLevel = args.logLevel === undefined ? undefined : config.log.level;
   const relay = new Relay({ config, configPath: args.config, logger, logLevel });
   return { relay, logger, addresses: await relay.start() };
+}
+
+/** @throws RelayError TICKRELAY_ERR_CONFIG naming the flag that was given twice */
+function requireSingle(args: RelayArguments): void {
+  const twice = Object.entries(args).find(
+    ([key, value]) =>
+      Array.isArray(value) && /^[a-z]/i.test(key) && !key.includes('-') && !LIST_FLAGS.includes(key),
+  );
+  if (twice === undefined) return;
+  const flag = `--${twice[0].replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new RelayError(
+    'TICKRELAY_ERR_CONFIG',
+    `${flag} is given more than once: ${(twice[1] as unknown[]).join(', ')}`,
+  );
 }
 
 async function readConfig(args: RelayArguments): Promise<CheckedConfig> {

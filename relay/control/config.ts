@@ -171,13 +171,17 @@ export function parseConfig(text: string, options: ParseOptions = {}): CheckedCo
 
 /** Checks data in the file's form. Returns nothing when there were problems; they are in `problems`. */
 export function checkData(data: unknown, problems: Problems): CheckedConfig | undefined {
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) {
+    problems.add(
+      [],
+      'should have the keys listeners and pools, each on a line of its own, such as "listeners:"',
+    );
+    return undefined;
+  }
   const root = problems.read(rootSchema, data, []);
-  const raw = (typeof data === 'object' ? data : null) as {
-    readonly listeners?: unknown;
-    readonly pools?: unknown;
-  } | null;
-  const rawListeners = Array.isArray(raw?.listeners) ? (raw.listeners as unknown[]) : [];
-  const rawPools = Object.entries(typeof raw?.pools === 'object' ? (raw.pools ?? {}) : {});
+  const raw = data as { readonly listeners?: unknown; readonly pools?: unknown };
+  const rawListeners = Array.isArray(raw.listeners) ? (raw.listeners as unknown[]) : [];
+  const rawPools = Object.entries(typeof raw.pools === 'object' ? (raw.pools ?? {}) : {});
 
   const listeners = rawListeners.map((value, i) => problems.read(listenerSchema, value, ['listeners', i]));
   const pools = rawPools.map(([name, value]) => {

@@ -78,7 +78,11 @@ export class ControlPlane {
   pool(name: string): PoolController {
     const pool = this.#pools.get(name);
     if (pool !== undefined) return pool;
-    throw new Refusal(404, 'TICKRELAY_ERR_POOL', 'the relay has no such pool');
+    throw new Refusal(
+      404,
+      'TICKRELAY_ERR_POOL',
+      `there is no such pool "${name}"; the pools are ${[...this.#pools.keys()].join(', ')}`,
+    );
   }
 
   pools(): readonly PoolController[] {

@@ -24,12 +24,24 @@ export function unregistrableTarget(target: Endpoint): string | undefined {
   return unusableTarget(target);
 }
 
-/** The addresses of this machine's interfaces. */
-export function interfaceAddresses(): IpAddress[] {
-  return Object.values(networkInterfaces()).flatMap((list) =>
-    (list ?? []).map(({ address }) => IpAddress.parse(address)),
-  );
+/** The addresses of this machine's interfaces, at most a second old: every heartbeat asks for them. */
+export function interfaceAddresses(): readonly IpAddress[] {
+  const nowMs = performance.now();
+  if (nowMs - known.atMs > MAX_AGE_MS) {
+    const lists = Object.values(networkInterfaces());
+    known = {
+      atMs: nowMs,
+      addresses: lists.flatMap((list) => (list ?? []).map(({ address }) => IpAddress.parse(address))),
+    };
+  }
+  return known.addresses;
 }
+
+const MAX_AGE_MS = 1_000;
+let known: { readonly atMs: number; readonly addresses: readonly IpAddress[] } = {
+  atMs: Number.NEGATIVE_INFINITY,
+  addresses: [],
+};
 
 /** Whether two bound addresses collide, or `target` would arrive at `own`: the same, or covered by its wildcard. */
 export function covers(own: Endpoint, target: Endpoint, local: readonly IpAddress[]): boolean {

@@ -19,6 +19,7 @@ export class HealthTracker {
   readonly #rise: number;
   readonly #fall: number;
   #healthy: boolean;
+  /** Checks in a row that spoke against the verdict; at `fall` or `rise` it turns. */
   #consecutive = 0;
 
   constructor({ rise, fall, healthy = true }: HealthTrackerOptions) {
@@ -31,11 +32,6 @@ export class HealthTracker {
 
   get healthy(): boolean {
     return this.#healthy;
-  }
-
-  /** Checks in a row that spoke against the verdict; at `fall` or `rise` it turns. */
-  get consecutive(): number {
-    return this.#consecutive;
   }
 
   /** Takes the outcome of one check. Returns the change of verdict, if this check made one. */

@@ -30,6 +30,7 @@ test('a good configuration in the body is applied', async () => {
 
 test.each([
   ['no YAML', 'listeners: [', 'is not valid YAML'],
+  ['a sentence', 'nonsense', 'should have the keys listeners and pools'],
   ['a wrong key', `${RIG_CONFIG}limts: {}`, 'limts: is not a key here; did you mean "limits"?'],
   ['an unknown pool', RIG_CONFIG.replace('pool: db', 'pool: dbx'), '"dbx" is not one of the pools'],
   ['a variable', CHANGED.replace('secret', '"${HOME}"'), 'needs the environment variable HOME'],

@@ -234,8 +234,8 @@ test.each([
     MINIMAL.replace('{ servers:', '{ "a b": {}, servers:'),
     'pools.a b: should be a name',
   ],
-  ['an empty file', '', 'the configuration: null should be a section of keys'],
-  ['a list', '- 1', 'the configuration: a list should be a section of keys'],
+  ['an empty file', '', 'the configuration: should have the keys listeners and pools'],
+  ['a list', '- 1', 'the configuration: should have the keys listeners and pools'],
   ['broken YAML', 'listeners: [', 'line 1 is not valid YAML'],
   ['a key given twice', `${MINIMAL}pools: {}`, 'is not valid YAML: Map keys must be unique'],
 ])('is refused with path, value and what would be right: %s', (_name, text, message) => {

@@ -65,9 +65,9 @@ test.each([
 test('a configuration as deep as allowed is read', () => {
   const indents = Array.from({ length: 199 }, (_, i) => `${' '.repeat(i)}a:`).join('\n');
   expect(() => parseConfig(`${'['.repeat(100)}${']'.repeat(100)}`)).toThrow(
-    'a list should be a section of keys',
+    'should have the keys listeners and pools',
   );
-  expect(() => parseConfig(`${'- '.repeat(99)}1`)).toThrow('a list should be a section of keys');
+  expect(() => parseConfig(`${'- '.repeat(99)}1`)).toThrow('should have the keys listeners and pools');
   expect(() => parseConfig(indents)).toThrow('a: is not a key here');
 });
 

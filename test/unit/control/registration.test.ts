@@ -70,7 +70,13 @@ test.each<[string, Parameters<typeof put>[1], number, string, string]>([
   ['null', { body: 'null' }, 400, 'REGISTRATION', 'the body should be a JSON object'],
   ['an oversize body', { body: { ...BODY, address: 'x'.repeat(5_000) } }, 413, 'REQUEST', 'too large'],
   ['another media type', { headers: { 'content-type': 'text/plain' } }, 415, 'REQUEST', ''],
-  ['an unknown pool', { url: '/v1/pools/nowhere/backends/gs-1' }, 404, 'POOL', 'no such pool'],
+  [
+    'an unknown pool',
+    { url: '/v1/pools/nowhere/backends/gs-1' },
+    404,
+    'POOL',
+    'no such pool "nowhere"; the pools are games, db',
+  ],
   [
     'a pool without registration',
     { url: '/v1/pools/db/backends/gs-1' },

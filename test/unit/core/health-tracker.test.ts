@@ -12,7 +12,6 @@ test('fall failures in a row take a backend down, once', () => {
   const tracker = new HealthTracker({ rise: 2, fall: 3 });
   expect(tracker.healthy).toBe(true);
   expect(record(tracker, '--')).toEqual([undefined, undefined]);
-  expect(tracker.consecutive).toBe(2);
   expect(tracker.healthy).toBe(true);
   expect(record(tracker, '---')).toEqual(['down', undefined, undefined]);
   expect(tracker.healthy).toBe(false);
@@ -27,7 +26,6 @@ test('rise successes in a row bring it back, once', () => {
 test('a check that agrees with the verdict starts the count again', () => {
   const tracker = new HealthTracker({ rise: 2, fall: 3 });
   record(tracker, '--+');
-  expect(tracker.consecutive).toBe(0);
   expect(record(tracker, '--')).toEqual([undefined, undefined]);
   expect(tracker.healthy).toBe(true);
 });
