@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line: joins the commands of the rooms, and turns failures into one line and an exit code. */
+import { closest, distance } from 'fastest-levenshtein';
 import yargs, { type CommandModule } from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { describeFailure, EXIT_USAGE, outliveReaders } from './command-line.ts';
@@ -42,6 +43,15 @@ const parser = yargs(words)
     throw error === undefined || error.name === 'YError' ? new UsageError(message) : error;
   });
 
+/** ` (did you mean --backend?)` for an unknown flag that is nearly one of the help's, or nothing. */
+async function nearestFlag(message: string): Promise<string> {
+  const unknown = /^Unknown arguments?: ([^,]+)/.exec(message)?.[1];
+  const known = Array.from((await parser.getHelp()).matchAll(/--([a-z-]+)/g), (match) => match[1]!);
+  if (unknown === undefined || known.length === 0) return '';
+  const nearest = closest(unknown, known);
+  return distance(unknown, nearest) <= 2 ? ` (did you mean --${nearest}?)` : '';
+}
+
 outliveReaders();
 
 try {
@@ -51,7 +61,7 @@ try {
   const { exitCode, text } = isUsage
     ? {
         exitCode: EXIT_USAGE,
-        text: `${error.message}\nSee tickrelay ${named === undefined ? '' : `${words[0]} `}--help`,
+        text: `${error.message}${await nearestFlag(error.message)}\nSee tickrelay ${named === undefined ? '' : `${words[0]} `}--help`,
       }
     : describeFailure(error);
   process.stderr.write(`${text}\n`);
