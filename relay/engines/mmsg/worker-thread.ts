@@ -41,6 +41,7 @@ export class WorkerThread {
   #nextRequest = 1;
   #wakeFd = -1;
   #closing = false;
+  #hasExited = false;
 
   /** @param one address of 8 bytes with the value 1 */
   constructor(options: WorkerThreadOptions, one: number) {
@@ -62,6 +63,8 @@ export class WorkerThread {
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE when the worker fails or dies before it answers */
   ask(message: WithoutNumber<ToWorker>): Promise<SessionListing | undefined> {
+    if (this.#hasExited)
+      return Promise.reject(new RelayError('TICKRELAY_ERR_ENGINE', 'the worker has ended'));
     const request = this.#nextRequest++;
     return new Promise((resolve, reject) => {
       this.#pending.set(request, { resolve, reject });
@@ -72,6 +75,7 @@ export class WorkerThread {
   /** Ends the thread in good order. */
   async close(): Promise<void> {
     this.#closing = true;
+    if (this.#hasExited) return;
     const exited = new Promise<void>((resolve) => this.#worker.once('exit', () => resolve()));
     await this.ask({ kind: 'close' }).catch(() => undefined);
     await exited;
@@ -109,6 +113,7 @@ export class WorkerThread {
 
   /** Gives back what the thread had, since a dead thread's descriptors and mappings stay the process's. */
   #exited(): void {
+    this.#hasExited = true;
     this.#wakeFd = -1;
     const { libc, onDeath } = this.#options;
     for (let fd = this.#descriptors.indexOf(1); fd !== -1; fd = this.#descriptors.indexOf(1, fd + 1))
