@@ -102,10 +102,24 @@ export class RecordTable {
   prefetch(words: Uint32Array, keyBase: number, low: Uint16Array, count: number): void {
     const hashes = this.#hashes;
     for (let i = 0; i < count; i++) hashes[i] = hashKey(words, 4 * i, (keyBase | low[i]!) >>> 0, this.#seed);
-    // A loop of loads alone: the processor runs ahead and has many misses under way at once.
+    // Loops of loads alone: the processor runs ahead and has many misses under way at once. First the homes and their
+    // neighbours, where seven of eight records stand; then two more places for those that are in neither.
+    const records = this.words;
+    const mask = this.#mask;
     let touched = 0;
-    for (let i = 0; i < count; i++)
-      touched ^= this.words[(hashes[i]! & this.#mask) * RECORD_WORDS + KEY_WORD]!;
+    for (let i = 0; i < count; i++) {
+      const home = hashes[i]!;
+      touched ^= records[(home & mask) * RECORD_WORDS + KEY_WORD]!;
+      touched ^= records[((home + 1) & mask) * RECORD_WORDS + KEY_WORD]!;
+    }
+    for (let i = 0; i < count; i++) {
+      const home = hashes[i]!;
+      const key = (keyBase | low[i]!) >>> 0;
+      if (records[(home & mask) * RECORD_WORDS + KEY_WORD] === key) continue;
+      if (records[((home + 1) & mask) * RECORD_WORDS + KEY_WORD] === key) continue;
+      touched ^= records[((home + 2) & mask) * RECORD_WORDS + KEY_WORD]!;
+      touched ^= records[((home + 3) & mask) * RECORD_WORDS + KEY_WORD]!;
+    }
     this.#touched[0] = touched;
   }
 
