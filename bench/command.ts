@@ -11,6 +11,7 @@ import { options, wrongFlag } from './flags.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
 import { makePlan } from './plan.ts';
+import { PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { renderReport, renderSoakReport, type Report } from './report/report.ts';
@@ -62,7 +63,8 @@ function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {
   if (dial !== undefined && engine[0] !== 'mmsg') {
     throw wrongFlag('--dial', 'turns --coalesce of the engine mmsg, which must come first in --engine');
   }
-  const { players, loads, ladder, rounds, peers, seed, quick } = asked;
+  const { players, loads, ladder, rounds, seed, quick } = asked;
+  const peers = asked.peers ?? (quick ? [] : Object.keys(PEERS));
   const given = { players, loads, ladder, rounds, peers, seed, quick };
   return makePlan({ ...given, engines: engine, dialUs: dial ?? [], pinning: pinning(pin) });
 }

@@ -45,7 +45,7 @@ export const options = {
   },
   peers: {
     describe: `Other relays to compare with: none, auto (those installed) or a list of ${Object.keys(PEERS).join(', ')}`,
-    default: 'auto',
+    defaultDescription: 'auto, with --quick none',
     requiresArg: true,
     type: 'string',
     coerce: peerNames,
