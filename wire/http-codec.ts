@@ -11,7 +11,7 @@ const REQUEST_LINE = 'POST /v1/players/position HTTP/1.1';
 const STATUS_LINE = 'HTTP/1.1 200 OK';
 const HOST = 'game.example.com';
 
-/** A placeholder as long as a session token of 256 bits in hexadecimal. */
+/** Stands for a bearer token: as long as a session token of 256 bits in hexadecimal. */
 const BEARER_TOKEN = '0123456789abcdef'.repeat(4);
 
 /** Room for a head, own or foreign. */

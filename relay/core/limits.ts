@@ -36,7 +36,7 @@ export const DEFAULT_MAX_UPSTREAM_SOCKETS = 16_384;
 /** How long an upstream socket rests, in ms, before another session may use it towards the same backend: longer than a late reply. */
 export const UPSTREAM_QUARANTINE_MS = 30_000;
 
-/** Records that one sweep step visits: about 0.1 ms of work. */
+/** Places that one sweep step visits, so that a large table never holds up datagrams for long. */
 export const SWEEP_BUDGET = 4_096;
 
 /** Places of a full table, or upstream sockets, that are looked at for a half-open session to evict. */

@@ -7,7 +7,7 @@ import { formatEndpoint, IpAddress } from '../../../net/address.ts';
 import type { Router } from '../../core/router.ts';
 import type { SessionListing, SessionQuery, SessionView } from '../engine.ts';
 
-/** Some hundred microseconds of walking. */
+/** Places walked before datagrams have their turn. */
 const PLACES_PER_SLICE = 4_096;
 
 /** @param upstreamPort gives the local port of a session's upstream socket */
