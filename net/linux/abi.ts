@@ -70,6 +70,7 @@ export const IPV6_V6ONLY = 26;
 
 /** linux/eventpoll.h */
 export const EPOLLIN = 1;
+export const EPOLLET = 0x8000_0000;
 export const EPOLL_CTL_ADD = 1;
 export const EPOLL_CTL_DEL = 2;
 export const EPOLL_CLOEXEC = 0x8_0000;

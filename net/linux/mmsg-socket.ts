@@ -33,6 +33,9 @@ import { errnoName, type Libc } from './libc.ts';
 import type { ReceiveSlots } from './receive-slots.ts';
 import type { Sender, SendQueue } from './send-queue.ts';
 
+/** No datagram waits. */
+export const EMPTY = -1;
+
 export interface MmsgSocketOptions {
   readonly libc: Libc;
   /** A bound, non-blocking UDP socket. */
@@ -48,6 +51,8 @@ export class MmsgSocket implements DatagramSocket, Sender {
   readonly local: Endpoint;
   /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
   kernelDrops = 0;
+  /** The poller's own: it will come back to this socket. */
+  isUnread = false;
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
   readonly #libc: Libc;
   readonly #queue: SendQueue;
@@ -75,12 +80,17 @@ export class MmsgSocket implements DatagramSocket, Sender {
     return count;
   }
 
-  /** Receives into slots from `from`, at most `room`, and hands the batch over. @returns datagrams received */
+  /**
+   * Receives into slots from `from`, at most `room`, and hands the batch over.
+   *
+   * @returns datagrams received, fewer than `room` when no more are there; 0 after an error, behind which some may be; EMPTY
+   */
   receive(slots: ReceiveSlots, from: number, room: number): number {
     const count = this.#libc.recvmmsg(this.fd, slots.headers[from]!, room, MSG_DONTWAIT, 0);
     if (count <= 0) {
       const errno = this.#libc.errno();
-      if (errno !== EAGAIN && errno !== EINTR) this.#onError?.(new Error(`recvmmsg: ${errnoName(errno)}`));
+      if (errno === EAGAIN) return EMPTY;
+      if (errno !== EINTR) this.#onError?.(new Error(`recvmmsg: ${errnoName(errno)}`));
       return 0;
     }
     const batch = slots.read(from, count);

@@ -2,15 +2,20 @@
  * Batched UDP on one thread: sockets, one epoll, receive slots and a send queue. One round (`poll`):
  *
  *  1. wait until a socket is readable, a timer is due, or somebody wakes the poller
- *  2. each readable socket: receive what fits the free slots in one call, hand the batch to its owner
+ *  2. each socket that became readable, or was left unread: receive what fits the free slots in one call, hand the
+ *     batch to its owner
  *  3. owners answer by `send`, which only queues
  *  4. when the slots are used up, and at the end of the round: send the queue, all slots are free
  *  5. timers that are due
+ *
+ * The epoll is edge-triggered: it tells once that datagrams came, and costs nothing more for a socket that was emptied. A
+ * round that leaves a socket unread notes it for the next one.
  *
  * Nothing in a round allocates. The wait blocks the thread; `drive` runs rounds on the thread's event loop and gives it a
  * turn between them, so promises, messages and signals still work, at most `blockMs` late.
  */
 import assert from 'node:assert/strict';
+import { performance } from 'node:perf_hooks';
 import type { DatagramSocket, DatagramSocketOptions } from '../datagram-socket.ts';
 import { RelayError } from '../relay-error.ts';
 import {
@@ -21,12 +26,13 @@ import {
   EPOLL_CTL_ADD,
   EPOLL_CTL_DEL,
   EPOLL_EVENT,
+  EPOLLET,
   EPOLLIN,
   SYS_EPOLL_PWAIT2,
 } from './abi.ts';
 import { Arena } from './arena.ts';
 import { errnoName, type Libc } from './libc.ts';
-import { bindUdp, MmsgSocket } from './mmsg-socket.ts';
+import { bindUdp, EMPTY, MmsgSocket } from './mmsg-socket.ts';
 import { RECEIVE_ARENA_BYTES, ReceiveSlots, SLOTS } from './receive-slots.ts';
 import { SEND_ARENA_BYTES, SendQueue } from './send-queue.ts';
 
@@ -36,8 +42,11 @@ const MAX_EVENTS = 256;
 /** Receives of one socket in one round: a flood on one does not keep the others waiting. */
 const RECEIVES_PER_ROUND = 4;
 
-/** Rounds with traffic before the event loop gets its turn. */
-const ROUNDS_PER_TURN = 16;
+/** How long rounds follow each other before the event loop gets its turn, in ms. Whoever wakes the poller gets it at once. */
+const TURN_MS = 2;
+
+/** What a round answers in which a callback closed the poller. */
+const CLOSED = -1;
 
 /** What stands in an event for the wake-up descriptor. */
 const WAKE = 0xffffffff;
@@ -51,7 +60,6 @@ interface Timer {
 }
 
 export interface PollerOptions {
-  readonly now?: () => number;
   /** The longest wait, in ms. Default 20. */
   readonly blockMs?: number;
   /** Sleep after a round with traffic, in microseconds, so that the next one finds more: CPU for latency. Default 0. */
@@ -74,12 +82,17 @@ export class Poller {
   readonly #sockets: (MmsgSocket | undefined)[] = [];
   readonly #freeNumbers: number[] = [];
   readonly #timers = new Set<Timer>();
-  readonly #now: () => number;
   readonly #blockMs: number;
   readonly #coalesceUs: number;
   readonly #descriptors: Uint8Array | undefined;
+  /** When the last wait ended, in ms of performance.now: the time of what a round receives, without asking the clock again. */
+  nowMs = performance.now();
+  /** Numbers of sockets that may hold datagrams of which no event will tell. */
+  readonly #unread: number[] = [];
   /** Slots in use in this round. */
   #used = 0;
+  /** When the event loop gets its turn; 0 once somebody wrote to `wakeFd`. */
+  #turnEndMs = 0;
   /** The system lacks epoll_pwait2, or a container forbids it: waits are whole milliseconds. */
   #isCoarse = false;
   #driven: NodeJS.Immediate | undefined;
@@ -87,9 +100,8 @@ export class Poller {
   #closed = false;
 
   constructor(libc: Libc, options: PollerOptions = {}) {
-    const { now = () => performance.now(), blockMs = 20, coalesceUs = 0, descriptors } = options;
+    const { blockMs = 20, coalesceUs = 0, descriptors } = options;
     this.#libc = libc;
-    this.#now = now;
     this.#blockMs = blockMs;
     this.#coalesceUs = coalesceUs;
     this.#descriptors = descriptors;
@@ -141,24 +153,30 @@ export class Poller {
 
   /** Calls `run` at start + k x periodMs, k = 0, 1, ...; runs that fell due together are one. @returns what ends it */
   every(periodMs: number, run: () => void): () => void {
-    const timer = { run, periodMs, dueMs: this.#now() };
+    const timer = { run, periodMs, dueMs: performance.now() };
     this.#timers.add(timer);
     return () => this.#timers.delete(timer);
   }
 
-  /** One round, after what `send` has queued outside one. Waits at most `maxWaitMs`. @returns datagrams received */
+  /** One round, after what `send` has queued outside one. Waits at most `maxWaitMs`. @returns datagrams received, or CLOSED */
   poll(maxWaitMs: number): number {
     this.#inRound = true;
     this.#queue.flush();
-    const ready = this.#wait(maxWaitMs);
+    const left = this.#unread.length;
+    const ready = this.#wait(left > 0 ? 0 : maxWaitMs);
+    this.nowMs = performance.now();
     let received = 0;
     for (let i = 0; i < ready; i++) received += this.#receive(this.#eventData(i));
+    for (let i = 0; i < left; i++) received += this.#receiveLeft(this.#unread.shift()!);
     this.#queue.flush();
     this.#used = 0;
     this.#runTimers();
     this.#inRound = false;
-    if (this.#closed) this.#release();
-    else if (received > 0 && this.#coalesceUs > 0) this.#libc.usleep(this.#coalesceUs);
+    if (this.#closed) {
+      this.#release();
+      return CLOSED;
+    }
+    if (received > 0 && this.#coalesceUs > 0) this.#libc.usleep(this.#coalesceUs);
     return received;
   }
 
@@ -170,10 +188,10 @@ export class Poller {
   /** Runs rounds on this thread's event loop until `close`. */
   drive(): void {
     const turn = (): void => {
-      if (this.#closed) return;
-      for (let round = 0; round < ROUNDS_PER_TURN; round++) {
-        if (this.poll(round === 0 ? this.#blockMs : 0) === 0) break;
-      }
+      this.#turnEndMs = performance.now() + TURN_MS;
+      do {
+        if (this.poll(this.#blockMs) === CLOSED) return;
+      } while (this.nowMs < this.#turnEndMs);
       this.#driven = setImmediate(turn);
     };
     this.#driven ??= setImmediate(turn);
@@ -202,7 +220,7 @@ export class Poller {
     const events = this.#arena.address + this.#events;
     let waitMs = maxWaitMs;
     if (this.#timers.size > 0) {
-      const now = this.#now();
+      const now = performance.now();
       for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, Math.max(0, dueMs - now));
     }
     // A wait cut short by a signal reports -1 and counts as one that found nothing.
@@ -224,32 +242,44 @@ export class Poller {
     return this.#arena.u32[(this.#events + i * EPOLL_EVENT.size + EPOLL_EVENT.data) >> 2]!;
   }
 
+  #receiveLeft(number: number): number {
+    const socket = this.#sockets[number];
+    if (socket !== undefined) socket.isUnread = false;
+    return this.#receive(number);
+  }
+
+  /** Empties a socket, or gives it RECEIVES_PER_ROUND calls and notes it as unread. @returns datagrams received */
   #receive(number: number): number {
     if (number === WAKE) {
       this.#libc.read(this.wakeFd, this.#arena.address + this.#scratch, 8);
+      this.#turnEndMs = 0;
       return 0;
     }
     let total = 0;
     for (let receives = 0; receives < RECEIVES_PER_ROUND; receives++) {
       const socket = this.#sockets[number];
-      if (socket === undefined) break;
+      if (socket === undefined) return total;
       if (this.#used === SLOTS) {
         this.#queue.flush();
         this.#used = 0;
       }
       const room = SLOTS - this.#used;
       const count = socket.receive(this.#slots, this.#used, room);
-      if (count <= 0) break;
+      if (count === EMPTY) return total;
       this.#used += count;
       total += count;
-      if (count < room) break;
+      if (0 < count && count < room) return total;
     }
+    const socket = this.#sockets[number];
+    if (socket === undefined || socket.isUnread) return total;
+    socket.isUnread = true;
+    this.#unread.push(number);
     return total;
   }
 
   #runTimers(): void {
     if (this.#timers.size === 0) return;
-    const now = this.#now();
+    const now = performance.now();
     for (const timer of this.#timers) {
       if (timer.dueMs > now) continue;
       timer.dueMs += timer.periodMs * (Math.floor((now - timer.dueMs) / timer.periodMs) + 1);
@@ -260,7 +290,7 @@ export class Poller {
 
   #watch(fd: number, data: number): void {
     const { u32 } = this.#arena;
-    u32[(this.#scratch + EPOLL_EVENT.events) >> 2] = EPOLLIN;
+    u32[(this.#scratch + EPOLL_EVENT.events) >> 2] = EPOLLIN | EPOLLET;
     u32[(this.#scratch + EPOLL_EVENT.data) >> 2] = data;
     this.#must(
       this.#libc.epoll_ctl(this.#epoll, EPOLL_CTL_ADD, fd, this.#arena.address + this.#scratch),

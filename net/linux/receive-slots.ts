@@ -20,13 +20,15 @@ export const SLOTS = 64;
 
 /** Holds the largest datagram. */
 const SLOT_BYTES = 65_536;
+/** From slot to slot. Were it a power of two, the fronts of all slots would contend for the same lines of the cache. */
+const STRIDE_BYTES = SLOT_BYTES + 320;
 const NAME_BYTES = 32;
 /** One control message with a 32-bit value: SO_RXQ_OVFL. */
 const CONTROL_BYTES = CMSGHDR.size + 8;
 
 const V4_MAPPED_WORD = 0xffff0000;
 
-export const RECEIVE_ARENA_BYTES = SLOTS * (SLOT_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + 64);
+export const RECEIVE_ARENA_BYTES = SLOTS * (STRIDE_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + 64);
 
 export class ReceiveSlots {
   /** Batch k holds slots k and up. */
@@ -46,7 +48,7 @@ export class ReceiveSlots {
     this.#name = arena.take(SLOTS * NAME_BYTES);
     this.#control = arena.take(SLOTS * CONTROL_BYTES);
     const iov = arena.take(SLOTS * IOVEC.size);
-    const data = arena.take(SLOTS * SLOT_BYTES);
+    const data = arena.take(SLOTS * STRIDE_BYTES);
     const payloads: Uint8Array[] = [];
     for (let i = 0; i < SLOTS; i++) {
       const header = this.#header + i * MMSGHDR.size;
@@ -54,9 +56,9 @@ export class ReceiveSlots {
       arena.setPointer(header + MMSGHDR.iov, iov + i * IOVEC.size);
       arena.u32[(header + MMSGHDR.iovLength) >> 2] = 1;
       arena.setPointer(header + MMSGHDR.control, this.#control + i * CONTROL_BYTES);
-      arena.setPointer(iov + i * IOVEC.size + IOVEC.base, data + i * SLOT_BYTES);
+      arena.setPointer(iov + i * IOVEC.size + IOVEC.base, data + i * STRIDE_BYTES);
       arena.u32[(iov + i * IOVEC.size + IOVEC.length) >> 2] = SLOT_BYTES;
-      payloads.push(new Uint8Array(arena.buffer, data + i * SLOT_BYTES, SLOT_BYTES));
+      payloads.push(new Uint8Array(arena.buffer, data + i * STRIDE_BYTES, SLOT_BYTES));
       this.#reset(i);
     }
     this.headers = payloads.map((_, i) => arena.address + this.#header + i * MMSGHDR.size);

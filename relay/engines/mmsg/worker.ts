@@ -42,7 +42,7 @@ const engine = new UserspaceEngine({
     : { upstreamQuarantineMs: settings.upstreamQuarantineMs }),
   hashSeed: settings.hashSeed,
   tableSeed: settings.tableSeed,
-  now: clock === undefined ? () => performance.now() : () => clock[0]!,
+  now: clock === undefined ? () => poller.nowMs : () => clock[0]!,
   every: (periodMs, run) =>
     poller.every(periodMs, () => {
       run();
