@@ -1,7 +1,9 @@
 /** A session ends when its client has been silent for the idle timeout, and only then. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { gameConfig } from '../support/game-fleet.ts';
 import { Stage } from '../support/stage.ts';
+import { UdpPeer } from '../support/udp-peer.ts';
 import { until } from '../support/until.ts';
 
 let stage: Stage;
@@ -43,3 +45,33 @@ test('a client that comes back after its session ended finds its server again', 
   const again = await stage.players(12, relay.listener());
   expect(again.map(({ server }) => server)).toEqual(players.map(({ server }) => server));
 });
+
+test('a client keeps its session when it was silent for less than the timeout, and gets another one after more', async () => {
+  const echo = new UdpPeer('127.0.0.1:0', ({ payload }) => payload);
+  const client = new UdpPeer('127.20.0.9:0');
+  try {
+    const relay = await stage.relay(
+      gameConfig({ listener: { idleTimeout: '4s' }, pool: { backends: [echo.local.toString()] } }),
+    );
+    await client.ask(relay.listener(), 'first');
+    const [opened] = await relay.sessions();
+
+    await sleep(2_000);
+    await client.ask(relay.listener(), 'before the timeout');
+    const [kept] = await relay.sessions();
+    expect(kept).toMatchObject({
+      upstreamPort: opened!.upstreamPort,
+      downstreamDatagrams: 2,
+      upstreamDatagrams: 2,
+    });
+    expect(await relay.metric('sessions_expired_total')).toBe(0);
+
+    await sleep(4_200);
+    await client.ask(relay.listener(), 'after the timeout');
+    expect(await relay.sessions()).toMatchObject([{ downstreamDatagrams: 1, upstreamDatagrams: 1 }]);
+    expect(await relay.metric('sessions_opened_total')).toBe(2);
+    expect(await relay.metric('sessions_expired_total')).toBe(1);
+  } finally {
+    await Promise.all([client.close(), echo.close()]);
+  }
+}, 20_000);
