@@ -82,9 +82,10 @@ export class GameServer {
   /** The replies at their own lengths, which seldom change: a socket copies a whole array soonest. */
   readonly #replyViews: Uint8Array[];
 
-  // Reply mode `tick`: where the last update of each player came from, by player id.
+  // Reply mode `tick`: where the last update of each player came from and on which path, by player id.
   readonly #words = new Uint32Array(ADDRESS_WORDS * MAX_PLAYERS);
   readonly #ports = new Uint16Array(MAX_PLAYERS);
+  readonly #paths = new Uint16Array(MAX_PLAYERS);
 
   readonly #startMs: number;
   readonly #tickPeriodMs: number;
@@ -113,6 +114,8 @@ export class GameServer {
     this.#isTicked = options.reply === 'tick';
     this.#socket = options.openSocket({
       local: options.listen,
+      // On a wildcard address: a relay takes answers only from the address that it sent to.
+      tellPaths: true,
       onReceive: (batch) => this.#receive(batch),
       onSent: (sent, failed) => {
         this.#sent += sent;
@@ -164,7 +167,7 @@ export class GameServer {
   }
 
   #receive(batch: DatagramBatch): void {
-    const { count, payloads, lengths, words, ports } = batch;
+    const { count, payloads, lengths, words, ports, paths } = batch;
     const nowMs = this.#now();
     this.#received += count;
     this.#state.tick = Math.floor((nowMs - this.#startMs) / this.#tickPeriodMs) >>> 0;
@@ -176,8 +179,8 @@ export class GameServer {
       this.#accepted++;
       this.#world.update(this.#update, nowMs);
       const at = ADDRESS_WORDS * i;
-      if (this.#isTicked) this.#noteRemote(this.#update.playerId, words, at, ports[i]!);
-      else this.#reply(this.#update.playerId, words, at, ports[i]!);
+      if (this.#isTicked) this.#noteRemote(this.#update.playerId, words, at, ports[i]!, paths[i]!);
+      else this.#reply(this.#update.playerId, words, at, ports[i]!, paths[i]!);
     }
     this.#flush();
   }
@@ -187,25 +190,27 @@ export class GameServer {
     this.#state.tick = tick >>> 0;
     for (let place = 0; place < this.#world.playerCount; place++) {
       const playerId = this.#world.playerIdAt(place);
-      this.#reply(playerId, this.#words, ADDRESS_WORDS * playerId, this.#ports[playerId]!);
+      const at = ADDRESS_WORDS * playerId;
+      this.#reply(playerId, this.#words, at, this.#ports[playerId]!, this.#paths[playerId]!);
     }
     this.#flush();
   }
 
-  #noteRemote(playerId: number, words: Uint32Array, at: number, port: number): void {
+  #noteRemote(playerId: number, words: Uint32Array, at: number, port: number, path: number): void {
     const to = ADDRESS_WORDS * playerId;
     for (let i = 0; i < ADDRESS_WORDS; i++) this.#words[to + i] = words[at + i]!;
     this.#ports[playerId] = port;
+    this.#paths[playerId] = path;
   }
 
   /** Adds the player's world state to the batch of replies. */
-  #reply(playerId: number, words: Uint32Array, at: number, port: number): void {
+  #reply(playerId: number, words: Uint32Array, at: number, port: number, path: number): void {
     const slot = this.#replies.count;
     const bytes = this.#replyBytes[slot]!;
     this.#world.describeMatch(playerId, this.#state);
     const length = this.#codec.encodeWorld(this.#state, bytes);
     if (this.#replyViews[slot]!.length !== length) this.#replyViews[slot] = bytes.subarray(0, length);
-    this.#replies.append(this.#replyViews[slot]!, length, words, at, port);
+    this.#replies.append(this.#replyViews[slot]!, length, words, at, port, path);
     if (this.#replies.count === REPLY_BATCH) this.#flush();
   }
 

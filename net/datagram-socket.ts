@@ -9,9 +9,18 @@ import { ADDRESS_WORDS } from './address.ts';
 /** The largest UDP payload over IPv4: 65,535 - 20 (IP header) - 8 (UDP header). */
 export const MAX_DATAGRAM_BYTES = 65_507;
 
+/** Paths are numbers of 12 bits, so that a session has room for its own. */
+export const MAX_PATH = 4_095;
+
+type BatchArray = 'payloads' | 'lengths' | 'words' | 'ports' | 'paths';
+
 /**
  * Datagrams side by side, each with its remote end. Slot i (0 <= i < count) is `payloads[i]` up to `lengths[i]` bytes,
- * from or to the address `words[4i..4i+3]` (net/address.ts) and `ports[i]`.
+ * from or to the address `words[4i..4i+3]` (net/address.ts) and `ports[i]`, on the path `paths[i]`.
+ *
+ * A path is a socket's own number for the way that a datagram came: the local address that it was sent to and, for a
+ * link-local remote, the interface. A datagram that is sent with the path of a received one leaves from that address. 0 is
+ * no path in particular: the system chooses. Numbers hold as long as the socket, and are at most MAX_PATH.
  */
 export class DatagramBatch {
   readonly capacity: number;
@@ -20,9 +29,10 @@ export class DatagramBatch {
   readonly lengths: Int32Array;
   readonly words: Uint32Array;
   readonly ports: Uint16Array;
+  readonly paths: Uint16Array;
 
   /** @param memory arrays for the batch to use instead of its own, each with room for `capacity` datagrams */
-  constructor(capacity: number, memory?: Pick<DatagramBatch, 'payloads' | 'lengths' | 'words' | 'ports'>) {
+  constructor(capacity: number, memory?: Pick<DatagramBatch, BatchArray>) {
     assert(capacity > 0);
     const empty = new Uint8Array(0);
     this.capacity = capacity;
@@ -30,10 +40,18 @@ export class DatagramBatch {
     this.lengths = memory?.lengths ?? new Int32Array(capacity);
     this.words = memory?.words ?? new Uint32Array(capacity * ADDRESS_WORDS);
     this.ports = memory?.ports ?? new Uint16Array(capacity);
+    this.paths = memory?.paths ?? new Uint16Array(capacity);
   }
 
   /** Adds one datagram to or from the address at `words[at]`. The payload is referenced, not copied. */
-  append(payload: Uint8Array, length: number, words: Uint32Array, at: number, port: number): void {
+  append(
+    payload: Uint8Array,
+    length: number,
+    words: Uint32Array,
+    at: number,
+    port: number,
+    path = 0,
+  ): void {
     const slot = this.count++;
     assert(slot < this.capacity, 'the batch is full');
     this.payloads[slot] = payload;
@@ -44,6 +62,7 @@ export class DatagramBatch {
     this.words[to + 2] = words[at + 2]!;
     this.words[to + 3] = words[at + 3]!;
     this.ports[slot] = port;
+    this.paths[slot] = path;
   }
 
   clear(): void {
@@ -60,6 +79,16 @@ export interface DatagramSocketOptions {
   readonly onSent?: (sent: number, failed: number, sentBytes: number) => void;
   /** A receive failed, of no datagram in particular (an ICMP error, no memory). The socket goes on. */
   readonly onError?: (error: Error) => void;
+  /**
+   * ICMP errors that came back for datagrams that this socket sent: a closed port, no route. Only a socket with this
+   * handler asks the system for them, and only where `reportsUnreachable` says so.
+   */
+  readonly onUnreachable?: (count: number) => void;
+  /**
+   * Whether received datagrams should tell their path, for an owner who answers them. It costs only a socket that has more
+   * than one way to answer: on `0.0.0.0`, on `[::]`, or towards IPv6 link-local addresses.
+   */
+  readonly tellPaths?: boolean;
   /** Datagrams that may wait for the system at once; beyond it `send` refuses. Default 1,024. */
   readonly sendQueueLimit?: number;
   /** Asked of the system, which may grant less. Default 4 MiB each. */

@@ -10,7 +10,7 @@
 export const SOCKADDR_IN = { size: 16, family: 0, port: 2, address: 4 } as const;
 
 /** linux/in6.h: struct sockaddr_in6. */
-export const SOCKADDR_IN6 = { size: 28, family: 0, port: 2, address: 8 } as const;
+export const SOCKADDR_IN6 = { size: 28, family: 0, port: 2, address: 8, scope: 24 } as const;
 
 /** linux/uio.h: struct iovec. */
 export const IOVEC = { size: 16, base: 0, length: 8 } as const;
@@ -30,6 +30,15 @@ export const MMSGHDR = {
 
 /** linux/socket.h: struct cmsghdr on 64 bits; the data follows. */
 export const CMSGHDR = { size: 16, length: 0, level: 8, type: 12, data: 16 } as const;
+
+/** linux/in.h: struct in_pktinfo; linux/ipv6.h: struct in6_pktinfo. */
+export const IN_PKTINFO = { size: 12, interface: 0, local: 4 } as const;
+export const IN6_PKTINFO = { size: 20, local: 0, interface: 16 } as const;
+
+/** linux/errqueue.h: struct sock_extended_err. */
+export const SOCK_EXTENDED_ERR = { origin: 4 } as const;
+export const SO_EE_ORIGIN_ICMP = 2;
+export const SO_EE_ORIGIN_ICMP6 = 3;
 
 /** linux/eventpoll.h: struct epoll_event, packed on x86-64 only. */
 export const EPOLL_EVENT =
@@ -52,6 +61,7 @@ export const SOCK_DGRAM = 2;
 export const SOCK_NONBLOCK = 0x800;
 export const SOCK_CLOEXEC = 0x8_0000;
 export const MSG_DONTWAIT = 0x40;
+export const MSG_ERRQUEUE = 0x2000;
 export const MSG_NOSIGNAL = 0x4000;
 
 /** asm-generic/socket.h */
@@ -65,12 +75,19 @@ export const SO_RXQ_OVFL = 40;
 export const SO_ATTACH_REUSEPORT_CBPF = 51;
 
 /** linux/in.h, linux/in6.h */
+export const IPPROTO_IP = 0;
+export const IP_PKTINFO = 8;
+export const IP_RECVERR = 11;
 export const IPPROTO_IPV6 = 41;
+export const IPV6_RECVERR = 25;
 export const IPV6_V6ONLY = 26;
+export const IPV6_RECVPKTINFO = 49;
+export const IPV6_PKTINFO = 50;
 
 /** linux/eventpoll.h */
 export const EPOLLIN = 1;
 export const EPOLLET = 0x8000_0000;
+export const EPOLLERR = 8;
 export const EPOLL_CTL_ADD = 1;
 export const EPOLL_CTL_DEL = 2;
 export const EPOLL_CLOEXEC = 0x8_0000;

@@ -12,9 +12,15 @@ import {
   AF_INET6,
   EAGAIN,
   EINTR,
+  IP_PKTINFO,
+  IP_RECVERR,
+  IPPROTO_IP,
   IPPROTO_IPV6,
+  IPV6_RECVERR,
+  IPV6_RECVPKTINFO,
   IPV6_V6ONLY,
   MSG_DONTWAIT,
+  MSG_ERRQUEUE,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
   SO_REUSEPORT,
@@ -30,6 +36,7 @@ import {
 } from './abi.ts';
 import { Arena } from './arena.ts';
 import { errnoName, type Libc } from './libc.ts';
+import type { PathTable } from './path-table.ts';
 import type { ReceiveSlots } from './receive-slots.ts';
 import type { Sender, SendQueue } from './send-queue.ts';
 
@@ -42,6 +49,7 @@ export interface MmsgSocketOptions {
   readonly fd: number;
   readonly options: DatagramSocketOptions;
   readonly queue: SendQueue;
+  readonly paths: PathTable;
   readonly onClose: () => void;
 }
 
@@ -49,6 +57,7 @@ export class MmsgSocket implements DatagramSocket, Sender {
   readonly fd: number;
   readonly isV4: boolean;
   readonly local: Endpoint;
+  readonly meetsPendingErrors: boolean;
   /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
   kernelDrops = 0;
   /** The poller's own: it will come back to this socket. */
@@ -56,19 +65,25 @@ export class MmsgSocket implements DatagramSocket, Sender {
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
   readonly #libc: Libc;
   readonly #queue: SendQueue;
+  /** Where the socket tells paths. */
+  readonly #paths: PathTable | undefined;
   readonly #onReceive: (batch: DatagramBatch) => void;
   readonly #onError: ((error: Error) => void) | undefined;
+  readonly #onUnreachable: ((count: number) => void) | undefined;
   readonly #onClose: () => void;
   #closed = false;
 
-  constructor({ libc, fd, options, queue, onClose }: MmsgSocketOptions) {
+  constructor({ libc, fd, options, queue, paths, onClose }: MmsgSocketOptions) {
     this.#libc = libc;
     this.fd = fd;
     this.isV4 = options.local.ip.isV4;
     this.local = readLocal(libc, fd);
     this.#queue = queue;
+    this.#paths = hasPaths(options) ? paths : undefined;
     this.#onReceive = options.onReceive;
     this.#onError = options.onError;
+    this.#onUnreachable = options.onUnreachable;
+    this.meetsPendingErrors = options.onUnreachable !== undefined;
     this.#onClose = onClose;
     this.sent = options.onSent ?? (() => undefined);
   }
@@ -76,7 +91,10 @@ export class MmsgSocket implements DatagramSocket, Sender {
   send(batch: DatagramBatch): number {
     if (this.#closed) return 0;
     const { count, payloads, lengths, words, ports } = batch;
-    for (let i = 0; i < count; i++) this.#queue.add(this, payloads[i]!, lengths[i]!, words, 4 * i, ports[i]!);
+    for (let i = 0; i < count; i++) {
+      this.#queue.add(this, payloads[i]!, lengths[i]!, words, 4 * i, ports[i]!);
+      if (this.#paths !== undefined) this.#setPath(this.#paths, batch.paths[i]!);
+    }
     return count;
   }
 
@@ -93,10 +111,23 @@ export class MmsgSocket implements DatagramSocket, Sender {
       if (errno !== EINTR) this.#onError?.(new Error(`recvmmsg: ${errnoName(errno)}`));
       return 0;
     }
-    const batch = slots.read(from, count);
+    const batch = slots.read(from, count, this.#paths);
     if (slots.kernelDrops !== -1) this.kernelDrops = slots.kernelDrops;
     this.#onReceive(batch);
     return count;
+  }
+
+  /** Empties the queue of ICMP errors into slots from `from`, at most `room`. @returns whether more may be there */
+  receiveErrors(slots: ReceiveSlots, from: number, room: number): boolean {
+    const count = this.#libc.recvmmsg(this.fd, slots.headers[from]!, room, MSG_DONTWAIT | MSG_ERRQUEUE, 0);
+    if (count <= 0) return false;
+    const unreachable = slots.readErrors(from, count);
+    if (unreachable > 0) this.#onUnreachable?.(unreachable);
+    return count === room;
+  }
+
+  #setPath(paths: PathTable, path: number): void {
+    if (path !== 0) this.#queue.control(paths.control(path), paths.controlLength(path));
   }
 
   close(): Promise<void> {
@@ -116,7 +147,10 @@ export class MmsgSocket implements DatagramSocket, Sender {
  */
 export function bindUdp(
   libc: Libc,
-  options: Pick<DatagramSocketOptions, 'local' | 'receiveBufferBytes' | 'sendBufferBytes'>,
+  options: Pick<
+    DatagramSocketOptions,
+    'local' | 'tellPaths' | 'onUnreachable' | 'receiveBufferBytes' | 'sendBufferBytes'
+  >,
   { reusePort = false } = {},
 ): number {
   const { local } = options;
@@ -130,6 +164,14 @@ export function bindUdp(
       return libc.setsockopt(fd, level, option, memory.address, 4) === 0;
     };
     if (!isV4) set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    if (options.tellPaths === true && isWildcard(local)) {
+      set(IPPROTO_IP, IP_PKTINFO, 1);
+      if (!isV4) set(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+    }
+    if (options.onUnreachable !== undefined) {
+      if (isV4) set(IPPROTO_IP, IP_RECVERR, 1);
+      else set(IPPROTO_IPV6, IPV6_RECVERR, 1);
+    }
     if (reusePort) set(SOL_SOCKET, SO_REUSEPORT, 1);
     const {
       receiveBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES,
@@ -149,6 +191,15 @@ export function bindUdp(
   } finally {
     memory.free();
   }
+}
+
+function isWildcard({ ip }: Endpoint): boolean {
+  return ip.range === 'unspecified';
+}
+
+/** Whether the socket has more than one way to answer a datagram. */
+function hasPaths({ local, tellPaths }: DatagramSocketOptions): boolean {
+  return tellPaths === true && (isWildcard(local) || !local.ip.isV4);
 }
 
 /** Writes a socket address at the arena's beginning. @returns its length */

@@ -2,8 +2,8 @@
  * Batched UDP on one thread: sockets, one epoll, receive slots and a send queue. One round (`poll`):
  *
  *  1. wait until a socket is readable, a timer is due, or somebody wakes the poller
- *  2. each socket that became readable, or was left unread: receive what fits the free slots in one call, hand the
- *     batch to its owner
+ *  2. each socket that became readable, or was left unread: count its errors, receive what fits the free slots in one call,
+ *     hand the batch to its owner
  *  3. owners answer by `send`, which only queues
  *  4. when the slots are used up, and at the end of the round: send the queue, all slots are free
  *  5. timers that are due
@@ -26,6 +26,7 @@ import {
   EPOLL_CTL_ADD,
   EPOLL_CTL_DEL,
   EPOLL_EVENT,
+  EPOLLERR,
   EPOLLET,
   EPOLLIN,
   SYS_EPOLL_PWAIT2,
@@ -33,6 +34,7 @@ import {
 import { Arena } from './arena.ts';
 import { errnoName, type Libc } from './libc.ts';
 import { bindUdp, EMPTY, MmsgSocket } from './mmsg-socket.ts';
+import { PATH_ARENA_BYTES, PathTable } from './path-table.ts';
 import { RECEIVE_ARENA_BYTES, ReceiveSlots, SLOTS } from './receive-slots.ts';
 import { SEND_ARENA_BYTES, SendQueue } from './send-queue.ts';
 
@@ -73,6 +75,7 @@ export class Poller {
   readonly #arena: Arena;
   readonly #slots: ReceiveSlots;
   readonly #queue: SendQueue;
+  readonly #paths: PathTable;
   readonly #events: number;
   readonly #timespec: number;
   readonly #scratch: number;
@@ -106,9 +109,10 @@ export class Poller {
     this.#coalesceUs = coalesceUs;
     this.#descriptors = descriptors;
     const small = 64 * 1024;
-    this.#arena = new Arena(libc, RECEIVE_ARENA_BYTES + SEND_ARENA_BYTES + small);
+    this.#arena = new Arena(libc, RECEIVE_ARENA_BYTES + SEND_ARENA_BYTES + PATH_ARENA_BYTES + small);
     this.#slots = new ReceiveSlots(this.#arena);
     this.#queue = new SendQueue(libc, this.#arena);
+    this.#paths = new PathTable(this.#arena);
     this.#events = this.#arena.take(MAX_EVENTS * EPOLL_EVENT.size);
     this.#timespec = this.#arena.take(16);
     this.#scratch = this.#arena.take(64);
@@ -144,6 +148,7 @@ export class Poller {
       fd,
       options,
       queue: this.#queue,
+      paths: this.#paths,
       onClose: () => this.#forget(number, fd, isOwn),
     });
     this.#sockets[number] = socket;
@@ -166,7 +171,10 @@ export class Poller {
     const ready = this.#wait(left > 0 ? 0 : maxWaitMs);
     this.nowMs = performance.now();
     let received = 0;
-    for (let i = 0; i < ready; i++) received += this.#receive(this.#eventData(i));
+    for (let i = 0; i < ready; i++) {
+      if (this.#isError(i)) this.#receiveErrors(this.#eventData(i));
+      received += this.#receive(this.#eventData(i));
+    }
     for (let i = 0; i < left; i++) received += this.#receiveLeft(this.#unread.shift()!);
     this.#queue.flush();
     this.#used = 0;
@@ -242,6 +250,21 @@ export class Poller {
     return this.#arena.u32[(this.#events + i * EPOLL_EVENT.size + EPOLL_EVENT.data) >> 2]!;
   }
 
+  #isError(i: number): boolean {
+    const events = this.#arena.u32[(this.#events + i * EPOLL_EVENT.size + EPOLL_EVENT.events) >> 2]!;
+    return (events & EPOLLERR) !== 0;
+  }
+
+  /** Takes the errors off the socket, so that they are counted, and not reported to its sends. */
+  #receiveErrors(number: number): void {
+    if (number === WAKE) return;
+    const socket = this.#sockets[number];
+    if (socket === undefined) return;
+    // To the end, since no other event tells of the rest; the queue is as bounded as the receive buffer.
+    do this.#makeRoom();
+    while (socket.receiveErrors(this.#slots, this.#used, SLOTS - this.#used));
+  }
+
   #receiveLeft(number: number): number {
     const socket = this.#sockets[number];
     if (socket !== undefined) socket.isUnread = false;
@@ -259,10 +282,7 @@ export class Poller {
     for (let receives = 0; receives < RECEIVES_PER_ROUND; receives++) {
       const socket = this.#sockets[number];
       if (socket === undefined) return total;
-      if (this.#used === SLOTS) {
-        this.#queue.flush();
-        this.#used = 0;
-      }
+      this.#makeRoom();
       const room = SLOTS - this.#used;
       const count = socket.receive(this.#slots, this.#used, room);
       if (count === EMPTY) return total;
@@ -275,6 +295,13 @@ export class Poller {
     socket.isUnread = true;
     this.#unread.push(number);
     return total;
+  }
+
+  /** When the slots are used up: sends what refers to them, and all are free. */
+  #makeRoom(): void {
+    if (this.#used < SLOTS) return;
+    this.#queue.flush();
+    this.#used = 0;
   }
 
   #runTimers(): void {

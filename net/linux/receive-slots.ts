@@ -2,19 +2,34 @@
  * Where received datagrams land: 64 slots of native memory, each with its message header, and for each slot a batch that
  * begins there. A round of receiving fills the slots from the front, whatever sockets they come from, and the slots are
  * free again when everything that refers to them has been sent.
+ *
+ * Control messages that the kernel may add, each only where a socket asks for it: its count of drops (SO_RXQ_OVFL), and for
+ * paths the local address (IP_PKTINFO, IPV6_PKTINFO).
  */
 import { DatagramBatch } from '../datagram-socket.ts';
 import {
   AF_INET6,
   CMSGHDR,
+  IN6_PKTINFO,
+  IN_PKTINFO,
   IOVEC,
+  IP_PKTINFO,
+  IP_RECVERR,
+  IPPROTO_IP,
+  IPPROTO_IPV6,
+  IPV6_PKTINFO,
+  IPV6_RECVERR,
   MMSGHDR,
+  SO_EE_ORIGIN_ICMP,
+  SO_EE_ORIGIN_ICMP6,
   SO_RXQ_OVFL,
+  SOCK_EXTENDED_ERR,
   SOCKADDR_IN,
   SOCKADDR_IN6,
   SOL_SOCKET,
 } from './abi.ts';
 import type { Arena } from './arena.ts';
+import { PATH_WORDS, type PathTable } from './path-table.ts';
 
 export const SLOTS = 64;
 
@@ -23,16 +38,19 @@ const SLOT_BYTES = 65_536;
 /** From slot to slot. Were it a power of two, the fronts of all slots would contend for the same lines of the cache. */
 const STRIDE_BYTES = SLOT_BYTES + 320;
 const NAME_BYTES = 32;
-/** One control message with a 32-bit value: SO_RXQ_OVFL. */
-const CONTROL_BYTES = CMSGHDR.size + 8;
+/** SO_RXQ_OVFL 24 bytes, IPV6_PKTINFO 40, IP_PKTINFO 32 (for IPv4 on an IPv6 socket in addition); or one IPV6_RECVERR. */
+const CONTROL_BYTES = 96;
 
 const V4_MAPPED_WORD = 0xffff0000;
 
-export const RECEIVE_ARENA_BYTES = SLOTS * (STRIDE_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + 64);
+export const RECEIVE_ARENA_BYTES =
+  SLOTS * (STRIDE_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + CONTROL_BYTES + 64);
 
 export class ReceiveSlots {
-  /** Batch k holds slots k and up. */
+  /** Batch k holds slots k and up. These have no paths; */
   readonly batches: readonly DatagramBatch[];
+  /** and these do. */
+  readonly batchesWithPaths: readonly DatagramBatch[];
   /** Address of the message header of each slot. */
   readonly headers: readonly number[];
   /** The kernel's count of datagrams that the socket's full buffer dropped, as of the last `read`; -1 when it told none. */
@@ -41,6 +59,7 @@ export class ReceiveSlots {
   readonly #header: number;
   readonly #name: number;
   readonly #control: number;
+  readonly #path = new Uint32Array(PATH_WORDS);
 
   constructor(arena: Arena) {
     this.#arena = arena;
@@ -62,12 +81,17 @@ export class ReceiveSlots {
       this.#reset(i);
     }
     this.headers = payloads.map((_, i) => arena.address + this.#header + i * MMSGHDR.size);
-    this.batches = makeBatches(payloads);
+    ({ batches: this.batches, batchesWithPaths: this.batchesWithPaths } = makeBatches(payloads));
   }
 
-  /** Reads what the kernel wrote into slots `from` to `from + count - 1`. @returns their batch */
-  read(from: number, count: number): DatagramBatch {
-    const batch = this.batches[from]!;
+  /**
+   * Reads what the kernel wrote into slots `from` to `from + count - 1`.
+   *
+   * @param paths where the socket tells paths: the table to number them
+   * @returns their batch
+   */
+  read(from: number, count: number, paths?: PathTable): DatagramBatch {
+    const batch = (paths === undefined ? this.batches : this.batchesWithPaths)[from]!;
     const { u16, u32, bytes } = this.#arena;
     const { words, ports, lengths } = batch;
     this.kernelDrops = -1;
@@ -88,11 +112,30 @@ export class ReceiveSlots {
         words[4 * i + 2] = V4_MAPPED_WORD;
         words[4 * i + 3] = u32[(name + SOCKADDR_IN.address) >> 2]!;
       }
-      this.#readControl(slot);
+      if (paths === undefined) this.#readControl(slot);
+      else batch.paths[i] = this.#readPath(slot, paths);
       this.#reset(slot);
     }
     batch.count = count;
     return batch;
+  }
+
+  /** Reads an error queue's messages, as `read` does datagrams. @returns those that an ICMP error caused */
+  readErrors(from: number, count: number): number {
+    const { u32, bytes } = this.#arena;
+    let unreachable = 0;
+    for (let slot = from; slot < from + count; slot++) {
+      const control = this.#control + slot * CONTROL_BYTES;
+      const level = u32[(control + CMSGHDR.level) >> 2];
+      const type = u32[(control + CMSGHDR.type) >> 2];
+      const isError =
+        u32[(this.#header + slot * MMSGHDR.size + MMSGHDR.controlLength) >> 2]! > CMSGHDR.size &&
+        ((level === IPPROTO_IP && type === IP_RECVERR) || (level === IPPROTO_IPV6 && type === IPV6_RECVERR));
+      const origin = bytes[control + CMSGHDR.data + SOCK_EXTENDED_ERR.origin];
+      if (isError && (origin === SO_EE_ORIGIN_ICMP || origin === SO_EE_ORIGIN_ICMP6)) unreachable++;
+      this.#reset(slot);
+    }
+    return unreachable;
   }
 
   #readControl(slot: number): void {
@@ -106,6 +149,47 @@ export class ReceiveSlots {
     if (isDropCount) this.kernelDrops = u32[control + (CMSGHDR.data >> 2)]!;
   }
 
+  /** Reads all control messages of a slot. @returns its path */
+  #readPath(slot: number, paths: PathTable): number {
+    const { u16, u32 } = this.#arena;
+    const path = this.#path;
+    this.#setLocal(0, 0, 0, 0);
+    path[4] = 0;
+    const begin = this.#control + slot * CONTROL_BYTES;
+    const end = begin + u32[(this.#header + slot * MMSGHDR.size + MMSGHDR.controlLength) >> 2]!;
+    for (let at = begin; at + CMSGHDR.size <= end;) {
+      const level = u32[(at + CMSGHDR.level) >> 2]!;
+      const type = u32[(at + CMSGHDR.type) >> 2]!;
+      const data = at + CMSGHDR.data;
+      if (level === IPPROTO_IP && type === IP_PKTINFO) {
+        // For IPv4 on an IPv6 socket both kinds of message come, this one last. Of its two addresses the one to answer
+        // from: for a broadcast, the interface's own. 0: the kernel can't tell.
+        const local = u32[(data + IN_PKTINFO.local) >> 2]!;
+        this.#setLocal(0, 0, local === 0 ? 0 : V4_MAPPED_WORD, local);
+      } else if (level === IPPROTO_IPV6 && type === IPV6_PKTINFO) {
+        const local = (data + IN6_PKTINFO.local) >> 2;
+        const isMulticast = (u32[local]! & 0xff) === 0xff;
+        if (!isMulticast) this.#setLocal(u32[local]!, u32[local + 1]!, u32[local + 2]!, u32[local + 3]!);
+        if (isLinkLocal(u32[local]!)) path[4] = u32[(data + IN6_PKTINFO.interface) >> 2]!;
+      } else if (level === SOL_SOCKET && type === SO_RXQ_OVFL) {
+        this.kernelDrops = u32[data >> 2]!;
+      }
+      at += (u32[(at + CMSGHDR.length) >> 2]! + 7) & ~7;
+    }
+    const name = this.#name + slot * NAME_BYTES;
+    if (u16[name >> 1] === AF_INET6 && isLinkLocal(u32[(name + SOCKADDR_IN6.address) >> 2]!))
+      path[4] = u32[(name + SOCKADDR_IN6.scope) >> 2]!;
+    return paths.number(path);
+  }
+
+  #setLocal(word0: number, word1: number, word2: number, word3: number): void {
+    const path = this.#path;
+    path[0] = word0;
+    path[1] = word1;
+    path[2] = word2;
+    path[3] = word3;
+  }
+
   /** The kernel overwrites these lengths with what it used. */
   #reset(slot: number): void {
     const { u32 } = this.#arena;
@@ -115,18 +199,26 @@ export class ReceiveSlots {
   }
 }
 
+/** Whether an address whose first word this is belongs to fe80::/10. */
+function isLinkLocal(word: number): boolean {
+  return (word & 0xc0ff) === 0x80fe;
+}
+
 /** For each slot a batch that begins there, over the same memory. */
-function makeBatches(payloads: Uint8Array[]): DatagramBatch[] {
+function makeBatches(payloads: Uint8Array[]): Pick<ReceiveSlots, 'batches' | 'batchesWithPaths'> {
   const lengths = new Int32Array(SLOTS);
   const words = new Uint32Array(SLOTS * 4);
   const ports = new Uint16Array(SLOTS);
-  return payloads.map(
-    (_, from) =>
-      new DatagramBatch(SLOTS - from, {
-        payloads: payloads.slice(from),
-        lengths: lengths.subarray(from),
-        words: words.subarray(4 * from),
-        ports: ports.subarray(from),
-      }),
-  );
+  const make = (paths: Uint16Array): DatagramBatch[] =>
+    payloads.map(
+      (_, from) =>
+        new DatagramBatch(SLOTS - from, {
+          payloads: payloads.slice(from),
+          lengths: lengths.subarray(from),
+          words: words.subarray(4 * from),
+          ports: ports.subarray(from),
+          paths: paths.subarray(from),
+        }),
+    );
+  return { batches: make(new Uint16Array(SLOTS)), batchesWithPaths: make(new Uint16Array(SLOTS)) };
 }

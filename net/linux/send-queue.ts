@@ -30,6 +30,8 @@ export const SEND_ARENA_BYTES = ENTRIES * (COPY_BYTES + NAME_BYTES + MMSGHDR.siz
 export interface Sender {
   readonly fd: number;
   readonly isV4: boolean;
+  /** An error of an earlier datagram may be reported to a later send, which then was not its fault. */
+  readonly meetsPendingErrors: boolean;
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
 }
 
@@ -43,6 +45,8 @@ export class SendQueue {
   readonly #copy: number;
   readonly #senders: (Sender | undefined)[] = Array.from({ length: ENTRIES }, () => undefined);
   #count = 0;
+  /** Whether entries carry control messages. */
+  #hasControls = false;
 
   constructor(libc: Libc, arena: Arena) {
     this.#libc = libc;
@@ -90,6 +94,14 @@ export class SendQueue {
     this.#arena.setPointer(iov + IOVEC.base, copy);
   }
 
+  /** Gives the datagram that was added last the control message at `control` in the arena. */
+  control(control: number, length: number): void {
+    const header = this.#header + (this.#count - 1) * MMSGHDR.size;
+    this.#arena.setPointer(header + MMSGHDR.control, control);
+    this.#arena.u32[(header + MMSGHDR.controlLength) >> 2] = length;
+    this.#hasControls = true;
+  }
+
   flush(): void {
     const count = this.#count;
     for (let from = 0; from < count;) {
@@ -100,6 +112,13 @@ export class SendQueue {
       from = to;
     }
     this.#count = 0;
+    if (this.#hasControls) this.#forgetControls(count);
+  }
+
+  #forgetControls(count: number): void {
+    const { u32 } = this.#arena;
+    for (let i = 0; i < count; i++) u32[(this.#header + i * MMSGHDR.size + MMSGHDR.controlLength) >> 2] = 0;
+    this.#hasControls = false;
   }
 
   /** Sends entries `from` to `to - 1`. One that the system refuses is counted and passed over. */
@@ -107,6 +126,7 @@ export class SendQueue {
     let next = from;
     let failed = 0;
     let sentBytes = 0;
+    let retried = -1;
     while (next < to) {
       const accepted = this.#libc.sendmmsg(
         sender.fd,
@@ -123,6 +143,11 @@ export class SendQueue {
       }
       const errno = this.#libc.errno();
       if (errno === EINTR) continue;
+      // The report of a pending error clears it.
+      if (sender.meetsPendingErrors && errno !== EAGAIN && retried !== next) {
+        retried = next;
+        continue;
+      }
       // A full send buffer refuses what follows too: dropped here, rather than kept while newer positions wait.
       const refused = errno === EAGAIN ? to - next : 1;
       failed += refused;

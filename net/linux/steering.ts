@@ -64,13 +64,13 @@ function steeringProgram(sockets: number): readonly Instruction[] {
  */
 export function bindGroup(libc: Libc, local: Endpoint, count: number): { fds: number[]; bound: Endpoint } {
   // SO_REUSEPORT would join another program's group without a word; a plain socket meets it as an error.
-  const probe = bindUdp(libc, { local });
+  const probe = bindUdp(libc, { local, tellPaths: true });
   const bound = readLocal(libc, probe);
   if (count === 1) return { fds: [probe], bound };
   libc.close(probe);
   const fds: number[] = [];
   try {
-    for (let i = 0; i < count; i++) fds.push(bindUdp(libc, { local: bound }, { reusePort: true }));
+    for (let i = 0; i < count; i++) fds.push(bindUdp(libc, { local: bound, tellPaths: true }, { reusePort: true }));
     steer(libc, fds[0]!, count);
   } catch (error) {
     for (const fd of fds) libc.close(fd);

@@ -105,6 +105,12 @@ const METRICS: readonly Metric[] = [
     ({ counts }) => counts.kernelDrops,
   ),
   perUdpListener(
+    'counter',
+    'upstream_unreachable_total',
+    'ICMP errors that came back for datagrams to backends',
+    ({ counts }) => counts.upstreamUnreachable,
+  ),
+  perUdpListener(
     'gauge',
     'upstream_sockets',
     'Open upstream sockets',

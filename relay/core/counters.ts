@@ -27,9 +27,10 @@ const SESSIONS_REPINNED = SESSIONS_OPENED + 3;
 const KERNEL_DROPS = SESSIONS_OPENED + 4;
 const LIVE_SESSIONS = SESSIONS_OPENED + 5;
 const UPSTREAM_SOCKETS = SESSIONS_OPENED + 6;
+const UPSTREAM_UNREACHABLE = SESSIONS_OPENED + 7;
 
 /** Doubles in one block. */
-export const COUNTER_COUNT = SESSIONS_OPENED + 7;
+export const COUNTER_COUNT = SESSIONS_OPENED + 8;
 
 export class ListenerCounters {
   readonly values: Float64Array;
@@ -68,6 +69,11 @@ export class ListenerCounters {
 
   sessionRepinned(): void {
     this.values[SESSIONS_REPINNED]!++;
+  }
+
+  /** ICMP errors that answered datagrams to backends, as far as the engine can see them. */
+  upstreamUnreachable(errors: number): void {
+    this.values[UPSTREAM_UNREACHABLE]! += errors;
   }
 
   get sessionsOpened(): number {
@@ -118,6 +124,7 @@ export class ListenerCounters {
       sessionsEvicted: values[SESSIONS_EVICTED]!,
       sessionsRepinned: values[SESSIONS_REPINNED]!,
       kernelDrops: values[KERNEL_DROPS]!,
+      upstreamUnreachable: values[UPSTREAM_UNREACHABLE]!,
     };
   }
 }
@@ -140,4 +147,6 @@ export interface ListenerCounts {
   readonly sessionsRepinned: number;
   /** Dropped by the kernel before the relay received them; not part of the sums. */
   readonly kernelDrops: number;
+  /** ICMP errors that came back for datagrams to backends, which count as forwarded; not part of the sums. */
+  readonly upstreamUnreachable: number;
 }

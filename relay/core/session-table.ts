@@ -6,7 +6,7 @@
  *
  *     word 4      key: listener index + 1 (16) | client port (16)
  *     word 5      backend reference
- *     word 6      upstream: the engine's number for how it reaches the backend
+ *     word 6      path (12): the engine's number for the way to the client | upstream (20): for the way to the backend
  *     word 7      opened at, in seconds on the engine's clock
  *     double 4    last datagram from the client, in ms on the engine's clock
  *     double 5    bytes from the client
@@ -24,10 +24,14 @@ import {
 } from './record-table.ts';
 
 /** The session has no upstream yet. */
-export const NO_UPSTREAM = 0xffffffff;
+export const NO_UPSTREAM = 0xfffff;
+
+/** Enough for every upstream socket that a configuration may allow: a million. */
+const UPSTREAM_BITS = 20;
+const UPSTREAM_MASK = 0xfffff;
 
 const BACKEND_REF = 5;
-const UPSTREAM_NUMBER = 6;
+const WAYS = 6;
 const OPENED_S = 7;
 const LAST_SEEN_MS = 4;
 const BYTES_DOWNSTREAM = 5;
@@ -60,7 +64,7 @@ export class SessionTable {
   open(listener: number, words: Uint32Array, at: number, port: number, nowMs: number): number {
     const id = this.records.insert(words, at, sessionKey(listener, port));
     if (id === -1) return -1;
-    this.#words[id * RECORD_WORDS + UPSTREAM_NUMBER] = NO_UPSTREAM;
+    this.#words[id * RECORD_WORDS + WAYS] = NO_UPSTREAM;
     this.#words[id * RECORD_WORDS + OPENED_S] = nowMs / 1000;
     this.#doubles[id * RECORD_DOUBLES + LAST_SEEN_MS] = nowMs;
     return id;
@@ -101,11 +105,22 @@ export class SessionTable {
   }
 
   upstream(id: number): number {
-    return this.#words[id * RECORD_WORDS + UPSTREAM_NUMBER]!;
+    return this.#words[id * RECORD_WORDS + WAYS]! & UPSTREAM_MASK;
   }
 
   setUpstream(id: number, upstream: number): void {
-    this.#words[id * RECORD_WORDS + UPSTREAM_NUMBER] = upstream;
+    const at = id * RECORD_WORDS + WAYS;
+    this.#words[at] = (this.#words[at]! & ~UPSTREAM_MASK) | upstream;
+  }
+
+  /** On which path the client's last datagram came (net/datagram-socket.ts), and so the replies go. */
+  path(id: number): number {
+    return this.#words[id * RECORD_WORDS + WAYS]! >>> UPSTREAM_BITS;
+  }
+
+  setPath(id: number, path: number): void {
+    const at = id * RECORD_WORDS + WAYS;
+    this.#words[at] = (this.#words[at]! & UPSTREAM_MASK) | (path << UPSTREAM_BITS);
   }
 
   openedMs(id: number): number {

@@ -16,7 +16,7 @@ import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/usersp
 /** Descriptors that everything but upstream sockets may need: listeners, TCP, the admin API, Node itself. */
 const MOST_OTHER_DESCRIPTORS = 1_024;
 
-export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket'> & {
+export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket' | 'answersFromRoute'> & {
   /** Worker threads of engines that have them; absent: one for each core. */
   readonly workers?: number | undefined;
   readonly coalesceUs?: number;
@@ -58,6 +58,7 @@ const ENGINES: readonly EngineEntry[] = [
         ...withinDescriptors(settings, readDescriptorLimit()),
         name: 'dgram',
         openSocket: openDgramSocket,
+        answersFromRoute: true,
       }),
   },
 ];

@@ -30,6 +30,7 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
       ...defaults(settings),
       name: 'dgram',
       openSocket: openDgramSocket,
+      answersFromRoute: true,
       now: () => nowMs,
     });
     return {

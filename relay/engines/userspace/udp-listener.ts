@@ -6,7 +6,8 @@
  *   2. the router names its session                  2. the source address names the backend's slot,
  *   3. the session's upstream socket, taken             socket and slot name the session
  *      if it has none                                3. the session is alive and on that backend
- *   4. sent from there to the backend                4. sent from the listener socket to the client
+ *   4. sent from there to the backend                4. sent from the listener socket to the client, from the address
+ *                                                       that the client contacted last
  *
  * Each datagram that is received is counted as forwarded or under one drop reason, here or when its sending is done.
  */
@@ -65,6 +66,7 @@ export class UdpListener {
     this.#now = options.now;
     this.#socket = options.openSocket({
       local: options.spec.listen,
+      tellPaths: true,
       onReceive: (batch) => this.#downstream(batch),
       onSent: (sent, failed, bytes) => this.#count(UPSTREAM, sent, failed, bytes),
       onError: options.onTrouble,
@@ -152,8 +154,9 @@ export class UdpListener {
     const nowMs = this.#now();
     const { state } = this;
     const { counters } = state;
-    const { count, payloads, lengths, words, ports } = batch;
-    if (count > 1) this.#router.sessions.prefetch(state.index, words, ports, Math.min(count, PREFETCH_LIMIT));
+    const { sessions } = this.#router;
+    const { count, payloads, lengths, words, ports, paths } = batch;
+    if (count > 1) sessions.prefetch(state.index, words, ports, Math.min(count, PREFETCH_LIMIT));
     for (let i = 0; i < count; i++) {
       const length = lengths[i]!;
       counters.received(DOWNSTREAM, length);
@@ -163,8 +166,12 @@ export class UdpListener {
         continue;
       }
       const attached = this.#attach(session, words, i * 4, ports[i]!, nowMs);
-      if (attached === -1) counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
-      else this.#toBackend(attached, payloads[i]!, length);
+      if (attached === -1) {
+        counters.dropped(DOWNSTREAM, NO_UPSTREAM_SOCKET);
+        continue;
+      }
+      sessions.setPath(attached, paths[i]!);
+      this.#toBackend(attached, payloads[i]!, length);
     }
   }
 
@@ -237,8 +244,9 @@ export class UdpListener {
   #toClient(session: number, payload: Uint8Array, length: number): void {
     const { sessions } = this.#router;
     const port = sessions.clientPort(session);
+    const path = sessions.path(session);
     this.#outgoing.clear();
-    this.#outgoing.append(payload, length, sessions.records.words, sessions.addressAt(session), port);
+    this.#outgoing.append(payload, length, sessions.records.words, sessions.addressAt(session), port, path);
     if (this.#socket.send(this.#outgoing) === 0) {
       this.state.counters.dropped(UPSTREAM, SEND_QUEUE_FULL);
       return;
@@ -259,6 +267,7 @@ export class UdpListener {
       local,
       onReceive,
       onSent: (sent, failed, bytes) => this.#count(DOWNSTREAM, sent, failed, bytes),
+      onUnreachable: (errors) => this.state.counters.upstreamUnreachable(errors),
       onError: this.#options.onTrouble,
     });
   }
