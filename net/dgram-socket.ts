@@ -4,6 +4,9 @@
  *
  * node:dgram speaks of addresses as text and looks each one up by name; the lookup here answers at once with the text
  * itself, which also makes binding synchronous.
+ *
+ * It does not say which local address a datagram was sent to, so a socket on a wildcard address answers from the one that the
+ * route picks. It does say the zone of a link-local remote; the paths of this socket are the zones.
  */
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { Endpoint, formatWords, IpAddress, isV4Words, parseIntoWords } from './address.ts';
@@ -13,6 +16,7 @@ import {
   type DatagramSocketOptions,
   DEFAULT_SEND_QUEUE_LIMIT,
   DEFAULT_SOCKET_BUFFER_BYTES,
+  MAX_PATH,
 } from './datagram-socket.ts';
 import { bindError } from './bind-error.ts';
 
@@ -31,6 +35,9 @@ class DgramSocket implements DatagramSocket {
   readonly #onReceive: (batch: DatagramBatch) => void;
   readonly #onSendDone: (error: Error | null, bytes: number) => void;
   readonly #sendQueueLimit: number;
+  /** By path: `%eth0`. */
+  readonly #zones = [''];
+  readonly #tellPaths: boolean;
   #queued = 0;
   #closed: Promise<void> | undefined;
 
@@ -38,6 +45,7 @@ class DgramSocket implements DatagramSocket {
     const { local, onReceive, onSent, onError } = options;
     this.#isV4 = local.ip.isV4;
     this.#onReceive = onReceive;
+    this.#tellPaths = options.tellPaths ?? false;
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
     this.#onSendDone = (error, bytes) => {
       this.#queued--;
@@ -60,7 +68,7 @@ class DgramSocket implements DatagramSocket {
   }
 
   send(batch: DatagramBatch): number {
-    const { count, payloads, lengths, words, ports } = batch;
+    const { count, payloads, lengths, words, ports, paths } = batch;
     for (let i = 0; i < count; i++) {
       if (this.#queued >= this.#sendQueueLimit || this.#closed !== undefined) return i;
       this.#queued++;
@@ -68,7 +76,7 @@ class DgramSocket implements DatagramSocket {
       const copy = Buffer.allocUnsafe(lengths[i]!);
       copy.set(lengths[i] === payloads[i]!.length ? payloads[i]! : payloads[i]!.subarray(0, lengths[i]));
       try {
-        this.#socket.send(copy, ports[i], this.#format(words, i * 4), this.#onSendDone);
+        this.#socket.send(copy, ports[i], this.#format(words, i * 4, paths[i]!), this.#onSendDone);
       } catch (error) {
         this.#onSendDone(error as Error, 0);
       }
@@ -90,12 +98,23 @@ class DgramSocket implements DatagramSocket {
     batch.lengths[0] = message.length;
     parseIntoWords(remote.address, batch.words, 0);
     batch.ports[0] = remote.port;
+    batch.paths[0] = this.#tellPaths && !this.#isV4 ? this.#pathOf(remote.address) : 0;
     this.#onReceive(batch);
   }
 
-  #format(words: Uint32Array, at: number): string {
+  #pathOf(address: string): number {
+    const percent = address.indexOf('%');
+    if (percent === -1) return 0;
+    const zone = address.slice(percent);
+    const path = this.#zones.indexOf(zone);
+    if (path !== -1 || this.#zones.length > MAX_PATH) return Math.max(0, path);
+    return this.#zones.push(zone) - 1;
+  }
+
+  #format(words: Uint32Array, at: number, path: number): string {
     const text = formatWords(words, at);
-    return !this.#isV4 && isV4Words(words, at) ? `::ffff:${text}` : text;
+    if (this.#isV4) return text;
+    return isV4Words(words, at) ? `::ffff:${text}` : text + this.#zones[path]!;
   }
 }
 

@@ -11,12 +11,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../net/address.ts';
 import { VERSION } from '../version.ts';
+import { answerWarnings } from './answer-warnings.ts';
 import { AdminServer } from './control/admin-server.ts';
 import { ConfigReloader } from './control/config-reloader.ts';
-import type { RelayConfig } from './control/config.ts';
+import type { ListenerConfig, RelayConfig } from './control/config.ts';
 import { ControlPlane } from './control/control-plane.ts';
 import { Metrics } from './control/metrics.ts';
 import type { Readiness, RelayView } from './control/relay-view.ts';
+import { interfaceAddresses } from './control/target-address.ts';
 import { DataPlanes } from './data-planes.ts';
 import { chooseEngine } from './engines/choose-engine.ts';
 import { TcpEngine } from './tcp/tcp-engine.ts';
@@ -118,6 +120,7 @@ export class Relay {
     try {
       this.#control.start();
       await this.#planes.apply(this.#config.listeners);
+      this.#warnOfAnswers(this.#config.listeners);
       if (this.#config.admin !== undefined)
         this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
     } catch (error) {
@@ -190,12 +193,18 @@ export class Relay {
       await this.#control.drop(opened);
       throw error;
     }
+    this.#warnOfAnswers(next.listeners);
     await this.#control.applyConfig(next);
     // A change of these takes effect after a restart; the reload has warned.
     const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;
     const log = { level: this.#logLevel ?? next.log.level };
     this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits, log };
     this.#logger.level = log.level;
+  }
+
+  #warnOfAnswers(listeners: readonly ListenerConfig[]): void {
+    if (this.#planes.engine.answersFromRoute !== true) return;
+    for (const warning of answerWarnings(listeners, interfaceAddresses())) this.#logger.warn(warning);
   }
 
   #ownEndpoints(): readonly Endpoint[] {

@@ -278,7 +278,7 @@ export const rootSchema = section({
     .optional(),
   limits: section({
     maxSessions: integer(1, limits.MAX_RECORDS).default(limits.DEFAULT_MAX_SESSIONS),
-    maxUpstreamSockets: integer(1, 1_000_000).default(limits.DEFAULT_MAX_UPSTREAM_SOCKETS),
+    maxUpstreamSockets: integer(1, limits.MAX_UPSTREAM_SOCKETS).default(limits.DEFAULT_MAX_UPSTREAM_SOCKETS),
   }).prefault({}),
   shutdown: section({
     delay: duration(0).default(0),

@@ -33,6 +33,9 @@ export const DEFAULT_SESSIONS_PER_SOURCE = 1_024;
 /** Upstream sockets of the relay by default. Each is a descriptor; one serves as many sessions as the pool has backends. */
 export const DEFAULT_MAX_UPSTREAM_SOCKETS = 16_384;
 
+/** Upstream sockets that a configuration may allow: their numbers are of 20 bits (session-table.ts). */
+export const MAX_UPSTREAM_SOCKETS = 1_000_000;
+
 /** How long an upstream socket rests, in ms, before another session may use it towards the same backend: longer than a late reply. */
 export const UPSTREAM_QUARANTINE_MS = 30_000;
 

@@ -78,6 +78,9 @@ function defaults({ maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSet
 /** Engines whose workers each have a share of the table and of the listener's rate: cases about an exact cap are not theirs. */
 export const SHARING_ENGINES = ['mmsg, three workers'];
 
+/** Engines that ICMP errors of upstream sockets do not reach. */
+export const UNSEEING_ENGINES = ['dgram'];
+
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',
   idleTimeoutMs: 120_000,

@@ -12,6 +12,7 @@ import {
   RULES,
   SHARING_ENGINES,
   sums,
+  UNSEEING_ENGINES,
 } from './engine-harness.ts';
 
 describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
@@ -381,6 +382,56 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
     });
   });
 
+  describe('a backend whose port is closed', () => {
+    const closedAndBack = async (b: Bed, host: string): Promise<void> => {
+      const server = b.addServer('a', `${host}:0`);
+      await b.publish();
+      const listen = Endpoint.parse('127.0.0.1:0');
+      b.listener = await b.engine.addListener({ name: 'game', listen, pool: 'game', ...RULES });
+      const [player] = b.clients(1) as [UdpPeer];
+      await player.ask(b.listener, 'before');
+      const relayPort = server.received[0]!.from;
+      await server.close();
+      for (let i = 1; i <= 5; i++) {
+        player.send(b.listener, 'to nobody');
+        await expect.poll(() => b.counts().downstream.forwarded).toBe(1 + i);
+      }
+      if (!UNSEEING_ENGINES.includes(engineName))
+        await expect.poll(() => b.counts().upstreamUnreachable).toBe(5);
+      expect(b.engine.capacity().liveSessions).toBe(1);
+      const back = b.peer(server.local.toString(), ({ payload }) => payload);
+      expect((await player.ask(b.listener, 'after')).payload.toString()).toBe('after');
+      expect(back.received.at(-1)!.from.toString()).toBe(relayPort.toString());
+      expect(b.counts().downstream.dropped['send-failed']).toBe(0);
+    };
+
+    test('costs the session nothing, and is counted', () => closedAndBack(bed(), '127.0.0.1'));
+
+    test('costs the session nothing, and is counted, also on IPv6', () => closedAndBack(bed(), '[::1]'));
+
+    test('costs the players of other backends nothing, though they share upstream sockets', async () => {
+      const b = await bed().start(['a', 'b'], { algorithm: 'round-robin' });
+      const players = b.clients(40);
+      const servers = await b.serversOf(players);
+      await b.servers.get('a')!.close();
+      const [onA, onB] = ['a', 'b'].map((id) => players.filter((_, i) => servers[i] === id)) as [
+        UdpPeer[],
+        UdpPeer[],
+      ];
+      const before = b.counts().downstream.forwarded;
+      const rounds = 50;
+      for (let round = 0; round < rounds; round++) {
+        for (const player of onA) player.send(b.listener, 'to nobody');
+        await Promise.all(onB.map((player) => player.ask(b.listener, 'x')));
+      }
+      const sent = rounds * players.length;
+      await expect.poll(() => b.counts().downstream.forwarded - before).toBe(sent);
+      expect(b.counts().downstream.dropped['send-failed']).toBe(0);
+      if (!UNSEEING_ENGINES.includes(engineName))
+        await expect.poll(() => b.counts().upstreamUnreachable).toBe(rounds * onA.length);
+    });
+  });
+
   describe('admission', () => {
     test('one IP has its cap of sessions, others are unaffected', async () => {
       const b = await bed().start(['a'], { limits: { ...RULES.limits, sessionsPerSource: 2 } });
@@ -516,6 +567,59 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       expect(payload.toString()).toBe(`${viaV4}:x`);
       const listing = await b.engine.sessions({ limit: 10, listener: 'wide' });
       expect(listing.sessions[0]!.client).toMatch(/^127\.0\.0\.1:\d+$/);
+    });
+
+    test.each([
+      ['0.0.0.0', '127.0.0.2', '127.9.0.1'],
+      ['[::]', '127.0.0.2', '127.9.0.1'],
+      ['[::]', '[::1]', '[::1]'],
+    ])('on %s, what was sent to %s is answered from there', async (listen, contacted, client) => {
+      const b = await bed().start(['a'], { listen: Endpoint.parse(`${listen}:0`) });
+      const to = Endpoint.parse(`${contacted}:${b.listener.port}`);
+      const player = b.peer(`${client}:0`);
+      const { from, payload } = await player.ask(to, 'x');
+      expect(payload.toString()).toBe('a:x');
+      // Between addresses of one loopback the route picks the one that the client has, or the first.
+      const routed = contacted === '127.0.0.2' ? Endpoint.parse(`127.0.0.1:${to.port}`) : to;
+      expect(from.toString()).toBe((b.engine.answersFromRoute === true ? routed : to).toString());
+      await expect.poll(() => b.counts().upstream).toMatchObject({ received: 1, forwarded: 1 });
+    });
+
+    test('a player who contacts two addresses of one listener from one port is answered from the last', async () => {
+      const b = await bed().start(['a'], { listen: Endpoint.parse('0.0.0.0:0') });
+      if (b.engine.answersFromRoute === true) return;
+      const [player, other] = b.clients(2) as [UdpPeer, UdpPeer];
+      const at = (host: string): Endpoint => Endpoint.parse(`${host}:${b.listener.port}`);
+      for (const host of ['127.0.0.2', '127.0.0.3', '127.0.0.2']) {
+        expect((await player.ask(at(host), 'x')).from.toString()).toBe(at(host).toString());
+        expect((await other.ask(at('127.0.0.4'), 'x')).from.toString()).toBe(at('127.0.0.4').toString());
+      }
+      await player.ask(at('127.0.0.5'), 'x');
+      const server = b.servers.get('a')!;
+      server.send(server.received.find(({ payload }) => payload.toString() === 'x')!.from, 'later');
+      expect((await player.next()).from.toString()).toBe(at('127.0.0.5').toString());
+      expect(b.engine.capacity().liveSessions).toBe(2);
+    });
+
+    test('players keep the address that they contacted while sessions around them end', async () => {
+      const b = await bed({ maxSessions: 400 }).start(['a'], { listen: Endpoint.parse('0.0.0.0:0') });
+      if (b.engine.answersFromRoute === true) return;
+      const players = b.clients(100);
+      const at = (i: number): Endpoint => Endpoint.parse(`127.0.0.${2 + (i % 50)}:${b.listener.port}`);
+      for (const [i, player] of players.entries()) await player.ask(at(i), `${i}`);
+      const server = b.servers.get('a')!;
+      const relayPorts = new Map(server.received.map(({ payload, from }) => [payload.toString(), from]));
+      await b.advance(RULES.idleTimeoutMs - 1);
+      const stay = players.map((player, i) => ({ player, i })).filter(({ i }) => i % 3 === 0);
+      for (const { player, i } of stay) await player.ask(at(i), 'stay');
+      await b.advance(1);
+      expect(b.engine.capacity().liveSessions).toBe(stay.length);
+      for (const { player, i } of stay) {
+        server.send(relayPorts.get(`${i}`)!, 'unasked');
+        const { from, payload } = await player.next();
+        expect(payload.toString()).toBe('unasked');
+        expect(from.toString()).toBe(at(i).toString());
+      }
     });
 
     test('two listeners do not disturb each other', async () => {

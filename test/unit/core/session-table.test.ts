@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { IpAddress } from '../../../net/address.ts';
-import { MAX_LISTENERS } from '../../../relay/core/limits.ts';
+import { MAX_PATH } from '../../../net/datagram-socket.ts';
+import { MAX_LISTENERS, MAX_UPSTREAM_SOCKETS } from '../../../relay/core/limits.ts';
 import { NO_UPSTREAM, SessionTable } from '../../../relay/core/session-table.ts';
 
 const CLIENT = IpAddress.parse('10.1.0.1').words;
@@ -22,6 +23,20 @@ test('a new session has nothing but its client and its time', () => {
   expect([table.openedMs(id), table.lastSeenMs(id), table.isHalfOpen(id)]).toEqual([7_000, 7_000.25, true]);
   expect([table.datagramsDownstream(id), table.datagramsUpstream(id)]).toEqual([0, 0]);
   expect([table.bytesDownstream(id), table.bytesUpstream(id), table.backendRef(id)]).toEqual([0, 0, 0]);
+});
+
+test('path and upstream share a word and do not disturb each other', () => {
+  const table = make();
+  const id = table.open(0, CLIENT, 0, 1, 0);
+  expect([table.path(id), table.upstream(id)]).toEqual([0, NO_UPSTREAM]);
+  table.setPath(id, MAX_PATH);
+  expect([table.path(id), table.upstream(id)]).toEqual([MAX_PATH, NO_UPSTREAM]);
+  table.setUpstream(id, MAX_UPSTREAM_SOCKETS - 1);
+  expect([table.path(id), table.upstream(id)]).toEqual([MAX_PATH, MAX_UPSTREAM_SOCKETS - 1]);
+  table.setPath(id, 1);
+  expect([table.path(id), table.upstream(id)]).toEqual([1, MAX_UPSTREAM_SOCKETS - 1]);
+  table.setUpstream(id, NO_UPSTREAM);
+  expect([table.path(id), table.upstream(id)]).toEqual([1, NO_UPSTREAM]);
 });
 
 test('the last listener has room in the key', () => {
@@ -58,12 +73,13 @@ test('bytes of a long life stay exact', () => {
   expect(table.bytesDownstream(id)).toBe(2 ** 40 + 1);
 });
 
-test('backend and upstream take every number', () => {
+test('a backend takes every number, an upstream those that a configuration may allow', () => {
   const table = make();
   const id = table.open(0, CLIENT, 0, 1, 0);
   table.setBackendRef(id, 0xffffffff);
-  table.setUpstream(id, 0xfffffffe);
-  expect([table.backendRef(id), table.upstream(id)]).toEqual([0xffffffff, 0xfffffffe]);
+  table.setUpstream(id, MAX_UPSTREAM_SOCKETS - 1);
+  expect([table.backendRef(id), table.upstream(id)]).toEqual([0xffffffff, MAX_UPSTREAM_SOCKETS - 1]);
+  expect(MAX_UPSTREAM_SOCKETS).toBeLessThanOrEqual(NO_UPSTREAM);
 });
 
 test('a full table takes no more', () => {

@@ -9,6 +9,7 @@ import { DatagramBatch } from '../../../net/datagram-socket.ts';
 import { openDgramSocket } from '../../../net/dgram-socket.ts';
 import { loadLibc } from '../../../net/linux/libc.ts';
 import { createWorldState, decodeWorldState } from '../../../wire/world-state.ts';
+import { UdpPeer } from '../../support/udp-peer.ts';
 
 /** What a signal would do, instead of one: the test runner has handlers of its own. */
 let stop: () => void = () => undefined;
@@ -56,17 +57,18 @@ async function ready(): Promise<Endpoint> {
   return Endpoint.parse(String(lines()[0]?.['udp']));
 }
 
+const UPDATE = Uint8Array.from(Buffer.from('002a3f8000004000000040400000', 'hex'));
+
 /** Sends one update over a real socket and returns the answer. */
 async function play(server: Endpoint): Promise<Uint8Array> {
   let socket: DatagramSocket | undefined;
-  const update = Uint8Array.from(Buffer.from('002a3f8000004000000040400000', 'hex'));
   const answer = await new Promise<Uint8Array>((resolve) => {
     socket = openDgramSocket({
       local: Endpoint.parse('127.0.0.1:0'),
       onReceive: (batch) => resolve(batch.payloads[0]!.slice(0, batch.lengths[0])),
     });
     const batch = new DatagramBatch(1);
-    batch.append(update, update.length, server.ip.words, 0, server.port);
+    batch.append(UPDATE, UPDATE.length, server.ip.words, 0, server.port);
     socket.send(batch);
   });
   await socket?.close();
@@ -94,6 +96,21 @@ describe.each(['dgram', 'mmsg'] as const)('tickrelay gameserver --socket %s', (k
       { event: 'summary', id: 9, received: 1, accepted: 1, malformed: 0, sent: 1 },
     ]);
   });
+
+  test.each(['immediate', 'tick'])(
+    'on a wildcard address answers from where it was asked, %s',
+    async (reply) => {
+      const running = run(`--json --listen 0.0.0.0:0 --reply ${reply} --socket ${kind}`);
+      const { port } = await ready();
+      const client = new UdpPeer('127.0.0.1:0');
+      const { from } = await client.ask(Endpoint.parse(`127.0.0.2:${port}`), UPDATE);
+      // node:dgram can't see which address was asked; the route picks.
+      expect(from.toString()).toBe(`${kind === 'mmsg' ? '127.0.0.2' : '127.0.0.1'}:${port}`);
+      await client.close();
+      stop();
+      await running;
+    },
+  );
 
   test('without --json prints two lines for people', async () => {
     const running = run(`--reply tick --tick 64 --socket ${kind}`);

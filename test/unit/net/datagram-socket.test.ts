@@ -108,6 +108,48 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     expect(client.received[0]?.from).toBe(`127.0.0.1:${server.socket.local.port}`);
   });
 
+  test.each([
+    ['0.0.0.0:0', '127.0.0.1'],
+    ['[::]:0', '127.0.0.1'],
+    ['[::]:0', '[::1]'],
+  ])('a socket on %s answers %s on the path of the question', async (local, host) => {
+    const server = openSocket({
+      local: Endpoint.parse(local),
+      tellPaths: true,
+      onReceive: (batch) => {
+        const answer = new DatagramBatch(1);
+        const { payloads, lengths, words, ports, paths } = batch;
+        // The second datagram is without a path, after one that had one.
+        answer.append(payloads[0]!, lengths[0]!, words, 0, ports[0]!, paths[0]);
+        server.send(answer);
+        answer.clear();
+        answer.append(payloads[0]!, lengths[0]!, words, 0, ports[0]!);
+        server.send(answer);
+      },
+    });
+    opened.push(server);
+    const client = open(`${host}:0`);
+    const contacted = host === '[::1]' ? '[::1]' : '127.0.0.2';
+    const at = (address: string): string => `${address}:${server.local.port}`;
+    client.socket.send(batchTo(Endpoint.parse(at(contacted)), Buffer.from('01', 'hex')));
+    await client.until(() => client.received.length === 2);
+    const answeredFrom = client.received.map(({ from }) => from);
+    expect(answeredFrom).toEqual([at(name === 'mmsg' ? contacted : host), at(host)]);
+  });
+
+  test('a socket that does not tell paths answers all the same', async () => {
+    const server = open('0.0.0.0:0');
+    const client = open('127.0.0.1:0');
+    const to = Endpoint.parse(`127.0.0.2:${server.socket.local.port}`);
+    client.socket.send(batchTo(to, Buffer.from('01', 'hex')));
+    await server.until(() => server.received.length === 1);
+    const answer = batchTo(client.socket.local, Buffer.from('02', 'hex'));
+    answer.paths.fill(1);
+    server.socket.send(answer);
+    await client.until(() => client.received.length === 1);
+    expect(client.received[0]?.from).toBe(`127.0.0.1:${server.socket.local.port}`);
+  });
+
   test('empty and largest datagrams arrive byte-exact', async () => {
     const a = open('127.0.0.1:0');
     const b = open('127.0.0.1:0');
