@@ -36,7 +36,7 @@ export const IN_PKTINFO = { size: 12, interface: 0, local: 4 } as const;
 export const IN6_PKTINFO = { size: 20, local: 0, interface: 16 } as const;
 
 /** linux/errqueue.h: struct sock_extended_err. */
-export const SOCK_EXTENDED_ERR = { origin: 4 } as const;
+export const SOCK_EXTENDED_ERR = { errno: 0, origin: 4 } as const;
 export const SO_EE_ORIGIN_ICMP = 2;
 export const SO_EE_ORIGIN_ICMP6 = 3;
 
@@ -106,3 +106,4 @@ export const SYS_EPOLL_PWAIT2 = 441;
 /** asm-generic/errno.h: the few that code looks at. */
 export const EINTR = 4;
 export const EAGAIN = 11;
+export const EMSGSIZE = 90;

@@ -10,6 +10,7 @@ import { DatagramBatch } from '../datagram-socket.ts';
 import {
   AF_INET6,
   CMSGHDR,
+  EMSGSIZE,
   IN6_PKTINFO,
   IN_PKTINFO,
   IOVEC,
@@ -120,7 +121,11 @@ export class ReceiveSlots {
     return batch;
   }
 
-  /** Reads an error queue's messages, as `read` does datagrams. @returns those that an ICMP error caused */
+  /**
+   * Reads an error queue's messages, as `read` does datagrams.
+   *
+   * @returns those that an ICMP error caused, without discoveries of a smaller MTU, to which the kernel cuts from then on
+   */
   readErrors(from: number, count: number): number {
     const { u32, bytes } = this.#arena;
     let unreachable = 0;
@@ -132,7 +137,9 @@ export class ReceiveSlots {
         u32[(this.#header + slot * MMSGHDR.size + MMSGHDR.controlLength) >> 2]! > CMSGHDR.size &&
         ((level === IPPROTO_IP && type === IP_RECVERR) || (level === IPPROTO_IPV6 && type === IPV6_RECVERR));
       const origin = bytes[control + CMSGHDR.data + SOCK_EXTENDED_ERR.origin];
-      if (isError && (origin === SO_EE_ORIGIN_ICMP || origin === SO_EE_ORIGIN_ICMP6)) unreachable++;
+      const isTooBig = u32[(control + CMSGHDR.data + SOCK_EXTENDED_ERR.errno) >> 2] === EMSGSIZE;
+      if (isError && !isTooBig && (origin === SO_EE_ORIGIN_ICMP || origin === SO_EE_ORIGIN_ICMP6))
+        unreachable++;
       this.#reset(slot);
     }
     return unreachable;

@@ -70,7 +70,8 @@ export function bindGroup(libc: Libc, local: Endpoint, count: number): { fds: nu
   libc.close(probe);
   const fds: number[] = [];
   try {
-    for (let i = 0; i < count; i++) fds.push(bindUdp(libc, { local: bound, tellPaths: true }, { reusePort: true }));
+    for (let i = 0; i < count; i++)
+      fds.push(bindUdp(libc, { local: bound, tellPaths: true }, { reusePort: true }));
     steer(libc, fds[0]!, count);
   } catch (error) {
     for (const fd of fds) libc.close(fd);
