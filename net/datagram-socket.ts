@@ -44,14 +44,7 @@ export class DatagramBatch {
   }
 
   /** Adds one datagram to or from the address at `words[at]`. The payload is referenced, not copied. */
-  append(
-    payload: Uint8Array,
-    length: number,
-    words: Uint32Array,
-    at: number,
-    port: number,
-    path = 0,
-  ): void {
+  append(payload: Uint8Array, length: number, words: Uint32Array, at: number, port: number, path = 0): void {
     const slot = this.count++;
     assert(slot < this.capacity, 'the batch is full');
     this.payloads[slot] = payload;
