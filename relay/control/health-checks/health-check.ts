@@ -1,6 +1,6 @@
 /**
  * The health checks that ask a backend. A new one is one file beside this, one line in ACTIVE_CHECKS, and its keys in
- * config-schema.ts. The type `heartbeat` asks nobody: backends report by themselves (pool-controller.ts).
+ * config-schema.ts. The type `heartbeat` asks nobody: backends report by themselves (pool-health.ts).
  */
 import type { Endpoint } from '../../../net/address.ts';
 import type { HealthCheckConfig } from '../config.ts';

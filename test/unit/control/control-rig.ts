@@ -6,7 +6,7 @@ import { ListenerCounters } from '../../../relay/core/counters.ts';
 import type { PoolSnapshot } from '../../../relay/core/pool-snapshot.ts';
 import { AdminServer } from '../../../relay/control/admin-server.ts';
 import { ConfigReloader } from '../../../relay/control/config-reloader.ts';
-import { parseConfig, type RelayConfig } from '../../../relay/control/config.ts';
+import { parseConfig, type PoolConfig, type RelayConfig } from '../../../relay/control/config.ts';
 import { ControlPlane } from '../../../relay/control/control-plane.ts';
 import { Metrics } from '../../../relay/control/metrics.ts';
 import type { ClientQuery, Readiness, RelayView } from '../../../relay/control/relay-view.ts';
@@ -26,6 +26,12 @@ pools:
   db: { backends: [ "10.0.0.3:5432" ] }
 admin: { listen: "127.0.0.1:7900" }
 `;
+
+/** The configuration of one pool, from its keys in YAML. */
+export const poolConfig = (keys: string): PoolConfig =>
+  parseConfig(`
+listeners: [ { name: game, protocol: udp, listen: "0.0.0.0:7777", pool: games } ]
+pools: { games: { ${keys} } }`).config.pools[0]!;
 
 /** What the data planes would report; tests change it as they like. */
 export class FakeRelay implements RelayView {

@@ -1,10 +1,9 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
-import { parseConfig, type PoolConfig } from '../../../relay/control/config.ts';
 import { LoopClock } from '../../../relay/control/loop-clock.ts';
 import { PoolController } from '../../../relay/control/pool-controller.ts';
 import type { PoolSnapshot } from '../../../relay/core/pool-snapshot.ts';
-import { silent } from './control-rig.ts';
+import { poolConfig, silent } from './control-rig.ts';
 
 let stalledMs = 0;
 let clock: LoopClock;
@@ -23,12 +22,6 @@ afterEach(async () => {
   clock.close();
   vi.useRealTimers();
 });
-
-/** The configuration of one pool, from its keys in YAML. */
-const poolConfig = (keys: string): PoolConfig =>
-  parseConfig(`
-listeners: [ { name: game, protocol: udp, listen: "0.0.0.0:7777", pool: games } ]
-pools: { games: { ${keys} } }`).config.pools[0]!;
 
 const start = (keys: string): PoolController => {
   const pool = new PoolController({
@@ -50,8 +43,8 @@ const HEARTBEAT = 'healthCheck: { type: heartbeat, interval: 1s, rise: 2, fall: 
 const REGISTRATION = 'registration: { allow: ["10.0.0.0/8"], settle: 0ms }';
 /** Settles for interval + timeout, 1.5 s. */
 const SETTLING = 'registration: { allow: ["10.0.0.0/8"] }';
-const register = (pool: PoolController, id: string, address = '10.0.0.9:7777', weight = 1): void =>
-  pool.register(id, { endpoint: Endpoint.parse(address), weight, players: 0 });
+const register = (pool: PoolController, id: string, address = '10.0.0.9:7777'): void =>
+  pool.register(id, { endpoint: Endpoint.parse(address), weight: 1, players: 0 });
 const statesOf = (pool: PoolController): string[] =>
   pool.view().backends.map(({ id, state }) => `${id} ${state}`);
 /** The last snapshot, once the loop has handled what it has read. */
@@ -137,54 +130,6 @@ test('repeated heartbeats change nothing and publish nothing', async () => {
   expect(statesOf(pool)).toEqual(['a ready']);
 });
 
-test('an id belongs to the address that registered it until that one leaves or its registration ends', async () => {
-  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
-  const addresses = (): string[] => pool.view().backends.map(({ address }) => address);
-  register(pool, 'a', '10.0.0.9:7777');
-  const before = newest()?.backends[0]?.ref;
-  await passSeconds(2.8);
-  expect(() => register(pool, 'a', '10.0.0.9:8888')).toThrow(
-    'backend "a" is the server at 10.0.0.9:7777; take another id, or wait: ' +
-      'the id is free when that one leaves, or 3000ms after its last heartbeat',
-  );
-  expect(addresses()).toEqual(['10.0.0.9:7777']);
-  expect(newest()?.backends[0]?.ref).toBe(before);
-  await passSeconds(0.3);
-  register(pool, 'a', '10.0.0.9:8888');
-  expect(addresses()).toEqual(['10.0.0.9:8888']);
-  expect(newest()?.backends[0]?.ref).not.toBe(before);
-  pool.leave('a');
-  register(pool, 'a', '10.0.0.9:9999');
-  expect(addresses()).toEqual(['10.0.0.9:9999']);
-  expect(pool.counts().registrations).toMatchObject({ registered: 3, renewed: 0, expired: 1, left: 1 });
-});
-
-test('a heartbeat may change the weight of a registered backend, not of a static one', () => {
-  const pool = start(
-    `${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777", weight: 5 } ]`,
-  );
-  register(pool, 'a', '10.0.0.9:7777', 1);
-  register(pool, 'a', '10.0.0.9:7777', 9);
-  register(pool, 's', '10.0.0.1:7777', 9);
-  expect(pool.view().backends.map(({ id, weight }) => [id, weight])).toEqual([
-    ['s', 5],
-    ['a', 9],
-  ]);
-});
-
-test('a static backend without heartbeats falls after `fall` intervals and rises after `rise` heartbeats', async () => {
-  const pool = start(`${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
-  await passSeconds(2.9);
-  expect(statesOf(pool)).toEqual(['s ready']);
-  await passSeconds(0.2);
-  expect(statesOf(pool)).toEqual(['s unhealthy']);
-  expect(pool.view().backends[0]?.failure).toBe('no heartbeat');
-  register(pool, 's', '10.0.0.1:7777');
-  expect(statesOf(pool)).toEqual(['s unhealthy']);
-  register(pool, 's', '10.0.0.1:7777');
-  expect(statesOf(pool)).toEqual(['s ready']);
-});
-
 test('a stall of the event loop ends no registration and fails no backend', async () => {
   const pool = start(`${HEARTBEAT}, ${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
   register(pool, 'a');
@@ -228,15 +173,6 @@ test('drain, disable and enable change the state at once, and a heartbeat does n
   expect(() => pool.drain('nobody')).toThrow('no such backend');
 });
 
-test('leaving takes a registered backend away, never a static one', () => {
-  const pool = start(`${REGISTRATION}, backends: [ { id: s, address: "10.0.0.1:7777" } ]`);
-  register(pool, 'a');
-  pool.leave('a');
-  expect(statesOf(pool)).toEqual(['s ready']);
-  expect(() => pool.leave('a')).toThrow('no such backend');
-  expect(() => pool.leave('s')).toThrow('stands in the configuration');
-});
-
 test('a full pool refuses another backend and keeps all it has', () => {
   const addresses = Array.from({ length: 1_023 }, (_, i) => `"10.0.0.1:${i + 1}"`).join(', ');
   const pool = start(`${REGISTRATION}, backends: [${addresses}]`);
@@ -278,34 +214,4 @@ test('a reload without changes publishes nothing', async () => {
   await pool.apply(poolConfig(keys));
   newest();
   expect(snapshots).toHaveLength(published);
-});
-
-test('a registered backend that the configuration takes in keeps its place and no longer expires', async () => {
-  const pool = start(REGISTRATION);
-  register(pool, 'a', '10.0.0.9:7777');
-  register(pool, 'b', '10.0.0.8:7777');
-  const before = newest()?.backends[0]?.ref;
-  await pool.apply(
-    poolConfig(
-      `${REGISTRATION}, backends: [{ id: a, address: "10.0.0.9:7777" }, { id: c, address: "10.0.0.8:7777" }]`,
-    ),
-  );
-  await passSeconds(10);
-  expect(pool.view().backends.map(({ id, origin }) => [id, origin])).toEqual([
-    ['a', 'static'],
-    ['c', 'static'],
-  ]);
-  expect(newest()?.backends[0]?.ref).toBe(before);
-});
-
-test('a new health check begins anew, and to have none makes every backend healthy', async () => {
-  const pool = start(`${HEARTBEAT}, backends: ["10.0.0.1:7777"]`);
-  await passSeconds(4);
-  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 unhealthy']);
-  await pool.apply(poolConfig('healthCheck: { type: heartbeat, interval: 2s }, backends: ["10.0.0.1:7777"]'));
-  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 unhealthy']);
-  await pool.apply(poolConfig('backends: ["10.0.0.1:7777"]'));
-  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 ready']);
-  await passSeconds(10);
-  expect(statesOf(pool)).toEqual(['10.0.0.1:7777 ready']);
 });
