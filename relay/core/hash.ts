@@ -5,15 +5,15 @@
  */
 const JHASH_INITVAL = 0xdeadbeef;
 
-/** jhash2 over the 4 words of the address at `words[at]`. Returns a u32. */
+// Both hashes of an address return an i32, `>>> 0` of which is the kernel's number: V8 boxes a u32 from 2^31 up wherever it
+// leaves a function, and these run for every datagram and every new session.
+
+/** jhash2 over the 4 words of the address at `words[at]`, as an i32. */
 export function hashAddress(words: Uint32Array, at: number, seed: number): number {
-  return hashFive(words, at, 0, (JHASH_INITVAL + 16 + seed) | 0) >>> 0;
+  return hashFive(words, at, 0, (JHASH_INITVAL + 16 + seed) | 0);
 }
 
-/**
- * jhash2 over 5 words: the address at `words[at]`, then `tag` (a port, a listener...). Returns an i32, `>>> 0` of which is
- * the kernel's number: V8 boxes a u32 from 2^31 up wherever it leaves a function, and this one runs for every datagram.
- */
+/** jhash2 over 5 words, as an i32: the address at `words[at]`, then `tag` (a port, a listener...). */
 export function hashKey(words: Uint32Array, at: number, tag: number, seed: number): number {
   return hashFive(words, at, tag, (JHASH_INITVAL + 20 + seed) | 0);
 }

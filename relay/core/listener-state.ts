@@ -115,7 +115,7 @@ export class ListenerState {
   idleTimeoutMs!: number;
   pinTimeoutMs!: number;
   limits!: AdmissionLimits;
-  rate!: TokenBucket;
+  readonly rate: TokenBucket;
 
   constructor(index: number, name: string, options: ListenerStateOptions) {
     this.index = index;
@@ -123,19 +123,24 @@ export class ListenerState {
     this.pool = options.pool;
     this.counters = options.counters ?? new ListenerCounters();
     this.selector = new Selector(options.turns);
-    this.apply(options.rules);
+    this.rate = new TokenBucket(options.rules.limits.sessionRate);
+    this.#take(options.rules);
   }
 
   get liveSessions(): number {
     return this.counters.liveSessions;
   }
 
-  /** New rules for the sessions that live and those to come. */
-  apply(rules: ListenerRules): void {
+  /** New rules for the sessions that live and those to come. What was used of the rates stays used. */
+  apply(rules: ListenerRules, nowMs: number): void {
+    this.#take(rules);
+    this.rate.changeRate(rules.limits.sessionRate, nowMs);
+  }
+
+  #take(rules: ListenerRules): void {
     this.algorithm = rules.algorithm;
     this.idleTimeoutMs = rules.idleTimeoutMs;
     this.pinTimeoutMs = rules.pinTimeoutMs;
     this.limits = rules.limits;
-    this.rate = new TokenBucket(rules.limits.sessionRate);
   }
 }

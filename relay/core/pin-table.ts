@@ -10,21 +10,19 @@
  *     word 6      live sessions
  *     word 7      1 once a session of this client came past half-open, else 0
  *     double 4    last use, in ms on the engine's clock: opening or end of a session
- *     double 5    tokens for new sessions
- *     double 6    when the tokens were last counted, in ms
+ *     double 5, 6 bucket of tokens for new sessions (token-bucket.ts)
  */
 import assert from 'node:assert/strict';
 import type { BackendRef } from './backend-ref.ts';
 import { EVICTION_BUDGET } from './limits.ts';
 import { KEY_WORD, RECORD_DOUBLES, RECORD_WORDS, RecordTable } from './record-table.ts';
-import { refill } from './token-bucket.ts';
+import { fill, takeToken } from './token-bucket.ts';
 
 const BACKEND_REF = 5;
 const LIVE_SESSIONS = 6;
 const CONFIRMED = 7;
 const LAST_USED_MS = 4;
-const TOKENS = 5;
-const TOKENS_AT_MS = 6;
+const BUCKET = 5;
 
 export class PinTable {
   readonly records: RecordTable;
@@ -50,11 +48,11 @@ export class PinTable {
 
   /** Adds a pin; a full table first lets go of one without sessions. @returns its id, or -1 when none could go */
   add(listener: number, words: Uint32Array, at: number, nowMs: number): number {
-    if (this.records.isFull) this.#evict();
+    if (this.records.isFull) this.#evict(nowMs);
     const id = this.records.insert(words, at, listener + 1);
     if (id === -1) return -1;
     this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
-    this.#doubles[id * RECORD_DOUBLES + TOKENS_AT_MS] = -Infinity; // a full bucket
+    fill(this.#doubles, id * RECORD_DOUBLES + BUCKET);
     return id;
   }
 
@@ -90,15 +88,9 @@ export class PinTable {
     this.#words[id * RECORD_WORDS + CONFIRMED] = 1;
   }
 
-  /** @returns whether the client IP may open one more session at `ratePerSecond` (> 0) */
+  /** @returns whether the client IP may open one more session at `ratePerSecond`; 0 means no bound */
   takeToken(id: number, nowMs: number, ratePerSecond: number): boolean {
-    const at = id * RECORD_DOUBLES;
-    const lastMs = this.#doubles[at + TOKENS_AT_MS]!;
-    const tokens = refill(this.#doubles[at + TOKENS]!, lastMs, nowMs, ratePerSecond);
-    const granted = tokens >= 1;
-    this.#doubles[at + TOKENS] = granted ? tokens - 1 : tokens;
-    this.#doubles[at + TOKENS_AT_MS] = Math.max(lastMs, nowMs);
-    return granted;
+    return takeToken(this.#doubles, id * RECORD_DOUBLES + BUCKET, nowMs, ratePerSecond);
   }
 
   /** Whether the pin has no session and was last used `timeoutMs` ago. */
@@ -109,9 +101,9 @@ export class PinTable {
   }
 
   /** Of a few pins without sessions, lets the least valuable go: unconfirmed before confirmed, then the oldest. */
-  #evict(): void {
+  #evict(nowMs: number): void {
     this.#victim = -1;
-    this.records.walk(EVICTION_BUDGET, this.#considerVictim);
+    this.records.walk(EVICTION_BUDGET, this.#considerVictim, nowMs);
     if (this.#victim !== -1) this.records.remove(this.#victim);
   }
 

@@ -164,12 +164,13 @@ export class RecordTable {
    * Visits up to `budget` places from where the last walk ended, round and round.
    *
    * @param visit may remove the record that it is shown; what moves into its place is visited next
+   * @param nowMs is handed on to `visit`: a double that waits in a field is boxed anew with each look at it
    */
-  walk(budget: number, visit: (id: number) => void): void {
+  walk(budget: number, visit: (id: number, nowMs: number) => void, nowMs: number): void {
     for (let steps = budget; steps > 0; steps--) {
       const id = this.#cursor;
       const before = this.#size;
-      if (this.isLive(id)) visit(id);
+      if (this.isLive(id)) visit(id, nowMs);
       if (this.#size === before) this.#cursor = (id + 1) & this.#mask;
     }
   }

@@ -50,10 +50,9 @@ export class Router {
   readonly #listeners: (ListenerState | undefined)[] = [];
   readonly #hashSeed: number;
   readonly #onDetach: (session: number) => void;
-  readonly #sweepSession: (id: number) => void;
-  readonly #sweepPin: (id: number) => void;
+  readonly #sweepSession: (id: number, nowMs: number) => void;
+  readonly #sweepPin: (id: number, nowMs: number) => void;
   readonly #considerVictim: (id: number) => void;
-  #sweepMs = 0;
   #victim = -1;
   #draining = false;
 
@@ -68,18 +67,17 @@ export class Router {
     this.pins = new PinTable(options.maxSessions * PINS_PER_SESSION, options.tableSeed);
     this.#hashSeed = options.hashSeed;
     this.#onDetach = options.onDetach;
-    this.#sweepSession = (id) => {
+    this.#sweepSession = (id, nowMs) => {
       const listener = this.#listeners[this.sessions.listener(id)]!;
-      if (this.#isIdle(id, listener, this.#sweepMs)) this.expire(id, listener, this.#sweepMs);
+      if (this.#isIdle(id, listener, nowMs)) this.expire(id, listener, nowMs);
     };
     this.#considerVictim = (id) => {
       if (!this.sessions.isHalfOpen(id)) return;
-      if (this.#victim === -1 || this.sessions.lastSeenMs(id) < this.sessions.lastSeenMs(this.#victim))
-        this.#victim = id;
+      if (this.#victim === -1 || this.sessions.isLongerSilent(id, this.#victim)) this.#victim = id;
     };
-    this.#sweepPin = (id) => {
+    this.#sweepPin = (id, nowMs) => {
       const listener = this.#listeners[this.pins.listener(id)]!;
-      if (this.pins.isExpired(id, this.#sweepMs, listener.pinTimeoutMs)) this.pins.records.remove(id);
+      if (this.pins.isExpired(id, nowMs, listener.pinTimeoutMs)) this.pins.records.remove(id);
     };
   }
 
@@ -94,12 +92,14 @@ export class Router {
     this.#listeners[listener.index] = undefined;
     if (listener.counters.sessionsOpened === 0) return;
     // As many steps as there are places and records: a removal may move a record into the place just visited.
-    sessions.records.walk(sessions.records.places + sessions.records.size, (id) => {
+    const endSession = (id: number): void => {
       if (sessions.listener(id) === listener.index) this.end(id, listener, nowMs);
-    });
-    pins.records.walk(pins.records.places + pins.records.size, (id) => {
+    };
+    const forgetPin = (id: number): void => {
       if (pins.listener(id) === listener.index) pins.records.remove(id);
-    });
+    };
+    sessions.records.walk(sessions.records.places + sessions.records.size, endSession, nowMs);
+    pins.records.walk(pins.records.places + pins.records.size, forgetPin, nowMs);
   }
 
   listenerOf(session: number): ListenerState {
@@ -145,9 +145,8 @@ export class Router {
 
   /** Ends sessions and pins whose time is over, a bounded number of records at a time. */
   sweep(budget: number, nowMs: number): void {
-    this.#sweepMs = nowMs;
-    this.sessions.records.walk(budget, this.#sweepSession);
-    this.pins.records.walk(budget, this.#sweepPin);
+    this.sessions.records.walk(budget, this.#sweepSession, nowMs);
+    this.pins.records.walk(budget, this.#sweepPin, nowMs);
   }
 
   expire(session: number, listener: ListenerState, nowMs: number): void {
@@ -222,8 +221,7 @@ export class Router {
     const { sessionsPerSource, sessionRatePerSource } = listener.limits;
     if (sessionsPerSource > 0 && this.pins.liveSessions(pin) >= sessionsPerSource)
       return SOURCE_SESSION_LIMIT;
-    const mayOpen = sessionRatePerSource === 0 || this.pins.takeToken(pin, nowMs, sessionRatePerSource);
-    return mayOpen ? -1 : SOURCE_RATE_LIMIT;
+    return this.pins.takeToken(pin, nowMs, sessionRatePerSource) ? -1 : SOURCE_RATE_LIMIT;
   }
 
   /** @returns the backend for this client IP, or NO_BACKEND_REF */
@@ -269,7 +267,7 @@ export class Router {
   /** Of the next few sessions, ends the half-open one that is silent longest. @returns whether there was one */
   #evictHalfOpen(nowMs: number): boolean {
     this.#victim = -1;
-    this.sessions.records.walk(EVICTION_BUDGET, this.#considerVictim);
+    this.sessions.records.walk(EVICTION_BUDGET, this.#considerVictim, nowMs);
     if (this.#victim !== -1) this.evict(this.#victim, nowMs);
     return this.#victim !== -1;
   }

@@ -19,7 +19,7 @@ export class Selector {
 
   /**
    * The pool slot of a ready backend, or -1 when none is ready. Allocates nothing.
-   * `hash` is the client IP's (u32), `live` holds the live sessions by slot.
+   * `hash` is the client IP's, as a u32 or an i32 of the same bits; `live` holds the live sessions by slot.
    */
   choose(algorithm: Algorithm, snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
     if (snapshot.ready.length === 0) return -1;
@@ -44,7 +44,7 @@ export class Selector {
 
 /** The backend that the hash prefers. */
 function preferred(snapshot: PoolSnapshot, hash: number): number {
-  return snapshot.maglev[hash % MAGLEV_SLOTS]!;
+  return snapshot.maglev[(hash >>> 0) % MAGLEV_SLOTS]!;
 }
 
 /**

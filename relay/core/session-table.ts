@@ -136,6 +136,12 @@ export class SessionTable {
     return nowMs - this.#doubles[id * RECORD_DOUBLES + LAST_SEEN_MS]! >= timeoutMs;
   }
 
+  /** Whether the client of session `a` was heard before that of session `b`. */
+  isLongerSilent(a: number, b: number): boolean {
+    const doubles = this.#doubles;
+    return doubles[a * RECORD_DOUBLES + LAST_SEEN_MS]! < doubles[b * RECORD_DOUBLES + LAST_SEEN_MS]!;
+  }
+
   datagramsDownstream(id: number): number {
     return this.#words[id * RECORD_WORDS + DATAGRAMS_DOWNSTREAM]!;
   }

@@ -42,7 +42,7 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       const { maglev, backends } = b.pool.snapshot();
       const clients = b.clients(40);
       const expected = clients.map(
-        ({ local }) => backends[maglev[hashAddress(local.ip.words, 0, 0) % MAGLEV_SLOTS]!]!.id,
+        ({ local }) => backends[maglev[(hashAddress(local.ip.words, 0, 0) >>> 0) % MAGLEV_SLOTS]!]!.id,
       );
       expect(await b.serversOf(clients)).toEqual(expected);
       expect(new Set(expected).size).toBe(3);

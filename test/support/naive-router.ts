@@ -55,8 +55,11 @@ export class NaiveRouter {
   }
 
   setRules(listener: string, rules: ListenerRules): void {
-    const rate = new NaiveTokenBucket(rules.limits.sessionRate);
-    this.#listeners.set(listener, { rules, rate, turn: this.#listeners.get(listener)?.turn ?? 0 });
+    const before = this.#listeners.get(listener);
+    const { sessionRate } = rules.limits;
+    const isSameRate = before?.rules.limits.sessionRate === sessionRate;
+    const rate = isSameRate ? before.rate : new NaiveTokenBucket(sessionRate);
+    this.#listeners.set(listener, { rules, rate, turn: before?.turn ?? 0 });
   }
 
   /** The pool has changed: a backend that is no longer usable has ended its stay. */
@@ -171,7 +174,7 @@ export class NaiveRouter {
     const of = this.#listeners.get(listener)!;
     const snapshot = this.#pool.snapshot();
     if (snapshot.ready.length === 0) return undefined;
-    const hash = hashAddress(IpAddress.parse(ip).words, 0, 0);
+    const hash = hashAddress(IpAddress.parse(ip).words, 0, 0) >>> 0;
     let slot: number;
     if (of.rules.algorithm === 'ip-hash') slot = naiveIpHash(snapshot, hash);
     else if (of.rules.algorithm === 'least-connections') {

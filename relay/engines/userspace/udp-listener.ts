@@ -96,7 +96,7 @@ export class UdpListener {
 
   update(spec: UdpListenerSpec): void {
     this.#spec = spec;
-    this.state.apply(spec);
+    this.state.apply(spec, this.#now());
   }
 
   publish(snapshot: PoolSnapshot): void {

@@ -17,11 +17,19 @@ const MOST_BYTES_EACH = 1;
  * Moments with fractions of a ms, as a clock hands them out: boxed, once. A plain array of them would hold bare doubles,
  * and each load box one anew.
  */
-const MOMENTS: readonly (number | string)[] = [
+const moments = (count: number, stepMs: number): readonly (number | string)[] => [
   'mixed',
-  ...Array.from({ length: CLIENTS }, (_, i) => 1_000_000.25 + i),
+  ...Array.from({ length: count }, (_, i) => 1_000_000.25 + i * stepMs),
 ];
+const MOMENTS = moments(CLIENTS, 1);
 const moment = (i: number): number => MOMENTS[1 + (i % CLIENTS)] as number;
+
+/** A clock that moves on with every look at it, for as many calls as `bytesPerCall` makes. */
+function movingClock(stepMs: number): () => number {
+  const ahead = moments(2 * DATAGRAMS, stepMs);
+  let looks = 0;
+  return () => ahead[++looks] as number;
+}
 
 /**
  * Bytes that the heap grows by for each call, once the code is warm and compiled: the median over chunks so short that
@@ -39,8 +47,8 @@ function bytesPerCall(call: (i: number) => void): number {
 }
 
 /** Sessions of 64 clients, their addresses side by side as in a batch. */
-function rig(limits = NO_LIMITS, algorithm: (typeof ALGORITHMS)[number] = 'ip-hash') {
-  const bed = new RouterRig({ maxSessions: 1_000 });
+function rig(limits = NO_LIMITS, algorithm: (typeof ALGORITHMS)[number] = 'ip-hash', maxSessions = 1_000) {
+  const bed = new RouterRig({ maxSessions });
   const game = bed.listen('game', { limits, algorithm, idleTimeoutMs: 1_000 });
   const words = new Uint32Array(CLIENTS * 4);
   for (let i = 0; i < CLIENTS; i++) words.set(IpAddress.parse(`10.1.0.${i + 1}`).words, i * 4);
@@ -95,22 +103,71 @@ describe('no allocation', () => {
     expect(passed).toBe(2 * DATAGRAMS);
   });
 
-  test.each(ALGORITHMS)('but a boxed hash, opening and ending sessions by %s', (algorithm) => {
-    const limits = {
-      sessionsPerSource: 10,
-      sessionRatePerSource: 1_000,
-      sessionRate: 1_000_000,
-      amplification: 0,
-    };
+  const RATES = {
+    sessionsPerSource: 10,
+    sessionRatePerSource: 1_000,
+    sessionRate: 1_000_000,
+    amplification: 0,
+  };
+  const CASES = ALGORITHMS.flatMap((algorithm) => [
+    [algorithm, 'without limits', NO_LIMITS] as const,
+    [algorithm, 'within limits', RATES] as const,
+  ]);
+
+  test.each(CASES)('opening and expiring sessions by %s, %s', (algorithm, _name, limits) => {
     const { router, game, words, ports } = rig(limits, algorithm);
-    let nowMs = 1_000_000;
+    const now = movingClock(20.25); // each client is back after its session ended
+    let opened = 0;
     const grown = bytesPerCall(() => {
-      const at = (nowMs / 20) % CLIENTS;
-      nowMs += 20; // each client is back after its session ended
-      router.route(game, words, at * 4, ports[at]!, 14, nowMs);
+      const at = opened % CLIENTS;
+      if (router.route(game, words, at * 4, ports[at]!, 14, now()) >= 0) opened++;
     });
-    expect(grown).toBeLessThan(16 + MOST_BYTES_EACH);
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(opened).toBe(2 * DATAGRAMS);
+    expect(game.counters.dump()).toMatchObject({ sessionsOpened: opened, sessionsExpired: opened - CLIENTS });
+  });
+
+  test.each(CASES)('opening and sweeping sessions and pins by %s, %s', (algorithm, _name, limits) => {
+    const { router, game, words, ports } = rig(limits, algorithm, 100);
+    const now = movingClock(100.25); // once round takes longer than a pin lives
+    const grown = bytesPerCall((i) => {
+      const at = i % CLIENTS;
+      const nowMs = now();
+      router.route(game, words, at * 4, ports[at]!, 14, nowMs);
+      router.sweep(32, nowMs);
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
     expect(game.counters.dump().sessionsOpened).toBe(2 * DATAGRAMS);
+    expect(router.pins.records.size).toBeLessThan(CLIENTS);
+  });
+
+  test('opening sessions by evicting half-open ones, pins as well', () => {
+    const { router, game, words } = rig(RATES, 'ip-hash', 100);
+    const source = Uint32Array.from(words.subarray(0, 4));
+    const now = movingClock(1.25);
+    let opened = 0;
+    const grown = bytesPerCall(() => {
+      source[3] = (source[3]! & 0xff) | ((opened % 0xffffff) << 8);
+      if (router.route(game, source, 0, 4_000, 14, now()) >= 0) opened++;
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(game.counters.dump()).toMatchObject({ sessionsOpened: opened });
+    expect(game.counters.dump().sessionsEvicted).toBeGreaterThan(DATAGRAMS);
+    expect(router.pins.records.isFull).toBe(true);
+  });
+
+  test('refusing sessions for the rates', () => {
+    const { router, game, words } = rig({ ...NO_LIMITS, sessionRatePerSource: 1, sessionRate: 20 });
+    const now = movingClock(0.25);
+    let port = 1;
+    const grown = bytesPerCall((i) => {
+      port = (port % 65_535) + 1;
+      const session = router.route(game, words, (i % CLIENTS) * 4, port, 14, now());
+      if (session < 0) game.counters.dropped(DOWNSTREAM, ~session);
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    const { dropped } = game.counters.dump().downstream;
+    expect(Math.min(dropped['source-rate-limit']!, dropped['listener-rate-limit']!)).toBeGreaterThan(1_000);
   });
 
   test('dropping a flood', () => {

@@ -63,19 +63,15 @@ describe('a pool as the data plane sees it', () => {
   });
 });
 
-test('new rules count at once, with a full bucket', () => {
+test('new rules count at once, and a rate that stays keeps what is left of it', () => {
   const { seen } = view([]);
   const state = new ListenerState(3, 'game', {
     rules: { ...RULES, limits: { ...NO_LIMITS, sessionRate: 1 } },
     pool: seen,
   });
   expect([state.rate.take(0), state.rate.take(0)]).toEqual([true, false]);
-  state.apply({
-    ...RULES,
-    algorithm: 'round-robin',
-    idleTimeoutMs: 5,
-    limits: { ...NO_LIMITS, sessionRate: 1 },
-  });
+  const rules = { ...RULES, algorithm: 'round-robin' as const, idleTimeoutMs: 5 };
+  state.apply({ ...rules, limits: { ...NO_LIMITS, sessionRate: 1 } }, 0);
   expect(state).toMatchObject({
     index: 3,
     name: 'game',
@@ -83,5 +79,8 @@ test('new rules count at once, with a full bucket', () => {
     idleTimeoutMs: 5,
     liveSessions: 0,
   });
-  expect([state.rate.take(0), state.rate.take(0)]).toEqual([true, false]);
+  expect(state.rate.take(999)).toBe(false);
+  expect([state.rate.take(1_000), state.rate.take(1_000)]).toEqual([true, false]);
+  state.apply({ ...rules, limits: { ...NO_LIMITS, sessionRate: 100 } }, 1_000);
+  expect([state.rate.take(1_000), state.rate.take(1_010)]).toEqual([false, true]);
 });

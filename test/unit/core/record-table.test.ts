@@ -70,9 +70,13 @@ describe('a record table', () => {
         for (let i = 0; i < 50; i++) table.insert(words({ address: i, key: 1 }), 0, 1);
         const isDoomed = (address: number) => address % 5 === remainder;
         for (let walked = 0; walked < table.places + 50; walked += budget) {
-          table.walk(budget, (id) => {
-            if (isDoomed(table.words[id * RECORD_WORDS + 3]!)) table.remove(id);
-          });
+          table.walk(
+            budget,
+            (id) => {
+              if (isDoomed(table.words[id * RECORD_WORDS + 3]!)) table.remove(id);
+            },
+            0,
+          );
         }
         for (let i = 0; i < 50; i++)
           expect(table.find(words({ address: i, key: 1 }), 0, 1) === -1).toBe(isDoomed(i));
@@ -85,9 +89,13 @@ describe('a record table', () => {
     const table = new RecordTable({ capacity: 100, seed: 1 });
     for (let i = 0; i < 100; i++) table.insert(words({ address: i, key: 1 }), 0, 1);
     let visits = 0;
-    table.walk(10, () => {
-      visits++;
-    });
+    table.walk(
+      10,
+      () => {
+        visits++;
+      },
+      0,
+    );
     expect(visits).toBeLessThanOrEqual(10);
   });
 

@@ -152,7 +152,7 @@ test('the router decides and counts as its plain twin does, whatever comes', () 
             naive.publish();
           } else if (action.kind === 'rules') {
             for (const [name, rules] of rulesOf(settings)) {
-              rig.listeners.get(name)!.apply(rules);
+              rig.listeners.get(name)!.apply(rules, nowMs);
               naive.setRules(name, rules);
             }
           } else {

@@ -40,8 +40,10 @@ describe('ip-hash', () => {
   test('takes what the Maglev table says for any 32-bit hash', () => {
     const snapshot = poolOf(1, 2, 3);
     const selector = new Selector();
-    for (const hash of [0, 1, MAGLEV_SLOTS - 1, MAGLEV_SLOTS, 0x7fffffff, 0x80000000, 0xffffffff])
-      expect(selector.choose('ip-hash', snapshot, hash, nobody)).toBe(naiveIpHash(snapshot, hash));
+    for (const hash of [0, 1, MAGLEV_SLOTS - 1, MAGLEV_SLOTS, 0x7fffffff, 0x80000000, 0xffffffff]) {
+      for (const same of [hash, hash | 0])
+        expect(selector.choose('ip-hash', snapshot, same, nobody)).toBe(naiveIpHash(snapshot, hash));
+    }
   });
 });
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { refill, TokenBucket } from '../../../relay/core/token-bucket.ts';
+import { BUCKET_DOUBLES, fill, refill, TokenBucket } from '../../../relay/core/token-bucket.ts';
 import { NaiveTokenBucket } from '../../support/naive-token-bucket.ts';
 
 /** How many of `count` takes at once get a token. */
@@ -66,21 +66,94 @@ describe('TokenBucket', () => {
   });
 });
 
+describe('a bucket whose rate changes', () => {
+  test('stays empty when it was: a change gives nobody a new burst', () => {
+    for (const rate of [5, 10, 1_000]) {
+      const bucket = new TokenBucket(10);
+      takes(bucket, 1_000);
+      bucket.changeRate(rate, 1_000);
+      expect(takes(bucket, 1_000)).toBe(0);
+      expect(takes(bucket, 1_200)).toBe(rate / 5);
+    }
+  });
+
+  test('stays full to the same part, and what the old rate gave until then counts', () => {
+    const bucket = new TokenBucket(100);
+    takes(bucket, 1_000);
+    bucket.changeRate(10, 1_500);
+    expect(takes(bucket, 1_500)).toBe(5);
+    bucket.changeRate(1_000, 2_500);
+    expect(takes(bucket, 2_500, 2_000)).toBe(1_000);
+  });
+
+  test('is left alone by the same rate', () => {
+    const bucket = new TokenBucket(10);
+    takes(bucket, 1_000);
+    for (let i = 0; i < 100; i++) bucket.changeRate(10, 1_000);
+    expect(takes(bucket, 1_000)).toBe(0);
+    expect(takes(bucket, 1_100)).toBe(1);
+  });
+
+  test('a bound that is new begins with a full bucket, and one that goes is gone', () => {
+    const bucket = new TokenBucket(0);
+    takes(bucket, 1_000);
+    bucket.changeRate(10, 1_000);
+    expect(takes(bucket, 1_000)).toBe(10);
+    bucket.changeRate(0, 1_000);
+    expect(takes(bucket, 1_000)).toBe(1_000);
+  });
+
+  test('one that nobody has used is full by the new rate', () => {
+    const bucket = new TokenBucket(10);
+    bucket.changeRate(20, 1_000);
+    expect(takes(bucket, 1_000)).toBe(20);
+  });
+
+  test('never holds more than one second, nor less than nothing, whatever changes when', () => {
+    const step = fc.record({
+      rate: fc.nat({ max: 500 }).map((rate) => rate + 1),
+      elapsedMs: fc.integer({ min: -100, max: 3_000 }),
+      count: fc.nat({ max: 600 }),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 20 }), (steps) => {
+        const bucket = new TokenBucket(10);
+        let nowMs = 1_000;
+        for (const { rate, elapsedMs, count } of steps) {
+          nowMs += elapsedMs;
+          bucket.changeRate(rate, nowMs);
+          expect(takes(bucket, nowMs, count)).toBeLessThanOrEqual(rate);
+        }
+      }),
+    );
+  });
+});
+
 describe('refill', () => {
+  /** Tokens in a bucket that had these at `lastMs`. */
+  const refilled = (tokens: number, lastMs: number, nowMs: number, rate: number): number => {
+    const doubles = Float64Array.of(7, tokens, lastMs, 7);
+    refill(doubles, 1, nowMs, rate);
+    expect([doubles[0], doubles[3]]).toEqual([7, 7]);
+    return doubles[1]!;
+  };
+
   test('adds what the rate gave since, up to a burst of one second and at least one token', () => {
-    expect(refill(0, 1_000, 1_250, 8)).toBe(2);
-    expect(refill(7, 1_000, 9_000, 8)).toBe(8);
-    expect(refill(0, 0, 500, 0.25)).toBe(0.125);
-    expect(refill(0, 0, 60_000, 0.25)).toBe(1);
+    expect(refilled(0, 1_000, 1_250, 8)).toBe(2);
+    expect(refilled(7, 1_000, 9_000, 8)).toBe(8);
+    expect(refilled(0, 0, 500, 0.25)).toBe(0.125);
+    expect(refilled(0, 0, 60_000, 0.25)).toBe(1);
   });
 
   test('leaves the tokens when no time has passed or the clock went backwards', () => {
-    expect(refill(3.5, 1_000, 1_000, 8)).toBe(3.5);
-    expect(refill(3.5, 1_000, 10, 8)).toBe(3.5);
+    expect(refilled(3.5, 1_000, 1_000, 8)).toBe(3.5);
+    expect(refilled(3.5, 1_000, 10, 8)).toBe(3.5);
   });
 
-  test('gives a full bucket for one that was never used, and no bound for rate 0', () => {
-    expect(refill(0, -Infinity, 0, 8)).toBe(8);
-    expect(refill(0, 0, 0, 0)).toBe(Infinity);
+  test('gives a full bucket for one that was never used', () => {
+    const doubles = new Float64Array(BUCKET_DOUBLES);
+    fill(doubles, 0);
+    refill(doubles, 0, 0, 8);
+    expect(doubles[0]).toBe(8);
   });
 });
