@@ -147,9 +147,9 @@ async function runRelay(args: RelayArguments): Promise<void> {
   printReady(relay, addresses, args.json);
   logger.info({ signal: await stopped }, 'ending');
   await relay.drain();
-  const summary = relay.summary();
   await relay.close();
-  if (args.json) printEvent('summary', summary);
+  // Only now has the last datagram been counted.
+  if (args.json) printEvent('summary', relay.summary());
 }
 
 async function startRelay(args: RelayArguments): Promise<RunningRelay> {

@@ -55,6 +55,11 @@ export class PoolView {
     return this.#snapshot;
   }
 
+  /** Whether the pool has no backend at all: it left the configuration, or nobody has registered. */
+  get isEmpty(): boolean {
+    return this.#snapshot.backends.every((backend) => backend === undefined);
+  }
+
   /** Whether a session of this reference goes on: its backend is the same as ever, and ready or draining. */
   isUsable(ref: BackendRef): boolean {
     return this.#snapshot.usable[slotOf(ref)] === ref;

@@ -78,12 +78,14 @@ export interface Engine {
   removeListener(name: string): Promise<void>;
 
   /**
-   * Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners.
+   * Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners. A pool
+   * without backends that no listener names is forgotten.
    *
    * @returns resolves when the whole engine obeys it
    */
   publish(snapshot: PoolSnapshot): Promise<void>;
 
+  /** After `close` the last ones, with their final counts. */
   listeners(): readonly ListenerStatus[];
   /** Sessions that the tables can hold, and hold. */
   capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number };

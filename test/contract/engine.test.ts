@@ -3,6 +3,7 @@ import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { hashAddress } from '../../relay/core/hash.ts';
 import { MAGLEV_SLOTS } from '../../relay/core/limits.ts';
+import type { ListenerStatus } from '../../relay/engines/engine.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 import {
   Bed,
@@ -692,7 +693,23 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
     test('closing twice is closing once', async () => {
       const b = await bed().start(['a']);
       await Promise.all([b.engine.close(), b.engine.close()]);
-      expect(b.engine.listeners()).toEqual([]);
+      const { local } = b.engine.listeners()[0]!;
+      expect(b.peer(local.toString()).local.equals(local)).toBe(true);
+    });
+
+    test('what was counted until the last socket closed can be read after the end', async () => {
+      const b = await bed().start(['a']);
+      const clients = b.clients(10);
+      await b.serversOf(clients);
+      for (let i = 0; i < 20; i++) for (const client of clients) client.send(b.listener, 'until the end');
+      const { received } = b.servers.get('a')!;
+      await expect.poll(() => received.length).toBeGreaterThan(10);
+      await b.engine.close();
+      const [{ counts, liveSessions }] = b.engine.listeners() as [ListenerStatus];
+      expect([counts.sessionsOpened, liveSessions]).toEqual([10, 0]);
+      for (const { received, accounted } of sums(counts)) expect(accounted).toBe(received);
+      await expect.poll(() => received.length).toBe(counts.downstream.forwarded);
+      expect(b.counts()).toEqual(counts);
     });
   });
 });

@@ -1,10 +1,12 @@
 /** What only the mmsg engine can show: its workers die and are replaced, and give back what they had. */
 import { readdirSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
+import { Endpoint } from '../../net/address.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
+import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
 import type { SessionView } from '../../relay/engines/engine.ts';
-import { Bed, sums } from './engine-harness.ts';
+import { Bed, RULES, sums } from './engine-harness.ts';
 
 const loaded = loadLibc();
 const openDescriptors = (): number => readdirSync('/proc/self/fd').length;
@@ -72,6 +74,30 @@ if ('unavailable' in loaded) {
       const newcomer = bed.peer('127.7.0.1:0');
       newcomer.send(bed.listener, 'too late');
       await expect.poll(() => bed.counts().downstream.dropped['draining']).toBe(1);
+    });
+
+    test('pools that are gone are forgotten by the engine and by each worker', async () => {
+      const engine = await start();
+      for (let i = 0; i < 50; i++) {
+        const pool = new BackendPool(`pool-${i}`);
+        pool.add({ id: 'x', endpoint: Endpoint.parse('127.0.0.1:9'), weight: 1 });
+        await engine.publish(pool.snapshot());
+        pool.remove('x');
+        await engine.publish(pool.snapshot());
+      }
+      expect(engine.dump()).toEqual({ pools: ['game'], poolsOfWorkers: [1, 1, 1] });
+      const listen = Endpoint.parse('127.0.0.1:0');
+      await engine.addListener({ name: 'more', listen, pool: 'more', ...RULES });
+      expect(engine.dump()).toEqual({ pools: ['game', 'more'], poolsOfWorkers: [2, 2, 2] });
+      const more = new BackendPool('more');
+      more.add({ id: 'm', endpoint: bed.addServer('m').local, weight: 1 });
+      await engine.publish(more.snapshot());
+      await Promise.all(bed.clients(9).map((client) => client.ask(engine.listeners()[1]!.local, 'x')));
+      expect(engine.listeners()[1]!.sessionsByBackend.get('m')).toBe(9);
+      more.remove('m');
+      await engine.publish(more.snapshot());
+      await engine.removeListener('more');
+      expect(engine.dump()).toEqual({ pools: ['game'], poolsOfWorkers: [1, 1, 1] });
     });
 
     test('descriptors return to where they were, also those of workers that died', async () => {

@@ -76,6 +76,18 @@ interface Summary {
   readonly upstream: Counts;
 }
 
+test('the summary has every datagram, also those of the moment when the relay ended', async () => {
+  const relay = await relayWith({ idleTimeout: '120s', deadline: '0ms' });
+  const players = await stage.players(8, relay.listener());
+  relay.process.signal('SIGTERM');
+  expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
+  const { udp } = (await relay.process.event('summary')) as { udp: Record<string, Summary> };
+  const { downstream, upstream } = udp['game']!;
+  for (const { received, forwarded, dropped } of [downstream, upstream])
+    expect(received).toBe(forwarded + Object.values(dropped).reduce((sum, count) => sum + count, 0));
+  expect(upstream.forwarded).toBe(players.reduce((sum, { answered }) => sum + answered, 0));
+});
+
 test('with a delay new players are still taken after /readyz has answered 503', async () => {
   const shutdown = { delay: '60s', deadline: '0ms' };
   const relay = await stage.relay(gameConfig({ pool: { backends }, rest: { shutdown } }));

@@ -24,7 +24,7 @@ export interface WorkerSettings {
 }
 
 /** Layout of `figures`. */
-export const FIGURES = { livePins: 0, memoryAddress: 1, memorySize: 2, count: 3 } as const;
+export const FIGURES = { livePins: 0, memoryAddress: 1, memorySize: 2, pools: 3, count: 4 } as const;
 
 /** Every message is a request, and is answered with its number. */
 export type ToWorker =
@@ -38,6 +38,8 @@ export type ToWorker =
       readonly kind: 'add';
       readonly request: number;
       readonly spec: PlainSpec;
+      /** Of the spec's pool; the same as was published with it. */
+      readonly live: LiveSessions;
       readonly fd: number;
       readonly counters: Float64Array;
       readonly turns: Int32Array;

@@ -16,6 +16,7 @@ import { bindGroup } from '../../../net/linux/steering.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
+import type { LiveSessions } from '../../core/listener-state.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
 import { toPlainSnapshot, toPlainSpec, type WorkerSettings } from './messages.ts';
@@ -100,7 +101,7 @@ export class MmsgEngine implements Engine {
     const turns = new Int32Array(new SharedArrayBuffer(4));
     const listener = { spec, local: bound, fds, counters, turns };
     this.#listeners.set(spec.name, listener);
-    if (!this.#pools.has(spec.pool)) await this.#publishToAll(this.#openPool(spec.pool));
+    if (!this.#pools.has(spec.pool)) this.#openPool(spec.pool);
     try {
       await Promise.all(this.#workers.map((worker, index) => this.#addTo(worker, index, listener)));
     } catch (error) {
@@ -123,11 +124,13 @@ export class MmsgEngine implements Engine {
     this.#listeners.delete(name);
     await this.#askAll({ kind: 'remove', name });
     for (const fd of listener.fds) this.#libc.close(fd);
+    this.#forgetIfUnused(listener.spec.pool);
   }
 
   async publish(snapshot: PoolSnapshot): Promise<void> {
     const pool = this.#pools.get(snapshot.pool) ?? this.#openPool(snapshot.pool);
     pool.snapshot = snapshot;
+    this.#forgetIfUnused(snapshot.pool);
     await this.#publishToAll(pool);
   }
 
@@ -150,6 +153,14 @@ export class MmsgEngine implements Engine {
     const sessions = listings.flatMap((listing) => listing?.sessions ?? []).slice(0, query.limit);
     const total = listings.reduce((sum, listing) => sum + (listing?.total ?? 0), 0);
     return { sessions, total, truncated: total > sessions.length };
+  }
+
+  /** What is kept of the pools, here and by each worker, for tests and for whoever looks for a leak. */
+  dump(): { readonly pools: readonly string[]; readonly poolsOfWorkers: readonly number[] } {
+    return {
+      pools: [...this.#pools.keys()],
+      poolsOfWorkers: this.#workers.map(({ pools }) => pools),
+    };
   }
 
   async drain(): Promise<void> {
@@ -176,7 +187,6 @@ export class MmsgEngine implements Engine {
   async #close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.close()));
     for (const { fds } of this.#listeners.values()) for (const fd of fds) this.#libc.close(fd);
-    this.#listeners.clear();
     this.#memory.free();
   }
 
@@ -230,15 +240,25 @@ export class MmsgEngine implements Engine {
     return pool;
   }
 
+  /** The workers follow the same rule (userspace-engine.ts), so they forget a pool together with this thread. */
+  #forgetIfUnused(name: string): void {
+    const backends = this.#pools.get(name)?.snapshot.backends ?? [];
+    if (backends.some((backend) => backend !== undefined)) return;
+    for (const { spec } of this.#listeners.values()) if (spec.pool === name) return;
+    this.#pools.delete(name);
+  }
+
   /** A worker that dies meanwhile gets the snapshot with its replacement. */
   async #publishToAll(pool: Pool): Promise<void> {
     await Promise.allSettled(this.#workers.map((worker, index) => this.#publishTo(worker, index, pool)));
   }
 
   #publishTo(worker: WorkerThread, index: number, { snapshot, live }: Pool): Promise<unknown> {
-    const others = live.filter((_, other) => other !== index);
-    const plain = toPlainSnapshot(snapshot);
-    return worker.ask({ kind: 'publish', snapshot: plain, live: { own: live[index]!, others } });
+    return worker.ask({
+      kind: 'publish',
+      snapshot: toPlainSnapshot(snapshot),
+      live: liveOf(live, index),
+    });
   }
 
   async #addTo(
@@ -249,6 +269,7 @@ export class MmsgEngine implements Engine {
     await worker.ask({
       kind: 'add',
       spec: toPlainSpec(this.#share({ ...spec, listen: local })),
+      live: liveOf(this.#pools.get(spec.pool)!.live, index),
       fd: fds[index]!,
       counters: counters[index]!.values,
       turns,
@@ -287,6 +308,11 @@ export class MmsgEngine implements Engine {
       upstreamSockets: sum.upstreamSockets,
     };
   }
+}
+
+/** The live sessions of a pool as one worker sees them. */
+function liveOf(live: readonly Uint32Array[], index: number): LiveSessions {
+  return { own: live[index]!, others: live.filter((_, other) => other !== index) };
 }
 
 function addUp(counters: readonly ListenerCounters[]): ListenerCounters {

@@ -61,6 +61,11 @@ export class WorkerThread {
     return this.#figures[FIGURES.livePins]!;
   }
 
+  /** Pools that the worker keeps. */
+  get pools(): number {
+    return this.#figures[FIGURES.pools]!;
+  }
+
   /** @throws RelayError TICKRELAY_ERR_ENGINE when the worker fails or dies before it answers */
   ask(message: WithoutNumber<ToWorker>): Promise<SessionListing | undefined> {
     if (this.#hasExited)

@@ -31,6 +31,7 @@ const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, coalesceUs, descript
 figures[FIGURES.memoryAddress] = poller.memory.address;
 figures[FIGURES.memorySize] = poller.memory.size;
 
+/** By pool, while a request may make the engine's view of it: the engine keeps them with the pool. */
 const lives = new Map<string, LiveSessions>();
 const engine = new UserspaceEngine({
   name: 'mmsg',
@@ -61,6 +62,7 @@ async function handle(message: ToWorker): Promise<void> {
   const { request } = message;
   try {
     const listing = await obey(message);
+    noteFigures();
     tell({ kind: 'done', request, ...(listing === undefined ? {} : { listing }) });
   } catch (error) {
     tell({ kind: 'failed', request, reason: error instanceof Error ? error.message : String(error) });
@@ -71,16 +73,19 @@ async function handle(message: ToWorker): Promise<void> {
 async function obey(message: ToWorker) {
   switch (message.kind) {
     case 'publish':
-      lives.set(message.snapshot.pool, message.live);
-      await engine.publish(fromPlainSnapshot(message.snapshot));
+      await withLive(message.snapshot.pool, message.live, () =>
+        engine.publish(fromPlainSnapshot(message.snapshot)),
+      );
       return undefined;
     case 'add': {
-      const { fd, counters, turns } = message;
-      await engine.addListener(fromPlainSpec(message.spec), {
-        openSocket: (options) => poller.adopt(fd, options),
-        counters: new ListenerCounters(counters),
-        turns,
-      });
+      const { spec, live, fd, counters, turns } = message;
+      await withLive(spec.pool, live, () =>
+        engine.addListener(fromPlainSpec(spec), {
+          openSocket: (options) => poller.adopt(fd, options),
+          counters: new ListenerCounters(counters),
+          turns,
+        }),
+      );
       return undefined;
     }
     case 'update':
@@ -93,7 +98,6 @@ async function obey(message: ToWorker) {
       return engine.sessions(message.query);
     case 'sweep':
       engine.sweep();
-      noteFigures();
       return undefined;
     case 'drain':
       await engine.drain();
@@ -105,7 +109,17 @@ async function obey(message: ToWorker) {
   }
 }
 
+async function withLive(pool: string, live: LiveSessions, request: () => Promise<unknown>): Promise<void> {
+  lives.set(pool, live);
+  try {
+    await request();
+  } finally {
+    lives.delete(pool);
+  }
+}
+
 function noteFigures(): void {
+  figures[FIGURES.pools] = engine.dump().pools.length;
   figures[FIGURES.livePins] = engine.capacity().livePins;
 }
 

@@ -62,6 +62,7 @@ export class UserspaceEngine implements Engine {
   readonly #byIndex: (UdpListener | undefined)[] = [];
   readonly #pools = new Map<string, PoolView>();
   #endSweeps: (() => void) | undefined;
+  #closing: Promise<unknown> | undefined;
 
   constructor(options: UserspaceEngineOptions) {
     this.name = options.name;
@@ -77,7 +78,9 @@ export class UserspaceEngine implements Engine {
   }
 
   addListener(spec: UdpListenerSpec, parts: ListenerParts = {}): Promise<Endpoint> {
-    return Promise.resolve().then(() => this.#add(spec, parts).local);
+    return Promise.resolve()
+      .then(() => this.#add(spec, parts).local)
+      .finally(() => this.#forgetIfUnused(spec.pool));
   }
 
   updateListener(spec: UdpListenerSpec): Promise<void> {
@@ -93,6 +96,7 @@ export class UserspaceEngine implements Engine {
     this.#listeners.delete(name);
     await listener.close();
     this.#byIndex[listener.state.index] = undefined;
+    this.#forgetIfUnused(listener.spec.pool);
   }
 
   publish(snapshot: PoolSnapshot): Promise<void> {
@@ -100,6 +104,7 @@ export class UserspaceEngine implements Engine {
     for (const listener of this.#listeners.values()) {
       if (listener.spec.pool === snapshot.pool) listener.publish(snapshot);
     }
+    this.#forgetIfUnused(snapshot.pool);
     return Promise.resolve();
   }
 
@@ -121,6 +126,11 @@ export class UserspaceEngine implements Engine {
     return listSessions(this.#router, query, { nowMs: this.#options.now(), upstreamPort });
   }
 
+  /** What is kept of the pools, for tests and for whoever looks for a leak. */
+  dump(): { readonly pools: readonly string[] } {
+    return { pools: [...this.#pools.keys()] };
+  }
+
   drain(): Promise<void> {
     this.#router.drain();
     return Promise.resolve();
@@ -129,7 +139,9 @@ export class UserspaceEngine implements Engine {
   async close(): Promise<void> {
     this.#endSweeps?.();
     this.#endSweeps = undefined;
-    await Promise.all(Array.from(this.#listeners.keys(), (name) => this.removeListener(name)));
+    // They stay in the map: what they counted until the last socket was closed can still be read.
+    this.#closing ??= Promise.all(Array.from(this.#listeners.values(), (listener) => listener.close()));
+    await this.#closing;
   }
 
   /** One bounded step of expiry. Runs by itself every 50 ms; tests with a clock of their own call it. */
@@ -188,6 +200,13 @@ export class UserspaceEngine implements Engine {
 
   #listenerOf(session: number): UdpListener {
     return this.#byIndex[this.#router.sessions.listener(session)]!;
+  }
+
+  /** A pool without backends that no listener names is the same as one that was never published. */
+  #forgetIfUnused(pool: string): void {
+    if (this.#pools.get(pool)?.isEmpty !== true) return;
+    for (const { spec } of this.#listeners.values()) if (spec.pool === pool) return;
+    this.#pools.delete(pool);
   }
 
   /** A pool that was not published yet is empty. */

@@ -173,7 +173,7 @@ describe('admission', () => {
     expect(rig.backend(game, '10.1.0.1', 2, 0)).toBe('source-session-limit');
     expect(rig.backend(game, '10.1.0.2', 1, 0)).toBe('a');
     expect(rig.backend(game, '10.1.0.1', 1, 0)).toBe('a');
-    game.apply({ ...RULES, limits: { ...NO_LIMITS, sessionRatePerSource: 1 } });
+    game.apply({ ...RULES, limits: { ...NO_LIMITS, sessionRatePerSource: 1 } }, 0);
     expect(rig.backend(game, '10.1.0.1', 2, 0)).toBe('source-rate-limit');
     expect(rig.backend(game, '10.1.0.1', 2, 1_000)).toBe('a');
   });

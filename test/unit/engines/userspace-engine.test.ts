@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import { Endpoint } from '../../../net/address.ts';
+import { BackendPool } from '../../../relay/core/backend-pool.ts';
 import { type Arrival, EngineRig, Host, LISTEN, QUARANTINE_MS } from './engine-rig.ts';
 
 const rigs: EngineRig[] = [];
@@ -211,4 +213,28 @@ describe('the userspace engine, through anything', () => {
       { numRuns: 40 },
     );
   });
+});
+
+test('pools that are gone are forgotten, however many there were; those in use or with backends stay', async () => {
+  const made = rig();
+  made.server('a');
+  await made.listen();
+  const { engine } = made;
+  for (let i = 0; i < 500; i++) {
+    const pool = new BackendPool(`pool-${i}`);
+    pool.add({ id: 'x', endpoint: Endpoint.parse('10.0.0.200:1'), weight: 1 });
+    await engine.publish(pool.snapshot());
+    expect(engine.dump().pools).toContain(pool.name);
+    pool.remove('x');
+    await engine.publish(pool.snapshot());
+  }
+  expect(engine.dump().pools).toEqual(['game']);
+  made.pool.remove('a');
+  made.publish();
+  expect(engine.dump().pools).toEqual(['game']);
+  await engine.removeListener('game');
+  expect(engine.dump().pools).toEqual([]);
+  made.refusal = new Error('no socket');
+  await expect(made.listen()).rejects.toThrow('no socket');
+  expect(engine.dump().pools).toEqual([]);
 });
