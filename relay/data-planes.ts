@@ -1,9 +1,12 @@
 /**
  * The UDP engine and the TCP side as one thing with listeners: what a configuration names, bound or not bound as a
- * whole.
+ * whole. What changes the listeners goes one after the other: a drain or an end waits until a reload under way is
+ * complete, and a reload that comes too late is refused before it has touched anything.
  */
 import type { Endpoint } from '../net/address.ts';
+import { RelayError } from '../net/relay-error.ts';
 import type { ListenerConfig } from './control/config.ts';
+import { MAX_LISTENERS } from './core/limits.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
 import type { Engine } from './engines/engine.ts';
 import type { TcpEngine } from './tcp/tcp-engine.ts';
@@ -13,6 +16,8 @@ export class DataPlanes {
   readonly tcp: TcpEngine;
   /** What is bound now, by name. */
   readonly #listeners = new Map<string, ListenerConfig>();
+  #last: Promise<unknown> = Promise.resolve();
+  #state: 'open' | 'draining' | 'closed' = 'open';
 
   constructor(engine: Engine, tcp: TcpEngine) {
     this.engine = engine;
@@ -40,27 +45,20 @@ export class DataPlanes {
    *  3. new ones are bound; when one fails all the same, steps 2 and 3 are undone
    *  4. those that stay take their new rules, and their sessions go on
    *
-   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had
+   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; TICKRELAY_ERR_ENGINE when listeners would
+   *   change while the relay drains, or anything after its end
    */
-  async apply(wanted: readonly ListenerConfig[]): Promise<void> {
-    const bound = [...this.#listeners.values()];
-    const kept = wanted.filter((next) => bound.some((listener) => isSame(listener, next)));
-    const added = wanted.filter((next) => !kept.includes(next));
-    const closing = bound.filter((listener) => !kept.some((next) => isSame(listener, next)));
-
-    if (closing.length > 0) {
-      for (const listener of added) if (!this.#hasPortOf(closing, listener)) await this.#try(listener);
-    }
-    for (const listener of closing) await this.#close(listener);
-    await this.#openAll(added, async () => {
-      for (const listener of closing) await this.#open(listener);
-    });
-    for (const listener of kept) await this.#update(listener);
+  apply(wanted: readonly ListenerConfig[]): Promise<void> {
+    return this.#inTurn(() => this.#apply(wanted));
   }
 
-  async drain(): Promise<void> {
-    this.tcp.drain();
-    await this.engine.drain();
+  /** No new sessions and connections from now on. */
+  drain(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#state = 'draining';
+      this.tcp.drain();
+      await this.engine.drain();
+    });
   }
 
   /** Live sessions and connections. */
@@ -69,8 +67,43 @@ export class DataPlanes {
     return this.engine.capacity().liveSessions + connections;
   }
 
-  async close(): Promise<void> {
-    await Promise.all([this.engine.close(), this.tcp.close()]);
+  /** Idempotent. */
+  close(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#state = 'closed';
+      await Promise.all([this.engine.close(), this.tcp.close()]);
+    });
+  }
+
+  #inTurn(change: () => Promise<void>): Promise<void> {
+    const turn = this.#last.then(change);
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #apply(wanted: readonly ListenerConfig[]): Promise<void> {
+    const bound = [...this.#listeners.values()];
+    const kept = wanted.filter((next) => bound.some((listener) => isSame(listener, next)));
+    const added = wanted.filter((next) => !kept.includes(next));
+    const closing = bound.filter((listener) => !kept.some((next) => isSame(listener, next)));
+
+    if (this.#state === 'closed' || (this.#state === 'draining' && added.length + closing.length > 0)) {
+      throw new RelayError(
+        'TICKRELAY_ERR_ENGINE',
+        `the listeners can't be changed: the relay is ${this.#state}; start it again with the new configuration`,
+      );
+    }
+    // A trial needs a place of its own. Where there is none, a failure is found, and undone, by the steps below.
+    if (closing.length > 0 && bound.length < MAX_LISTENERS) {
+      for (const listener of added) if (!this.#hasPortOf(closing, listener)) await this.#try(listener);
+    }
+    for (const listener of closing) await this.#close(listener);
+    await this.#openAll(added, async () => {
+      // The address was free a moment ago. Another program that took it meanwhile takes it from this listener alone; the
+      // next reload tries again. The first error says more than this one.
+      for (const listener of closing) await this.#open(listener).catch(() => undefined);
+    });
+    for (const listener of kept) await this.#update(listener);
   }
 
   async #openAll(listeners: readonly ListenerConfig[], undo: () => Promise<void>): Promise<void> {
@@ -82,8 +115,7 @@ export class DataPlanes {
       }
     } catch (error) {
       for (const listener of opened) await this.#close(listener);
-      // The address was free a moment ago. If another program took it meanwhile, the first error still says more.
-      await undo().catch(() => undefined);
+      await undo();
       throw error;
     }
   }

@@ -168,7 +168,7 @@ export class Relay {
     return this.#closing;
   }
 
-  /** Traffic by listener since the start, for the end of a run. */
+  /** Traffic by listener since the start, for the end of a run: final once `close` has resolved. */
   summary(): Readonly<Record<string, unknown>> {
     const { engine, tcp } = this.#planes;
     return {
@@ -190,7 +190,7 @@ export class Relay {
     try {
       await this.#planes.apply(next.listeners);
     } catch (error) {
-      await this.#control.drop(opened);
+      await this.#control.abandon(opened);
       throw error;
     }
     this.#warnOfAnswers(next.listeners);

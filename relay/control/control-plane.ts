@@ -2,7 +2,7 @@
  * All pools: decides who is ready and publishes it. The data planes obey what `onSnapshot` hands them.
  *
  * Sequence: constructor -> start (publishes every pool) -> close. In between, as often as the configuration changes:
- * openNew -> (the listeners change) -> applyConfig, or drop when they could not.
+ * openNew -> (the listeners change) -> applyConfig, or abandon when they could not.
  */
 import type { Logger } from 'pino';
 import type { Endpoint } from '../../net/address.ts';
@@ -42,21 +42,33 @@ export class ControlPlane {
   }
 
   /**
-   * Opens the pools that a new configuration adds, so that they are there before their listeners.
+   * Opens the pools that a new configuration adds, so that they are there before their listeners, and keeps room in the
+   * others for the backends that it gives them.
    *
-   * @returns their names, for `drop`
+   * @returns their names, for `abandon`
    * @throws RelayError TICKRELAY_ERR_LIMIT when the configuration's backends have no room beside the registered ones
    */
   async openNew({ pools }: Pick<RelayConfig, 'pools'>): Promise<readonly string[]> {
-    for (const config of pools) this.#pools.get(config.name)?.requireRoom(config.backends);
+    try {
+      for (const config of pools) this.#pools.get(config.name)?.reserveRoom(config.backends);
+    } catch (error) {
+      await this.abandon([]);
+      throw error;
+    }
     const opened = pools.filter(({ name }) => !this.#pools.has(name)).map((config) => this.#open(config));
     if (this.#isStarted) for (const pool of opened) pool.start();
     await Promise.all(opened.map((pool) => pool.obeyed()));
     return opened.map(({ config }) => config.name);
   }
 
+  /** The new configuration does not come: what `openNew` opened and kept for it is given back. */
+  async abandon(opened: readonly string[]): Promise<void> {
+    for (const pool of this.#pools.values()) pool.releaseRoom();
+    await this.#drop(opened);
+  }
+
   /** Takes pools away: each is published empty. */
-  async drop(names: readonly string[]): Promise<void> {
+  async #drop(names: readonly string[]): Promise<void> {
     const gone = this.pools().filter(({ config }) => names.includes(config.name));
     for (const { config } of gone) this.#pools.delete(config.name);
     await Promise.all(gone.map((pool) => pool.remove()));
@@ -69,7 +81,7 @@ export class ControlPlane {
   async applyConfig({ pools }: Pick<RelayConfig, 'pools'>): Promise<void> {
     const kept = new Set(pools.map(({ name }) => name));
     await Promise.all([
-      this.drop([...this.#pools.keys()].filter((name) => !kept.has(name))),
+      this.#drop([...this.#pools.keys()].filter((name) => !kept.has(name))),
       ...pools.map((config) => this.#pools.get(config.name)?.apply(config)),
     ]);
   }

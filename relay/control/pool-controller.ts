@@ -82,8 +82,13 @@ export class PoolController {
   }
 
   /** @throws RelayError TICKRELAY_ERR_LIMIT when these static backends and the registered ones are too many */
-  requireRoom(wanted: readonly BackendConfig[]): void {
-    this.#book.requireRoom(wanted);
+  reserveRoom(wanted: readonly BackendConfig[]): void {
+    this.#book.reserveRoom(wanted);
+  }
+
+  /** The configuration that room was reserved for does not come. */
+  releaseRoom(): void {
+    this.#book.releaseRoom();
   }
 
   /** Takes over a new configuration of the same pool. Backends that it does not change keep their slot and state. */

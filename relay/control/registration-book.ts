@@ -57,6 +57,8 @@ export class RegistrationBook {
     refused: 0,
   };
   #config: PoolConfig;
+  /** Backends of a configuration that is about to be taken over; their room is theirs already. */
+  #expected: readonly BackendConfig[] = [];
 
   constructor(options: RegistrationBookOptions) {
     this.#options = options;
@@ -84,23 +86,32 @@ export class RegistrationBook {
     return { ...this.#counts };
   }
 
-  /** @throws RelayError TICKRELAY_ERR_LIMIT when these static backends and the registered ones are too many */
-  requireRoom(wanted: readonly BackendConfig[]): void {
-    const stay = [...this.#entries.values()].filter(
-      ({ id, endpoint, origin }) =>
-        origin === 'registered' && !wanted.some((one) => one.id === id || one.endpoint.equals(endpoint)),
-    );
-    if (stay.length + wanted.length <= MAX_BACKENDS) return;
-    throw new RelayError(
-      'TICKRELAY_ERR_LIMIT',
-      `pools.${this.#pool.name}.backends: ${wanted.length} backends beside ${stay.length} that registered are ` +
-        `more than the ${MAX_BACKENDS} of a pool`,
-    );
+  /**
+   * Keeps room for the static backends of a configuration until it is applied, or the room released.
+   *
+   * @throws RelayError TICKRELAY_ERR_LIMIT when these and the registered ones are too many
+   */
+  reserveRoom(wanted: readonly BackendConfig[]): void {
+    const stay = this.#stayingBeside(wanted);
+    if (stay + wanted.length > MAX_BACKENDS) {
+      throw new RelayError(
+        'TICKRELAY_ERR_LIMIT',
+        `pools.${this.#pool.name}.backends: ${wanted.length} backends beside ${stay} that registered are ` +
+          `more than the ${MAX_BACKENDS} of a pool`,
+      );
+    }
+    this.#expected = wanted;
+  }
+
+  /** The configuration that room was reserved for does not come. */
+  releaseRoom(): void {
+    this.#expected = [];
   }
 
   /** Takes over a new configuration. Backends that it does not change keep their slot and their entry. */
   apply(config: PoolConfig): void {
     this.#config = config;
+    this.releaseRoom();
     const wanted = config.backends;
     const byId = new Map(wanted.map((backend) => [backend.id, backend]));
     const isTaken = (endpoint: Endpoint): boolean =>
@@ -185,7 +196,7 @@ export class RegistrationBook {
     if (entry === undefined) {
       if (this.#pool.hasEndpoint(endpoint))
         conflict(`address: ${endpoint.toString()} is already in the pool under another id`);
-      if (this.#pool.isFull)
+      if (!this.#hasRoomFor(id, endpoint))
         throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
       this.#takeHeartbeat(this.#add({ id, endpoint, weight }, 'registered'), players);
       return 'registered';
@@ -194,6 +205,23 @@ export class RegistrationBook {
     if (entry.origin === 'registered') this.#pool.setWeight(id, weight);
     this.#takeHeartbeat(entry, players);
     return 'renewed';
+  }
+
+  #hasRoomFor(id: string, endpoint: Endpoint): boolean {
+    if (this.#pool.isFull) return false;
+    const expected = this.#expected;
+    const isExpected = expected.some((one) => one.id === id || one.endpoint.equals(endpoint));
+    return isExpected || this.#stayingBeside(expected) + expected.length < MAX_BACKENDS;
+  }
+
+  /** Registered backends that stay when these become the static ones. */
+  #stayingBeside(wanted: readonly BackendConfig[]): number {
+    const ids = new Set(wanted.map(({ id }) => id));
+    const addresses = new Set(wanted.map(({ endpoint }) => endpoint.toString()));
+    let staying = 0;
+    for (const { id, endpoint, origin } of this.#entries.values())
+      if (origin === 'registered' && !ids.has(id) && !addresses.has(endpoint.toString())) staying++;
+    return staying;
   }
 
   /** Two servers under one id would take the backend, and its players, from each other with every heartbeat. */

@@ -75,7 +75,7 @@ test('pools that were opened for listeners that could not be had are dropped aga
   const next = parseConfig(
     config('games: { backends: ["10.0.0.1:1"] }, more: { backends: ["10.0.0.3:1"] }'),
   ).config;
-  await rig.control.drop(await rig.control.openNew(next));
+  await rig.control.abandon(await rig.control.openNew(next));
   expect(rig.control.pools().map((pool) => pool.config.name)).toEqual(['games']);
   expect(rig.snapshots.at(-1)).toMatchObject({ pool: 'more', ready: new Uint16Array(0) });
 });

@@ -151,8 +151,35 @@ test('configured backends need room beside the registered ones, but for those th
   const of = (count: number): string =>
     Array.from({ length: count }, (_, i) => `"10.0.0.9:${7_777 + i}"`).join(', ');
   const wanted = poolConfig(`backends: [${of(1_024)}]`).backends;
-  expect(() => book.requireRoom(wanted)).not.toThrow();
+  expect(() => book.reserveRoom(wanted)).not.toThrow();
   expect(() =>
-    book.requireRoom([...wanted.slice(1), { ...wanted[0]!, endpoint: Endpoint.parse('10.1.1.1:1') }]),
+    book.reserveRoom([...wanted.slice(1), { ...wanted[0]!, endpoint: Endpoint.parse('10.1.1.1:1') }]),
   ).toThrow('pools.games.backends: 1024 backends beside 1 that registered are more than the 1024 of a pool');
+});
+
+test('room that is kept for a configuration is not given to others that register meanwhile', () => {
+  const book = open(REGISTRATION);
+  register(book, 'a');
+  const addresses = Array.from({ length: 1_022 }, (_, i) => `"10.0.1.1:${i + 1}"`);
+  const next = poolConfig(`${REGISTRATION}, backends: [${addresses.join(', ')}]`);
+  book.reserveRoom(next.backends);
+  expect(register(book, 'b', { address: '10.0.0.9:2' })).toBe('registered');
+  expect(() => register(book, 'c', { address: '10.0.0.9:3' })).toThrow('the pool is full');
+  expect(register(book, 'mine', { address: '10.0.1.1:7' })).toBe('registered');
+  book.apply(next);
+  expect(listed()).toHaveLength(1_024);
+  expect(logged.filter((line) => line.startsWith('error'))).toEqual([]);
+  book.leave('b');
+  expect(register(book, 'c', { address: '10.0.0.9:3' })).toBe('registered');
+});
+
+test('room that was kept for a configuration that does not come is free again', () => {
+  const book = open(REGISTRATION);
+  book.reserveRoom(
+    poolConfig(`backends: [${Array.from({ length: 1_024 }, (_, i) => `"10.0.1.1:${i + 1}"`).join(', ')}]`)
+      .backends,
+  );
+  expect(() => register(book, 'a')).toThrow('the pool is full');
+  book.releaseRoom();
+  expect(register(book, 'a')).toBe('registered');
 });

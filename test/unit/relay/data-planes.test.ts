@@ -197,6 +197,69 @@ describe('applying listeners', () => {
     expect(peer(second.toString()).local.equals(second)).toBe(true);
   });
 
+  test('two changes at once come one after the other, and the last one holds', async () => {
+    const [first, second, third] = [await freeUdp(1), await freeUdp(2), await freeUdp(3)];
+    await planes.apply([udp('a', first), udp('b', second)]);
+    await Promise.all([
+      planes.apply([udp('a', second), udp('b', first)]),
+      planes.apply([udp('a', third)]),
+      planes.apply([udp('a', first), udp('c', second, 'two')]),
+    ]);
+    expect([...planes.locals()].map(([name, local]) => `${name} ${local.toString()}`).sort()).toEqual([
+      `a ${first.toString()}`,
+      `c ${second.toString()}`,
+    ]);
+    expect(await answerOf(peer('127.0.0.1:0'), second)).toBe('two');
+  });
+
+  test('an end that comes during a change leaves no socket open, and none is opened after it', async () => {
+    const [game, second] = [await freeUdp(1), await freeUdp(2)];
+    await planes.apply([udp('game', game)]);
+    const change = planes.apply([udp('game', game), udp('second', second), tcp('login', second)]);
+    await planes.close();
+    await change;
+    await expect(planes.apply([udp('late', game)])).rejects.toMatchObject({
+      code: 'TICKRELAY_ERR_ENGINE',
+      message: expect.stringContaining('the relay is closed') as string,
+    });
+    for (const free of [game, second]) expect(peer(free.toString()).local.equals(free)).toBe(true);
+  });
+
+  test('a draining relay keeps its listeners and connections when a change of them comes, and takes rules', async () => {
+    const [game, login] = [await freeUdp(1), await freeUdp(2)];
+    await planes.apply([udp('game', game), tcp('login', login)]);
+    const client = peer('127.0.0.1:0');
+    await answerOf(client, game);
+    const change = [udp('game', game, 'two'), tcp('login', game)];
+    const [, tooLate] = await Promise.allSettled([planes.drain(), planes.apply(change)]);
+    expect(tooLate).toMatchObject({ status: 'rejected', reason: { code: 'TICKRELAY_ERR_ENGINE' } });
+    expect(await answerOf(client, game)).toBe('one');
+    await planes.apply([udp('game', game, 'one', { idleTimeoutMs: 1 }), tcp('login', login)]);
+    await expect.poll(() => planes.live()).toBe(0);
+  });
+
+  test('when the way back is barred for one listener, the others still get theirs, and the next change mends it', async () => {
+    const [first, second, taken] = [await freeUdp(1), await freeUdp(2), peer(ANY_PORT(3)).local];
+    await planes.apply([udp('a', first), udp('b', second)]);
+    // Both ports are those of closing listeners, so that nothing is tried before they are closed; then the port on the
+    // other address can't be had, and meanwhile somebody has taken the first one's place.
+    const { removeListener } = planes.engine;
+    let thief: UdpPeer | undefined;
+    planes.engine.removeListener = async (name) => {
+      await removeListener.call(planes.engine, name);
+      if (name === 'a') thief = peer(first.toString());
+    };
+    const blocked = new Endpoint(taken.ip, second.port);
+    peer(blocked.toString());
+    await expect(planes.apply([udp('a', blocked)])).rejects.toMatchObject({ code: 'TICKRELAY_ERR_BIND' });
+    expect([...planes.locals().keys()]).toEqual(['b']);
+    expect(await answerOf(peer('127.0.0.1:0'), second)).toBe('one');
+    planes.engine.removeListener = removeListener;
+    await thief!.close();
+    await planes.apply([udp('a', first), udp('b', second)]);
+    expect(await answerOf(peer('127.0.0.1:0'), first)).toBe('one');
+  });
+
   test('drain refuses the new and keeps the old', async () => {
     const game = await freeUdp(1);
     await planes.apply([udp('game', game)]);
