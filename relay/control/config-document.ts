@@ -14,6 +14,7 @@ import {
   type Node,
 } from 'yaml';
 import { formatPath, type ConfigPath, type Problems } from './config-problems.ts';
+import { describeSyntaxError } from './yaml-syntax.ts';
 
 /** `${NAME}` or `${NAME:-default}`. */
 const VARIABLE = /\$\{(?<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?<fallback>[^}]*))?\}/g;
@@ -38,7 +39,8 @@ export class ConfigDocument {
     this.#document = document;
     // The first error of syntax says where to look; the next ones are its consequences.
     for (const error of document.errors.slice(0, 1)) {
-      problems.add([], `line ${this.#lines.linePos(error.pos[0]).line} is not valid YAML: ${error.message}`);
+      const { where, text: reason } = describeSyntaxError(error, { text, lines: this.#lines, document });
+      problems.addAt(where, reason);
     }
     this.#substitute(env, problems);
     try {

@@ -8,6 +8,8 @@ export type ConfigPath = readonly PropertyKey[];
 
 interface Problem {
   readonly path: ConfigPath;
+  /** Instead of the path. */
+  readonly where?: string;
   readonly text: string;
 }
 
@@ -32,6 +34,11 @@ export class Problems {
     this.#list.push({ path, text });
   }
 
+  /** Adds a problem with the text itself, at a place in it such as `line 4, column 3`. */
+  addAt(where: string, text: string): void {
+    this.#list.push({ path: [], where, text });
+  }
+
   /** Parses `value` with a schema of config-schema.ts; on failure adds its problems and returns nothing. */
   read<T>(schema: z.ZodType<T>, value: unknown, at: ConfigPath): T | undefined {
     const result = schema.safeParse(value, { error: describeIssue });
@@ -49,7 +56,9 @@ export class Problems {
 
   /** @param describe how a place is named to the operator, such as `line 4: listeners[0].name` */
   toError(source: string, describe: (path: ConfigPath) => string): RelayError {
-    const found = this.#list.map(({ path, text }) => `  ${describe(path)}: ${text}`).sort(BY_LINE.compare);
+    const found = this.#list
+      .map(({ path, where = describe(path), text }) => `  ${where}: ${text}`)
+      .sort(BY_LINE.compare);
     const lines = found.slice(0, MAX_PRINTED);
     const more = found.length - lines.length;
     if (more > 0) lines.push(`  and ${more} more`);

@@ -236,8 +236,16 @@ test.each([
   ],
   ['an empty file', '', 'the configuration: should have the keys listeners and pools'],
   ['a list', '- 1', 'the configuration: should have the keys listeners and pools'],
-  ['broken YAML', 'listeners: [', 'line 1 is not valid YAML'],
-  ['a key given twice', `${MINIMAL}pools: {}`, 'is not valid YAML: Map keys must be unique'],
+  [
+    'broken YAML',
+    'listeners: [',
+    'line 1, column 12: is not valid YAML: the bracket that opens here is not closed',
+  ],
+  [
+    'a key given twice',
+    `${MINIMAL}pools: {}`,
+    'is not valid YAML: the key "pools" is given twice, first on line 3',
+  ],
 ])('is refused with path, value and what would be right: %s', (_name, text, message) => {
   expect(errorOf(text).message).toContain(message);
 });
