@@ -22,6 +22,7 @@ import { PREFETCH_LIMIT } from '../../core/record-table.ts';
 import type { Router } from '../../core/router.ts';
 import { NO_UPSTREAM } from '../../core/session-table.ts';
 import type { ListenerStatus, UdpListenerSpec } from '../engine.ts';
+import type { ReserveBounds } from './upstream-reserve.ts';
 import { NO_OWNER, type UpstreamSocket, UpstreamSockets } from './upstream-sockets.ts';
 
 const NO_UPSTREAM_SOCKET = dropReason('no-upstream-socket');
@@ -41,6 +42,9 @@ export interface UdpListenerOptions {
   readonly maxUpstreamSockets: number;
   /** Whether one more upstream socket may be opened beside those of other listeners. */
   readonly hasRoom: () => boolean;
+  /** Makes another listener close an upstream socket that only stands ready. @returns whether there is room now */
+  readonly makeRoom: () => boolean;
+  readonly upstreamReserve: ReserveBounds;
   readonly upstreamQuarantineMs: number;
   readonly now: () => number;
   readonly onTrouble: (error: unknown) => void;
@@ -74,6 +78,8 @@ export class UdpListener {
     this.#upstreams = new UpstreamSockets({
       maxSockets: options.maxUpstreamSockets,
       hasRoom: options.hasRoom,
+      makeRoom: options.makeRoom,
+      reserve: options.upstreamReserve,
       quarantineMs: options.upstreamQuarantineMs,
       open: (local, onReceive) => this.#openUpstream(local, onReceive),
       onReceive: (upstream, batch) => this.#upstream(upstream, batch),
@@ -88,6 +94,11 @@ export class UdpListener {
 
   get upstreamSockets(): number {
     return this.#upstreams.size;
+  }
+
+  /** Closes an upstream socket that only stands ready. @returns whether there was one */
+  giveUpReady(): boolean {
+    return this.#upstreams.giveUpReady(this.#now());
   }
 
   get spec(): UdpListenerSpec {

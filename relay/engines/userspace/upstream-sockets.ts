@@ -10,16 +10,23 @@
  *     owned    by one live session            (owners[slot] is its id)
  *     resting  since it was left              (a queue, in the order of time)
  *
- * Sockets without sessions and rest are closed again by `sweep`.
+ * Spare sockets are in none of them yet: `sweep` opens them ahead of need, and a slot takes one when it has no fresh one,
+ * so that sessions on different backends still share. Sockets that nobody has and whose rest is over count towards that
+ * reserve; what is beyond it `sweep` closes.
  */
 import assert from 'node:assert/strict';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import type { DatagramBatch, DatagramSocket } from '../../../net/datagram-socket.ts';
 import { RelayError } from '../../../net/relay-error.ts';
+import {
+  EVICTION_BUDGET,
+  UPSTREAM_CLOSES_PER_SWEEP,
+  UPSTREAM_OPENS_PER_SWEEP,
+  UPSTREAM_RESERVE_SHARE,
+} from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
-
-import { EVICTION_BUDGET } from '../../core/limits.ts';
 import { RestQueue } from './rest-queue.ts';
+import { type ReserveBounds, UpstreamReserve } from './upstream-reserve.ts';
 
 /** Nobody owns the socket towards this slot. */
 export const NO_OWNER = -1;
@@ -46,14 +53,27 @@ interface Member extends UpstreamSocket {
   owners: Int32Array;
   /** Slots that have an owner. */
   owned: number;
-  /** When a session last left it. */
+  /** When a session last left it; before all time when none ever had it. */
   leftMs: number;
+  isSpare: boolean;
   closed: boolean;
 }
 
 interface Rest {
   readonly member: Member;
   readonly sinceMs: number;
+}
+
+/** The sockets of one address family that stand ready. */
+interface Family {
+  readonly isV4: boolean;
+  readonly reserve: UpstreamReserve;
+  /** Opened ahead, and used by nobody yet. */
+  readonly spares: Member[];
+  /** Without sessions, spares included. */
+  unowned: number;
+  /** Used before, without sessions and rested, as the last sweep counted them. */
+  idle: number;
 }
 
 interface Slot {
@@ -67,6 +87,10 @@ export interface UpstreamSocketsOptions {
   readonly maxSockets: number;
   /** Whether one more may be opened beside those of other listeners. */
   readonly hasRoom: () => boolean;
+  /** Makes another listener close a spare one. @returns whether there is room now */
+  readonly makeRoom: () => boolean;
+  /** Sockets held ready, before the bound that `maxSockets` sets. */
+  readonly reserve: ReserveBounds;
   readonly quarantineMs: number;
   /** Opens and binds a socket whose datagrams go to `onReceive` with the member that received them. */
   readonly open: (local: Endpoint, onReceive: (batch: DatagramBatch) => void) => DatagramSocket;
@@ -80,6 +104,7 @@ export class UpstreamSockets {
   readonly #members: (Member | undefined)[] = [];
   readonly #freeNumbers: number[] = [];
   readonly #slots: (Slot | undefined)[] = [];
+  readonly #families: readonly [v6: Family, v4: Family];
   #slotCapacity = 8;
   #size = 0;
   #retryOpenAtMs = 0;
@@ -88,6 +113,13 @@ export class UpstreamSockets {
 
   constructor(options: UpstreamSocketsOptions) {
     this.#options = options;
+    const cap = Math.floor(options.maxSockets / UPSTREAM_RESERVE_SHARE);
+    const least = Math.min(cap, options.reserve.least);
+    const most = Math.min(cap, options.reserve.most);
+    const family = (isV4: boolean): Family => {
+      return { isV4, reserve: new UpstreamReserve({ least, most }), spares: [], unowned: 0, idle: 0 };
+    };
+    this.#families = [family(false), family(true)];
   }
 
   get size(): number {
@@ -114,7 +146,7 @@ export class UpstreamSockets {
       const isV4 = endpoint.ip.isV4;
       const resting = new RestQueue<Rest>();
       for (const member of this.#members) {
-        if (member?.isV4 === isV4 && member.owners[slot] === NO_OWNER)
+        if (member?.isV4 === isV4 && !member.isSpare && member.owners[slot] === NO_OWNER)
           resting.push({ member, sinceMs: nowMs });
       }
       this.#slots[slot] = { isV4, endpoint, fresh: [], resting };
@@ -128,8 +160,13 @@ export class UpstreamSockets {
     this.#endRest(place, nowMs);
     let member = place.fresh.pop();
     while (member?.closed === true) member = place.fresh.pop();
-    member ??= this.#open(place, nowMs);
+    member ??= this.#takeSpare(place) ?? this.#openFor(place, nowMs);
     if (member === undefined) return -1;
+    if (member.owned === 0) {
+      const family = this.#familyOf(place);
+      family.unowned--;
+      family.reserve.noteTaken();
+    }
     member.owners[slot] = session;
     member.owned++;
     return member.number;
@@ -141,6 +178,7 @@ export class UpstreamSockets {
     assert(member?.owners[slot] === session, 'released by a session that does not own it');
     member.owners[slot] = NO_OWNER;
     member.owned--;
+    if (member.owned === 0) this.#familyOf(member).unowned++;
     member.leftMs = nowMs;
     const place = this.#slots[slot];
     if (place?.isV4 === member.isV4) place.resting.push({ member, sinceMs: nowMs });
@@ -182,20 +220,73 @@ export class UpstreamSockets {
     return true;
   }
 
-  /** Ends rests that are over, and closes sockets that nobody needs any more. */
+  /** Closes a socket that only stands ready. @returns whether there was one */
+  giveUpReady(nowMs: number): boolean {
+    for (const family of this.#families) {
+      const member = family.spares.pop() ?? this.#findIdle(family, nowMs);
+      if (member === undefined) continue;
+      this.#close(member);
+      return true;
+    }
+    return false;
+  }
+
+  /** One step: ends rests that are over, closes sockets that nobody needs any more, and opens some ahead of need. */
   sweep(nowMs: number): void {
     for (const place of this.#slots) if (place !== undefined) this.#endRest(place, nowMs);
-    for (const member of this.#members) {
-      if (member === undefined || member.owned > 0) continue;
-      if (nowMs - member.leftMs >= this.#options.quarantineMs) this.#close(member);
-    }
+    for (const family of this.#families) this.#balance(family, nowMs);
     for (const place of this.#slots) if (place !== undefined) this.#forgetClosed(place);
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#members.flatMap((member) => member?.socket.close() ?? []));
     this.#members.length = 0;
+    for (const family of this.#families) {
+      family.spares.length = 0;
+      family.unowned = 0;
+    }
     this.#size = 0;
+  }
+
+  /** Brings the sockets that stand ready towards the number that is wanted. */
+  #balance(family: Family, nowMs: number): void {
+    const { spares, reserve, isV4 } = family;
+    const isUsed = this.#slots.some((place) => place?.isV4 === isV4);
+    const wanted = isUsed ? reserve.wanted(nowMs) : 0;
+    let closes = UPSTREAM_CLOSES_PER_SWEEP;
+    family.idle = 0;
+    for (const member of family.unowned > spares.length ? this.#members : []) {
+      if (member?.isV4 !== isV4 || !this.#isIdle(member, nowMs)) continue;
+      if (spares.length + family.idle < wanted || closes === 0) family.idle++;
+      else {
+        this.#close(member);
+        closes--;
+      }
+    }
+    for (; closes > 0 && spares.length > 0 && spares.length + family.idle > wanted; closes--)
+      this.#close(spares.pop()!);
+    for (let opens = UPSTREAM_OPENS_PER_SWEEP; opens > 0; opens--) {
+      if (spares.length + family.idle >= wanted || !this.#hasRoom()) break;
+      const spare = this.#open(isV4, nowMs);
+      if (spare === undefined) break;
+      spare.isSpare = true;
+      spares.push(spare);
+    }
+  }
+
+  #isIdle(member: Member, nowMs: number): boolean {
+    return !member.isSpare && member.owned === 0 && nowMs - member.leftMs >= this.#options.quarantineMs;
+  }
+
+  #findIdle(family: Family, nowMs: number): Member | undefined {
+    if (family.idle === 0) return undefined;
+    const found = this.#members.find((member) => member?.isV4 === family.isV4 && this.#isIdle(member, nowMs));
+    family.idle = found === undefined ? 0 : family.idle - 1;
+    return found;
+  }
+
+  #familyOf({ isV4 }: Pick<Slot, 'isV4'>): Family {
+    return this.#families[isV4 ? 1 : 0];
   }
 
   #growSlots(): void {
@@ -225,17 +316,41 @@ export class UpstreamSockets {
     if (place.fresh.length > 2 * this.#size) place.fresh = place.fresh.filter(({ closed }) => !closed);
   }
 
-  /** Opens one more socket; it is fresh for the other slots. */
-  #open(place: Slot, nowMs: number): Member | undefined {
-    if (!this.#hasRoom(nowMs) || nowMs < this.#retryOpenAtMs) return undefined;
+  /** Takes a spare socket. It never served anybody, or not for a quarantine: it needs no rest towards any backend. */
+  #takeSpare(place: Slot): Member | undefined {
+    const member = this.#familyOf(place).spares.pop();
+    if (member === undefined) return undefined;
+    member.isSpare = false;
+    this.#offerToOthers(place, member);
+    return member;
+  }
+
+  /** Opens one more socket for a session. */
+  #openFor(place: Slot, nowMs: number): Member | undefined {
+    if (!this.#hasRoom() && !this.#makeRoom(nowMs)) return undefined;
+    const member = this.#open(place.isV4, nowMs);
+    if (member !== undefined) this.#offerToOthers(place, member);
+    return member;
+  }
+
+  /** A socket that a slot takes is fresh for the others. */
+  #offerToOthers(place: Slot, member: Member): void {
+    for (const other of this.#slots)
+      if (other !== place && other?.isV4 === member.isV4) other.fresh.push(member);
+  }
+
+  /** Asks the system for one more socket, unless it has just refused one. */
+  #open(isV4: boolean, nowMs: number): Member | undefined {
+    if (nowMs < this.#retryOpenAtMs) return undefined;
     const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
     const number = this.#freeNumbers.pop() ?? this.#members.length;
+    const leftMs = Number.NEGATIVE_INFINITY;
     let member: Member | undefined;
     try {
-      const socket = this.#options.open(place.isV4 ? ANY_V4 : ANY_V6, (batch) => {
+      const socket = this.#options.open(isV4 ? ANY_V4 : ANY_V6, (batch) => {
         if (member !== undefined) this.#options.onReceive(member, batch);
       });
-      member = { number, isV4: place.isV4, socket, owners, owned: 0, leftMs: nowMs, closed: false };
+      member = { number, isV4, socket, owners, owned: 0, leftMs, isSpare: false, closed: false };
     } catch (error) {
       this.#freeNumbers.push(number);
       this.#retryOpenAtMs = nowMs + OPEN_RETRY_MS;
@@ -244,14 +359,18 @@ export class UpstreamSockets {
     }
     this.#members[number] = member;
     this.#size++;
-    for (const other of this.#slots)
-      if (other !== place && other?.isV4 === place.isV4) other.fresh.push(member);
+    this.#familyOf(member).unowned++;
     return member;
   }
 
-  #hasRoom(nowMs: number): boolean {
-    const { maxSockets, hasRoom, onOpenFailed } = this.#options;
-    if (this.#size < maxSockets && hasRoom()) return true;
+  #hasRoom(): boolean {
+    return this.#size < this.#options.maxSockets && this.#options.hasRoom();
+  }
+
+  /** At the cap, sockets that only stand ready give way: the reserve never costs anybody a session. */
+  #makeRoom(nowMs: number): boolean {
+    const { makeRoom, onOpenFailed } = this.#options;
+    if (this.giveUpReady(nowMs) || makeRoom()) return true;
     if (nowMs - this.#reportedFullMs < FULL_REPORT_MS) return false;
     this.#reportedFullMs = nowMs;
     const message =
@@ -265,6 +384,7 @@ export class UpstreamSockets {
     this.#members[member.number] = undefined;
     this.#freeNumbers.push(member.number);
     this.#size--;
+    this.#familyOf(member).unowned--;
     void member.socket.close();
   }
 }

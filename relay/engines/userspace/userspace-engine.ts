@@ -6,7 +6,7 @@ import type { Endpoint } from '../../../net/address.ts';
 import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
 import type { ListenerCounters } from '../../core/counters.ts';
 import { ListenerState, type LiveSessions, PoolView } from '../../core/listener-state.ts';
-import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
+import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS, UPSTREAM_RESERVE } from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { Router } from '../../core/router.ts';
@@ -20,6 +20,7 @@ import type {
 } from '../engine.ts';
 import { listSessions } from './session-listing.ts';
 import { UdpListener } from './udp-listener.ts';
+import type { ReserveBounds } from './upstream-reserve.ts';
 
 /** Time between two sweep steps. */
 const SWEEP_INTERVAL_MS = 50;
@@ -33,6 +34,8 @@ export interface UserspaceEngineOptions {
   /** Of all listeners together. */
   readonly maxUpstreamSockets: number;
   readonly upstreamQuarantineMs?: number;
+  /** Upstream sockets of each listener that stand ready. */
+  readonly upstreamReserve?: ReserveBounds;
   readonly hashSeed: number;
   /** A secret; see RouterOptions. */
   readonly tableSeed: number;
@@ -169,6 +172,7 @@ export class UserspaceEngine implements Engine {
       openSocket: openUpstream,
       maxUpstreamSockets,
       upstreamQuarantineMs = UPSTREAM_QUARANTINE_MS,
+      upstreamReserve = UPSTREAM_RESERVE,
       now,
       onTrouble,
     } = this.#options;
@@ -179,6 +183,8 @@ export class UserspaceEngine implements Engine {
       openSocket,
       openUpstream,
       hasRoom: () => this.#hasRoom(),
+      makeRoom: () => this.#makeRoom(),
+      upstreamReserve,
       maxUpstreamSockets,
       upstreamQuarantineMs,
       now,
@@ -196,6 +202,12 @@ export class UserspaceEngine implements Engine {
     let sockets = 0;
     for (const listener of this.#listeners.values()) sockets += listener.upstreamSockets;
     return sockets < this.#options.maxUpstreamSockets;
+  }
+
+  /** @returns whether a listener had an upstream socket ready and gave it up */
+  #makeRoom(): boolean {
+    for (const listener of this.#listeners.values()) if (listener.giveUpReady()) return true;
+    return false;
   }
 
   #listenerOf(session: number): UdpListener {
