@@ -94,6 +94,8 @@ export interface DatagramSocket {
   readonly local: Endpoint;
   /** Datagrams that the kernel dropped since the socket was bound, its receive buffer being full; absent where unknown. */
   readonly kernelDrops?: number;
+  /** Receive buffer that the system granted, in the unit of `receiveBufferBytes`; absent where unknown. */
+  readonly receiveBufferBytes?: number;
 
   /**
    * Sends a batch, each datagram to its own address.
@@ -102,6 +104,9 @@ export interface DatagramSocket {
    *   reported later by `onSent`. The batch and its payloads are the caller's again when `send` returns.
    */
   send(batch: DatagramBatch): number;
+
+  /** Asks for another receive buffer; the system may grant less. Absent where it can't be changed. */
+  resizeReceiveBuffer?(bytes: number): void;
 
   /** Idempotent. Datagrams still queued may be lost. */
   close(): Promise<void>;

@@ -20,6 +20,9 @@ import {
 } from './datagram-socket.ts';
 import { bindError } from './bind-error.ts';
 
+/** Linux reports twice what it was asked for: the other half is for its own bookkeeping (socket(7), SO_RCVBUF). */
+const KERNEL_SHARE = process.platform === 'linux' ? 2 : 1;
+
 type LookupCallback = (error: Error | null, address: string, family: number) => void;
 
 /** Opens a node:dgram socket. @throws RelayError TICKRELAY_ERR_BIND when the address can't be had. */
@@ -65,6 +68,14 @@ class DgramSocket implements DatagramSocket {
     this.#socket.on('message', (message, remote) => {
       this.#receive(message, remote);
     });
+  }
+
+  get receiveBufferBytes(): number {
+    return this.#socket.getRecvBufferSize() / KERNEL_SHARE;
+  }
+
+  resizeReceiveBuffer(bytes: number): void {
+    this.#socket.setRecvBufferSize(bytes);
   }
 
   send(batch: DatagramBatch): number {

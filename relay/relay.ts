@@ -121,6 +121,7 @@ export class Relay {
       this.#control.start();
       await this.#planes.apply(this.#config.listeners);
       this.#warnOfAnswers(this.#config.listeners);
+      this.#warnOfSmallBuffers();
       if (this.#config.admin !== undefined)
         this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
     } catch (error) {
@@ -135,6 +136,11 @@ export class Relay {
         reason: this.#engineReason,
         listeners: Object.fromEntries(
           Array.from(addresses.listeners, ([name, local]) => [name, local.toString()]),
+        ),
+        receiveBufferBytes: Object.fromEntries(
+          this.#planes.engine
+            .listeners()
+            .map(({ name, receiveBuffer }) => [name, receiveBuffer.grantedBytes]),
         ),
         admin: addresses.admin?.toString(),
       },
@@ -195,6 +201,7 @@ export class Relay {
     }
     this.#warnOfAnswers(next.listeners);
     await this.#control.applyConfig(next);
+    this.#warnOfSmallBuffers();
     // A change of these takes effect after a restart; the reload has warned.
     const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;
     const log = { level: this.#logLevel ?? next.log.level };
@@ -205,6 +212,18 @@ export class Relay {
   #warnOfAnswers(listeners: readonly ListenerConfig[]): void {
     if (this.#planes.engine.answersFromRoute !== true) return;
     for (const warning of answerWarnings(listeners, interfaceAddresses())) this.#logger.warn(warning);
+  }
+
+  #warnOfSmallBuffers(): void {
+    for (const { name, receiveBuffer } of this.#planes.engine.listeners()) {
+      const { askedBytes, grantedBytes = askedBytes } = receiveBuffer;
+      if (grantedBytes >= askedBytes) continue;
+      this.#logger.warn(
+        `listener ${name} has a receive buffer of ${grantedBytes} bytes instead of ${askedBytes}, so bursts of datagrams ` +
+          `may be lost; raise the system's limit (on Linux: sysctl -w net.core.rmem_max=${askedBytes}) and restart the ` +
+          'relay, or lower receiveBufferBytes of the listener',
+      );
+    }
   }
 
   #ownEndpoints(): readonly Endpoint[] {

@@ -130,6 +130,14 @@ export class MmsgSocket implements DatagramSocket, Sender {
     if (path !== 0) this.#queue.control(paths.control(path), paths.controlLength(path));
   }
 
+  get receiveBufferBytes(): number {
+    return readReceiveBuffer(this.#libc, this.fd);
+  }
+
+  resizeReceiveBuffer(bytes: number): void {
+    setReceiveBuffer(this.#libc, this.fd, bytes);
+  }
+
   close(): Promise<void> {
     if (!this.#closed) {
       this.#onClose();
@@ -200,6 +208,25 @@ function isWildcard({ ip }: Endpoint): boolean {
 /** Whether the socket has more than one way to answer a datagram. */
 function hasPaths({ local, tellPaths }: DatagramSocketOptions): boolean {
   return tellPaths === true && (isWildcard(local) || !local.ip.isV4);
+}
+
+/** Asks for another receive buffer, as `bindUdp` does. */
+function setReceiveBuffer(libc: Libc, fd: number, bytes: number): void {
+  const memory = new Arena(libc, 4096);
+  memory.u32[0] = bytes;
+  const set = (option: number): number => libc.setsockopt(fd, SOL_SOCKET, option, memory.address, 4);
+  if (set(SO_RCVBUFFORCE) !== 0) set(SO_RCVBUF);
+  memory.free();
+}
+
+/** The receive buffer that was granted, in the unit it is asked for in: the kernel reports twice that (socket(7)). */
+export function readReceiveBuffer(libc: Libc, fd: number): number {
+  const memory = new Arena(libc, 4096);
+  memory.u32[16] = 4;
+  libc.getsockopt(fd, SOL_SOCKET, SO_RCVBUF, memory.address, memory.address + 64);
+  const reported = memory.u32[0]!;
+  memory.free();
+  return reported / 2;
 }
 
 /** Writes a socket address at the arena's beginning. @returns its length */

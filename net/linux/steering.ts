@@ -12,6 +12,11 @@ import { Arena } from './arena.ts';
 import { errnoName, type Libc } from './libc.ts';
 import { bindUdp, readLocal } from './mmsg-socket.ts';
 
+interface BindOptions {
+  readonly local: Endpoint;
+  readonly receiveBufferBytes: number;
+}
+
 type Instruction = readonly [code: number, jumpTrue: number, jumpFalse: number, k: number];
 
 const LOAD_WORD = 0x20;
@@ -62,16 +67,20 @@ function steeringProgram(sockets: number): readonly Instruction[] {
  * @returns their descriptors, in the order of their numbers, and the bound address
  * @throws RelayError TICKRELAY_ERR_BIND, also when a socket that would share the address has it
  */
-export function bindGroup(libc: Libc, local: Endpoint, count: number): { fds: number[]; bound: Endpoint } {
+export function bindGroup(
+  libc: Libc,
+  { local, receiveBufferBytes }: BindOptions,
+  count: number,
+): { fds: number[]; bound: Endpoint } {
   // SO_REUSEPORT would join another program's group without a word; a plain socket meets it as an error.
-  const probe = bindUdp(libc, { local, tellPaths: true });
+  const probe = bindUdp(libc, { local, receiveBufferBytes, tellPaths: true });
   const bound = readLocal(libc, probe);
   if (count === 1) return { fds: [probe], bound };
   libc.close(probe);
   const fds: number[] = [];
   try {
     for (let i = 0; i < count; i++)
-      fds.push(bindUdp(libc, { local: bound, tellPaths: true }, { reusePort: true }));
+      fds.push(bindUdp(libc, { local: bound, receiveBufferBytes, tellPaths: true }, { reusePort: true }));
     steer(libc, fds[0]!, count);
   } catch (error) {
     for (const fd of fds) libc.close(fd);

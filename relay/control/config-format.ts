@@ -36,7 +36,8 @@ function describeListener(listener: ListenerConfig): unknown {
     idleTimeout: formatDuration(idleTimeoutMs),
   };
   if (listener.protocol === 'udp') {
-    return { ...shared, pinTimeout: formatDuration(listener.pinTimeoutMs), limits: listener.limits };
+    const { pinTimeoutMs, receiveBufferBytes, limits } = listener;
+    return { ...shared, pinTimeout: formatDuration(pinTimeoutMs), receiveBufferBytes, limits };
   }
   return {
     ...shared,

@@ -27,6 +27,9 @@ const MAX_DURATION_MS = 2_147_483_647;
 const DEFAULT_KEEP_ALIVE_MS = 60_000;
 const DEFAULT_SHUTDOWN_DEADLINE_MS = 30_000;
 const MAX_PROBE_BYTES = 512;
+/** The kernel counts twice what is asked for in 32 bits with a sign. */
+const MIN_RECEIVE_BUFFER_BYTES = 4_096;
+const MAX_RECEIVE_BUFFER_BYTES = 1_073_741_823;
 const MAX_WORKERS = 64;
 const MAX_COALESCE_US = 10_000;
 
@@ -141,6 +144,9 @@ const udpListener = section({
   algorithm: oneOf(ALGORITHMS).default('ip-hash'),
   idleTimeout: duration(10).default(limits.DEFAULT_IDLE_TIMEOUT_MS),
   pinTimeout: duration(0).default(limits.DEFAULT_PIN_TIMEOUT_MS),
+  receiveBufferBytes: integer(MIN_RECEIVE_BUFFER_BYTES, MAX_RECEIVE_BUFFER_BYTES).default(
+    limits.DEFAULT_RECEIVE_BUFFER_BYTES,
+  ),
   limits: section({
     sessionsPerSource: integer(0, limits.MAX_RECORDS).default(limits.DEFAULT_SESSIONS_PER_SOURCE),
     sessionRatePerSource: integer(0, 1_000_000).default(0),

@@ -26,6 +26,7 @@ export interface UdpListenerConfig {
   readonly algorithm: Algorithm;
   readonly idleTimeoutMs: number;
   readonly pinTimeoutMs: number;
+  readonly receiveBufferBytes: number;
   /** 0 means no bound. Rates are new sessions a second. */
   readonly limits: {
     readonly sessionsPerSource: number;

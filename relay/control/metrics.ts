@@ -116,6 +116,15 @@ const METRICS: readonly Metric[] = [
     'Open upstream sockets',
     (listener) => listener.upstreamSockets,
   ),
+  gauge(
+    'listener_receive_buffer_bytes',
+    'Receive buffer that the system granted the listener',
+    ['listener'],
+    ({ udp }) =>
+      udp.flatMap(({ name, receiveBuffer: { grantedBytes } }): Reading[] =>
+        grantedBytes === undefined ? [] : [[{ listener: name }, grantedBytes]],
+      ),
+  ),
   gauge('session_capacity', 'Sessions that the table can hold', [], ({ capacity }) => [
     [{}, capacity.maxSessions],
   ]),

@@ -15,6 +15,7 @@ export interface UdpListenerView {
   /** Live sessions by backend id, of the whole pool: listeners of one pool report the same. */
   readonly sessionsByBackend: ReadonlyMap<string, number>;
   readonly upstreamSockets: number;
+  readonly receiveBuffer: { readonly grantedBytes: number | undefined };
 }
 
 export interface TcpListenerView {

@@ -58,6 +58,9 @@ export const SWEEP_BUDGET = 4_096;
 /** Places of a full table, or upstream sockets, that are looked at for a half-open session to evict. */
 export const EVICTION_BUDGET = 128;
 
+/** Receive buffer of a UDP listener's sockets by default, in bytes: what arrives while the relay is busy waits in it. */
+export const DEFAULT_RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
+
 /** TCP connections of one listener by default. Each takes two descriptors and at most two stream buffers. */
 export const DEFAULT_MAX_CONNECTIONS = 10_000;
 

@@ -14,6 +14,8 @@ export interface UdpListenerSpec extends ListenerRules {
   readonly name: string;
   readonly listen: Endpoint;
   readonly pool: string;
+  /** Asked of the system for each socket of the listener; it may grant less. */
+  readonly receiveBufferBytes: number;
 }
 
 /** One live session, as the admin API lists it. */
@@ -60,6 +62,8 @@ export interface ListenerStatus {
   /** Live sessions by backend id, of the whole pool. */
   readonly sessionsByBackend: ReadonlyMap<string, number>;
   readonly upstreamSockets: number;
+  /** Receive buffer of the listener's socket, of the smallest where it has several. */
+  readonly receiveBuffer: { readonly askedBytes: number; readonly grantedBytes: number | undefined };
 }
 
 export interface Engine {

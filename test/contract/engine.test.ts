@@ -2,7 +2,7 @@
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { hashAddress } from '../../relay/core/hash.ts';
-import { MAGLEV_SLOTS } from '../../relay/core/limits.ts';
+import { MAGLEV_SLOTS, UPSTREAM_OPENS_PER_SWEEP, UPSTREAM_RESERVE } from '../../relay/core/limits.ts';
 import type { ListenerStatus } from '../../relay/engines/engine.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 import {
@@ -15,6 +15,9 @@ import {
   sums,
   UNSEEING_ENGINES,
 } from './engine-harness.ts';
+
+/** Enough for the reserve of upstream sockets to be filled or emptied. */
+const RESERVE_STEPS = Math.ceil(UPSTREAM_RESERVE.least / UPSTREAM_OPENS_PER_SWEEP);
 
 describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
   const subject = ENGINES[engineName]!({});
@@ -157,15 +160,32 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       expect(b.engine.capacity().livePins).toBe(0);
     });
 
+    test('says what receive buffer the system granted, and takes another size in place', async () => {
+      const b = await bed().start(['a']);
+      const client = b.clients(1)[0]!;
+      await b.serverOf(client);
+      const { receiveBufferBytes } = RULES;
+      expect(b.engine.listeners()[0]!.receiveBuffer).toEqual({
+        askedBytes: receiveBufferBytes,
+        grantedBytes: receiveBufferBytes,
+      });
+      const spec = { name: 'game', listen: b.listener, pool: 'game', ...RULES };
+      await b.engine.updateListener({ ...spec, receiveBufferBytes: 65_536 });
+      expect(b.engine.listeners()[0]!.receiveBuffer).toEqual({ askedBytes: 65_536, grantedBytes: 65_536 });
+      await b.serverOf(client);
+      expect(b.counts().sessionsOpened).toBe(1);
+    });
+
     test('after the load sessions, pins and upstream sockets are back where they were', async () => {
       const b = await bed().start(['a', 'b']);
-      await b.advance(0);
+      for (let step = 0; step < RESERVE_STEPS; step++) await b.advance(0);
       const { upstreamSockets } = b.engine.listeners()[0]!;
       await b.serversOf(b.clients(50));
       expect(b.engine.listeners()[0]!.upstreamSockets).toBeGreaterThan(upstreamSockets);
       await b.advance(RULES.idleTimeoutMs);
       await b.advance(RULES.pinTimeoutMs);
       await b.advance(QUARANTINE_MS);
+      for (let step = 0; step < RESERVE_STEPS; step++) await b.advance(0);
       expect(b.engine.capacity()).toMatchObject({ liveSessions: 0, livePins: 0 });
       expect(b.engine.listeners()[0]).toMatchObject({ liveSessions: 0, upstreamSockets });
     });

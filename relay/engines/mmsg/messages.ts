@@ -65,8 +65,9 @@ export type PlainSnapshot = Omit<PoolSnapshot, 'backends' | 'slotAt' | 'words' |
 };
 
 export function toPlainSpec(spec: UdpListenerSpec): PlainSpec {
-  const { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits } = spec;
-  return { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, listen: spec.listen.toString() };
+  const { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes } = spec;
+  const listen = spec.listen.toString();
+  return { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes, listen };
 }
 
 export function fromPlainSpec(plain: PlainSpec): UdpListenerSpec {

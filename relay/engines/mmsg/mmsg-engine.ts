@@ -12,6 +12,7 @@ import assert from 'node:assert/strict';
 import type { Endpoint } from '../../../net/address.ts';
 import { Arena } from '../../../net/linux/arena.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
+import { readReceiveBuffer } from '../../../net/linux/mmsg-socket.ts';
 import { bindGroup } from '../../../net/linux/steering.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
@@ -94,7 +95,11 @@ export class MmsgEngine implements Engine {
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
     assert(!this.#listeners.has(spec.name), 'the listener is there already');
-    const { fds, bound } = bindGroup(this.#libc, spec.listen, this.#workers.length);
+    const { fds, bound } = bindGroup(
+      this.#libc,
+      { local: spec.listen, receiveBufferBytes: spec.receiveBufferBytes },
+      this.#workers.length,
+    );
     const counters = fds.map(
       () => new ListenerCounters(new Float64Array(new SharedArrayBuffer(8 * COUNTER_COUNT))),
     );
@@ -287,7 +292,7 @@ export class MmsgEngine implements Engine {
     return Promise.all(this.#workers.map((worker) => worker.ask(message).catch(() => undefined)));
   }
 
-  #status({ spec, local, counters }: Listener): ListenerStatus {
+  #status({ spec, local, fds, counters }: Listener): ListenerStatus {
     const sum = addUp(counters);
     const pool = this.#pools.get(spec.pool)!;
     const sessionsByBackend = new Map<string, number>();
@@ -306,6 +311,10 @@ export class MmsgEngine implements Engine {
       liveSessions: sum.liveSessions,
       sessionsByBackend,
       upstreamSockets: sum.upstreamSockets,
+      receiveBuffer: {
+        askedBytes: spec.receiveBufferBytes,
+        grantedBytes: Math.min(...fds.map((fd) => readReceiveBuffer(this.#libc, fd))),
+      },
     };
   }
 }

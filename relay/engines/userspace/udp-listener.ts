@@ -71,6 +71,7 @@ export class UdpListener {
     this.#socket = options.openSocket({
       local: options.spec.listen,
       tellPaths: true,
+      receiveBufferBytes: options.spec.receiveBufferBytes,
       onReceive: (batch) => this.#downstream(batch),
       onSent: (sent, failed, bytes) => this.#count(UPSTREAM, sent, failed, bytes),
       onError: options.onTrouble,
@@ -106,6 +107,8 @@ export class UdpListener {
   }
 
   update(spec: UdpListenerSpec): void {
+    if (spec.receiveBufferBytes !== this.#spec.receiveBufferBytes)
+      this.#socket.resizeReceiveBuffer?.(spec.receiveBufferBytes);
     this.#spec = spec;
     this.state.apply(spec, this.#now());
   }
@@ -153,6 +156,10 @@ export class UdpListener {
       liveSessions: this.state.counters.liveSessions,
       sessionsByBackend,
       upstreamSockets: this.#upstreams.size,
+      receiveBuffer: {
+        askedBytes: this.#spec.receiveBufferBytes,
+        grantedBytes: this.#socket.receiveBufferBytes,
+      },
     };
   }
 

@@ -75,6 +75,7 @@ test('what is not given has its default', () => {
     algorithm: 'ip-hash',
     idleTimeoutMs: 120_000,
     pinTimeoutMs: 600_000,
+    receiveBufferBytes: 4_194_304,
     limits: { sessionsPerSource: 1_024, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
   });
   expect(config.pools[0]?.healthCheck.type).toBe('none');

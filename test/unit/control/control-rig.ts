@@ -60,6 +60,7 @@ export class FakeRelay implements RelayView {
       liveSessions: 3,
       sessionsByBackend: new Map([['static-1', 3]]),
       upstreamSockets: 2,
+      receiveBuffer: { grantedBytes: 212_992 },
     },
   ];
 

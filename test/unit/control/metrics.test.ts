@@ -24,6 +24,7 @@ test('one scrape reports what the data planes and the control plane counted', as
     'tickrelay_session_capacity 65536',
     'tickrelay_pins 2',
     'tickrelay_upstream_sockets{listener="game"} 2',
+    'tickrelay_listener_receive_buffer_bytes{listener="game"} 212992',
     'tickrelay_backend_state{pool="games",backend="static-1",state="draining"} 1',
     'tickrelay_backend_state{pool="games",backend="static-1",state="ready"} 0',
     'tickrelay_backend_sessions{pool="games",backend="static-1"} 3',

@@ -98,6 +98,7 @@ export class EngineRig {
       algorithm: 'ip-hash',
       idleTimeoutMs: 10_000,
       pinTimeoutMs: 60_000,
+      receiveBufferBytes: 131_072,
       limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
       ...rules,
     });

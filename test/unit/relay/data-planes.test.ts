@@ -20,6 +20,7 @@ const UDP: Omit<UdpListenerConfig, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',
   idleTimeoutMs: 120_000,
   pinTimeoutMs: 600_000,
+  receiveBufferBytes: 131_072,
   limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
 };
 const TCP: Omit<TcpListenerConfig, 'name' | 'listen' | 'pool'> = {
