@@ -60,7 +60,10 @@ export class Relay {
   #closing: Promise<void> | undefined;
   #troubleLoggedMs = Number.NEGATIVE_INFINITY;
 
-  /** @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here */
+  /**
+   * @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here; TICKRELAY_ERR_CONFIG when there are no
+   *   descriptors for what is configured
+   */
   constructor({ config, configPath, logger, logLevel }: RelayOptions) {
     this.#config = config;
     this.#logger = logger;
@@ -68,6 +71,7 @@ export class Relay {
     const { engine, reason } = chooseEngine(config.engine, {
       maxSessions: config.limits.maxSessions,
       maxUpstreamSockets: config.limits.maxUpstreamSockets,
+      tcpDescriptors: tcpDescriptors(config),
       workers: config.workers,
       coalesceUs: config.coalesceUs,
       hashSeed: config.hashSeed,
@@ -263,4 +267,12 @@ export class Relay {
       'a socket is in trouble; the metrics count every datagram that this costs',
     );
   }
+}
+
+/** A connection has two ends. */
+function tcpDescriptors({ listeners }: RelayConfig): number {
+  return listeners.reduce(
+    (sum, listener) => sum + (listener.protocol === 'tcp' ? 2 * listener.maxConnections : 0),
+    0,
+  );
 }

@@ -19,7 +19,7 @@ export function describeConfig(config: RelayConfig): Readonly<Record<string, unk
     listeners: listeners.map(describeListener),
     pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),
     ...(admin && { admin: { listen: admin.listen.toString(), ...hidden(admin.token) } }),
-    limits,
+    limits: { ...limits, maxUpstreamSockets: limits.maxUpstreamSockets ?? 'auto' },
     shutdown: { delay: formatDuration(shutdown.delayMs), deadline: formatDuration(shutdown.deadlineMs) },
     log,
   };

@@ -64,13 +64,14 @@ const integer = (min: number, max: number) =>
       : undefined;
   });
 
-/** `auto` is undefined: the engine counts the cores. */
-const workers = scalar(`auto or a whole number from 1 to ${MAX_WORKERS}`, (input) => {
-  if (input === 'auto') return { count: undefined };
-  const value = typeof input === 'string' && /^\d{1,2}$/.test(input) ? Number(input) : input;
-  const ok = Number.isInteger(value) && Number(value) >= 1 && Number(value) <= MAX_WORKERS;
-  return ok ? { count: Number(value) } : undefined;
-});
+/** `auto` is undefined: the engine counts cores, or descriptors. */
+const countOrAuto = (max: number) =>
+  scalar(`auto or a whole number from 1 to ${max}`, (input) => {
+    if (input === 'auto') return { count: undefined };
+    const value = typeof input === 'string' && /^\d{1,7}$/.test(input) ? Number(input) : input;
+    const ok = Number.isInteger(value) && Number(value) >= 1 && Number(value) <= max;
+    return ok ? { count: Number(value) } : undefined;
+  });
 
 const duration = (minMs: number) =>
   scalar(`a duration with a unit, such as 500ms, 120s or 2h, from ${minMs}ms to 24d`, (input) => {
@@ -271,7 +272,7 @@ export const poolSchema = (defaultCheck: 'none' | 'tcp') =>
 /** The root; listeners and pools are read one by one (config.ts), so that a fault in one hides none in another. */
 export const rootSchema = section({
   engine: oneOf(ENGINE_CHOICES).default('auto'),
-  workers: workers.default({ count: undefined }),
+  workers: countOrAuto(MAX_WORKERS).default({ count: undefined }),
   coalesceUs: integer(0, MAX_COALESCE_US).default(0),
   hashSeed: integer(0, 0xffff_ffff).default(0),
   listeners: z
@@ -284,8 +285,12 @@ export const rootSchema = section({
     .optional(),
   limits: section({
     maxSessions: integer(1, limits.MAX_RECORDS).default(limits.DEFAULT_MAX_SESSIONS),
-    maxUpstreamSockets: integer(1, limits.MAX_UPSTREAM_SOCKETS).default(limits.DEFAULT_MAX_UPSTREAM_SOCKETS),
-  }).prefault({}),
+    maxUpstreamSockets: countOrAuto(limits.MAX_UPSTREAM_SOCKETS).default({ count: undefined }),
+  })
+    .transform(({ maxSessions, maxUpstreamSockets }) => {
+      return { maxSessions, maxUpstreamSockets: maxUpstreamSockets.count };
+    })
+    .prefault({}),
   shutdown: section({
     delay: duration(0).default(0),
     deadline: duration(0).default(DEFAULT_SHUTDOWN_DEADLINE_MS),

@@ -116,7 +116,11 @@ export interface RelayConfig {
   readonly listeners: readonly ListenerConfig[];
   readonly pools: readonly PoolConfig[];
   readonly admin: AdminConfig | undefined;
-  readonly limits: { readonly maxSessions: number; readonly maxUpstreamSockets: number };
+  readonly limits: {
+    readonly maxSessions: number;
+    /** Undefined: the default, or as many as there are descriptors for. */
+    readonly maxUpstreamSockets: number | undefined;
+  };
   readonly shutdown: {
     /** Between the first 503 of /readyz and the drain. */
     readonly delayMs: number;

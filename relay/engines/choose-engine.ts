@@ -9,6 +9,7 @@ import { openDgramSocket } from '../../net/dgram-socket.ts';
 import { raiseDescriptorLimit } from '../../net/linux/descriptor-limit.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
+import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
 import type { Engine, EngineName } from './engine.ts';
 import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
@@ -16,7 +17,14 @@ import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/usersp
 /** Descriptors that everything but upstream sockets may need: listeners, TCP, the admin API, Node itself. */
 const MOST_OTHER_DESCRIPTORS = 1_024;
 
-export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket' | 'answersFromRoute'> & {
+export type EngineSettings = Omit<
+  UserspaceEngineOptions,
+  'name' | 'openSocket' | 'answersFromRoute' | 'maxUpstreamSockets'
+> & {
+  /** Absent: 16,384, or as many as there are descriptors for. */
+  readonly maxUpstreamSockets?: number | undefined;
+  /** Descriptors that TCP connections may take. */
+  readonly tcpDescriptors?: number;
   /** Worker threads of engines that have them; absent: one for each core. */
   readonly workers?: number | undefined;
   readonly coalesceUs?: number;
@@ -42,9 +50,8 @@ const ENGINES: readonly EngineEntry[] = [
     create: (settings) => {
       const loaded = loadLibc();
       assert('libc' in loaded);
-      const limit = raiseDescriptorLimit(loaded.libc, settings.maxUpstreamSockets + MOST_OTHER_DESCRIPTORS);
       return new MmsgEngine({
-        ...withinDescriptors(settings, limit),
+        ...withinDescriptors(settings),
         libc: loaded.libc,
         workers: settings.workers ?? availableParallelism(),
       });
@@ -55,7 +62,7 @@ const ENGINES: readonly EngineEntry[] = [
     unavailable: () => undefined,
     create: (settings) =>
       new UserspaceEngine({
-        ...withinDescriptors(settings, readDescriptorLimit()),
+        ...withinDescriptors(settings),
         name: 'dgram',
         openSocket: openDgramSocket,
         answersFromRoute: true,
@@ -69,7 +76,10 @@ export interface ChosenEngine {
   readonly reason: string;
 }
 
-/** @throws RelayError TICKRELAY_ERR_ENGINE when the named engine can't run here */
+/**
+ * @throws RelayError TICKRELAY_ERR_ENGINE when the named engine can't run here; TICKRELAY_ERR_CONFIG when there are no
+ *   descriptors for the upstream sockets that were asked for
+ */
 export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettings): ChosenEngine {
   if (choice === 'auto') {
     const passedOver: string[] = [];
@@ -92,21 +102,38 @@ export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettin
 }
 
 /**
- * Leaves descriptors for everything but upstream sockets: with none left the admin API, health checks and TCP could
- * not open a connection.
+ * Raises the limit of descriptors to what the configuration needs, and fits the upstream sockets into what was granted. Some
+ * are left for everything else: with none left the admin API, health checks and TCP could not open a connection.
  */
-function withinDescriptors(settings: EngineSettings, limit: number): EngineSettings {
-  const most = limit - Math.min(MOST_OTHER_DESCRIPTORS, limit >> 1);
-  if (limit === Number.POSITIVE_INFINITY || settings.maxUpstreamSockets <= most) return settings;
+function withinDescriptors(settings: EngineSettings): EngineSettings & { maxUpstreamSockets: number } {
+  const { maxUpstreamSockets: asked, tcpDescriptors = 0 } = settings;
+  const wanted = asked ?? DEFAULT_MAX_UPSTREAM_SOCKETS;
+  const limit = descriptorLimit(wanted + tcpDescriptors + MOST_OTHER_DESCRIPTORS);
+  const most =
+    limit === Number.POSITIVE_INFINITY ? wanted : limit - Math.min(MOST_OTHER_DESCRIPTORS, limit >> 1);
+  if (wanted <= most) return { ...settings, maxUpstreamSockets: wanted };
+  const remedy = `raise the limit to ${wanted + MOST_OTHER_DESCRIPTORS} (\`ulimit -n\`, or LimitNOFILE of a systemd unit)`;
+  if (asked !== undefined) {
+    throw new RelayError(
+      'TICKRELAY_ERR_CONFIG',
+      `limits.maxUpstreamSockets: ${asked} can't be had: the process may open ${limit} descriptors, and needs some for ` +
+        `everything else; ${remedy}, or ask for at most ${most}, or for auto`,
+    );
+  }
   settings.onTrouble?.(
     new RelayError(
       'TICKRELAY_ERR_LIMIT',
-      `the process may open ${limit} descriptors, so it takes ${most} upstream sockets instead of ` +
-        `${settings.maxUpstreamSockets}, and a backend that many players; raise \`ulimit -n\` or lower ` +
-        'limits.maxUpstreamSockets',
+      `the process may open ${limit} descriptors, so it takes ${most} upstream sockets instead of ${wanted}, and a backend ` +
+        `that many players; ${remedy}, or set limits.maxUpstreamSockets`,
     ),
   );
   return { ...settings, maxUpstreamSockets: most };
+}
+
+/** @returns the limit in force, after raising it towards `wanted` where the system lets the process */
+function descriptorLimit(wanted: number): number {
+  const loaded = loadLibc();
+  return 'libc' in loaded ? raiseDescriptorLimit(loaded.libc, wanted) : readDescriptorLimit();
 }
 
 function autoReason(passedOver: readonly string[]): string {

@@ -1,13 +1,17 @@
 /** After the load a relay has the descriptors that it had before, its reserve of upstream sockets among them. */
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UPSTREAM_RESERVE } from '../../relay/core/limits.ts';
+import { type ManagedProcess, tickrelay } from '../../bench/process-group.ts';
 import { gameConfig } from '../support/game-fleet.ts';
-import type { RelayProcess } from '../support/relay-process.ts';
+import { limited, type RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
 import { until } from '../support/until.ts';
 
 /** An upstream socket rests for 30 seconds before it is closed. */
 const REST_MS = 30_000;
+
+const DEADLINE_MS = 15_000;
 
 let stage: Stage;
 
@@ -48,6 +52,31 @@ test(
   },
   4 * REST_MS,
 );
+
+const CAP_SYS_RESOURCE = 1n << 24n;
+
+/** Whether the limit of a child can't hold it back. */
+function mayExceedLimits(): boolean {
+  const effective = /^CapEff:\s*(\w+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
+  return (BigInt(`0x${effective ?? '0'}`) & CAP_SYS_RESOURCE) !== 0n;
+}
+
+test('a number of upstream sockets that was asked for and can’t be had ends the start, with what would do', async (context) => {
+  if (mayExceedLimits()) context.skip('this process may raise every limit (CAP_SYS_RESOURCE)');
+  const start = (maxUpstreamSockets: number | 'auto'): ManagedProcess => {
+    const path = stage.writeFile('relay.json', gameConfig({ rest: { limits: { maxUpstreamSockets } } }));
+    return stage.start(limited(tickrelay('relay', ['relay', '--json', '--config', path]), 400));
+  };
+  const refused = start(5_000);
+  expect(await refused.ended(DEADLINE_MS)).toMatchObject({ code: 2 });
+  expect(refused.stderr).toMatch(
+    /TICKRELAY_ERR_CONFIG: limits\.maxUpstreamSockets: 5000 can't be had: the process may open 400 descriptors.+at most 200/,
+  );
+  await start(200).event('ready');
+  const lowered = start('auto');
+  await lowered.event('ready');
+  expect(lowered.stderr).toContain('it takes 200 upstream sockets instead of 16384');
+});
 
 test('a listener that a reload removes gives its descriptors back at once', async () => {
   const server = await stage.gameServer({ id: 1 });

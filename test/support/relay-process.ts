@@ -198,7 +198,8 @@ export class RelayProcess {
   }
 }
 
-function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec {
+/** The same under `ulimit -n`. */
+export function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec {
   const args = ['-c', `ulimit -n ${descriptorLimit}; exec "$0" "$@"`, process.execPath, ...spec.args];
   return { ...spec, program: '/bin/sh', args };
 }

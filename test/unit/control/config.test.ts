@@ -66,7 +66,7 @@ test('what is not given has its default', () => {
     workers: undefined,
     coalesceUs: 0,
     hashSeed: 0,
-    limits: { maxSessions: 65_536, maxUpstreamSockets: 16_384 },
+    limits: { maxSessions: 65_536, maxUpstreamSockets: undefined },
     shutdown: { delayMs: 0, deadlineMs: 30_000 },
     log: { level: 'info' },
   });
