@@ -1,6 +1,6 @@
 /**
  * `tickrelay bench`: runs the benchmark, prints its tables, and writes results.json and report.html; or runs the soak, and
- * writes soak.json and soak.html.
+ * writes soak.json and soak.html; or opens many sessions, and writes sessions.json and sessions.html.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,8 +14,9 @@ import { makePlan } from './plan.ts';
 import { PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { renderReport, renderSoakReport, type Report } from './report/report.ts';
+import { renderReport, renderSessionLoadReport, renderSoakReport, type Report } from './report/report.ts';
 import type { BenchResults, Pinning, Plan, SoakResults } from './results.ts';
+import { runSessionLoad, SESSION_LOAD_STEPS } from './session-load.ts';
 import { runSoak, SOAK_STEPS } from './soak.ts';
 
 type Arguments = ArgumentsCamelCase<InferredOptionTypes<typeof options>>;
@@ -31,9 +32,10 @@ export const command: CommandModule<object, Arguments> = {
       .example('$0 bench --loads 100,300,600 --rounds 9', 'a closer look at three loads')
       .example('$0 bench --engine mmsg --peers none --dial 0,50,200', 'what waiting for more datagrams saves')
       .example('$0 bench --soak 10m', 'whether memory or descriptors grow')
+      .example('$0 bench --sessions 20000', 'what so many live sessions cost')
       .epilogue(
         'Prints tables on standard output and writes results.json and report.html, or soak.json and soak.html, ' +
-          'to --out. docs/benchmarking.md explains every figure.\n\n' +
+          'or sessions.json and sessions.html, to --out. docs/benchmarking.md explains every figure.\n\n' +
           'Exit codes: 0 the relay lost no update of the main load and moved nobody to another server; ' +
           '1 it did, or a process failed; 2 a flag is wrong; 130 ended by a signal.',
       ),
@@ -42,9 +44,19 @@ export const command: CommandModule<object, Arguments> = {
 
 /** @throws RelayError TICKRELAY_ERR_LOAD when a process failed, with what it wrote on standard error */
 export async function runBench(args: Arguments): Promise<void> {
-  const { soak } = args;
+  const { soak, sessions } = args;
   const plan = planOf(args);
-  if (soak === undefined) {
+  if (sessions !== undefined) {
+    if (soak !== undefined) throw wrongFlag('--sessions', 'and --soak are two runs; give one of them');
+    const [engine] = plan.engines as [string];
+    const results = await guarded(plan, SESSION_LOAD_STEPS, (context) =>
+      runSessionLoad({ ...context, engine, sessions }),
+    );
+    if (results === undefined) return;
+    const report = renderSessionLoadReport(results);
+    await publish(args.out, { name: 'sessions', page: 'sessions', results, report });
+    judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
+  } else if (soak === undefined) {
     const results = await guarded(plan, countSteps(plan), (context) => runBenchmark({ ...context, plan }));
     if (results === undefined) return;
     await publish(args.out, { name: 'results', page: 'report', results, report: renderReport(results) });

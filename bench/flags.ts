@@ -5,6 +5,8 @@ import { availableEngines, ENGINES, PEERS } from './routes.ts';
 
 /** The generators share these out, and each player needs an id. */
 const MAX_PLAYERS = 10_000;
+/** What a relay holds by default. */
+const MAX_SESSIONS = 65_536;
 const MAX_COALESCE_US = 100_000;
 
 export const options = {
@@ -68,6 +70,12 @@ export const options = {
     requiresArg: true,
     type: 'string',
     coerce: soakDuration,
+  },
+  sessions: {
+    describe: `Instead of all that: what so many live sessions cost one engine, 100 to ${MAX_SESSIONS}`,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--sessions', 100, MAX_SESSIONS),
   },
   seed: {
     describe: "Of the players' paths",

@@ -10,6 +10,8 @@ export interface RelayMetrics {
   readonly residentBytes: number;
   /** Undefined where the system does not say (only Linux does). */
   readonly openDescriptors: number | undefined;
+  readonly liveSessions: number;
+  readonly upstreamSockets: number;
 }
 
 /** @param admin `host:port` of the relay's admin address @throws RelayError TICKRELAY_ERR_UNREACHABLE */
@@ -39,6 +41,8 @@ export function parseRelayMetrics(text: string): RelayMetrics {
     cpu: { totalUs: userUs + systemUs, userUs, systemUs },
     residentBytes: total('process_resident_memory_bytes'),
     openDescriptors: samples(text, 'process_open_fds')[0],
+    liveSessions: total('tickrelay_sessions'),
+    upstreamSockets: total('tickrelay_upstream_sockets'),
   };
 }
 

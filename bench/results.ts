@@ -273,3 +273,28 @@ export interface SoakGrowth {
   readonly residentBytesPerHour: number;
   readonly openDescriptors: { readonly least: number; readonly most: number } | undefined;
 }
+
+/** What a number of live sessions costs. */
+export interface SessionLoadResults {
+  readonly startedAt: string;
+  readonly machine: Machine;
+  readonly route: RouteInfo;
+  readonly pinning: Pinning | undefined;
+  /** Asked for. */
+  readonly sessions: number;
+  /** Client addresses that they were opened from. */
+  readonly addresses: number;
+  readonly openingMs: number;
+  readonly before: RelayFootprint;
+  /** With all of them live. */
+  readonly during: RelayFootprint;
+}
+
+/** The relay process at one moment. */
+export interface RelayFootprint {
+  readonly residentBytes: number;
+  /** Undefined where the system does not say. */
+  readonly openDescriptors: number | undefined;
+  readonly liveSessions: number;
+  readonly upstreamSockets: number;
+}

@@ -1,11 +1,12 @@
 /** The whole report, from the results alone. */
-import type { BenchResults, Machine, SoakResults } from '../results.ts';
+import type { BenchResults, Machine, SessionLoadResults, SoakResults } from '../results.ts';
 import { comparisonSections } from './comparison-section.ts';
 import { dialSection } from './dial-section.ts';
 import { renderHtml } from './html-report.ts';
 import { ladderSection } from './ladder-section.ts';
 import { payloadSection } from './payload-section.ts';
 import type { Section } from './section.ts';
+import { sessionLoadSection } from './session-load-section.ts';
 import { sessionTableSection, setupSection } from './setup-section.ts';
 import { soakSection } from './soak-section.ts';
 import { standingsSection } from './standings-section.ts';
@@ -33,6 +34,11 @@ export function renderReport(results: BenchResults): Report {
 
 export function renderSoakReport(results: SoakResults): Report {
   return render({ title: 'tickrelay soak', file: 'soak.json', results, sections: [soakSection(results)] });
+}
+
+export function renderSessionLoadReport(results: SessionLoadResults): Report {
+  const sections = [sessionLoadSection(results)];
+  return render({ title: 'tickrelay: live sessions', file: 'sessions.json', results, sections });
 }
 
 interface Parts {

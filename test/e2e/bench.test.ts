@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { mainJobHolds } from '../../bench/command.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
-import type { BenchResults, SoakResults } from '../../bench/results.ts';
+import type { BenchResults, SessionLoadResults, SoakResults } from '../../bench/results.ts';
 
 const DEADLINE_MS = 240_000;
 
@@ -131,6 +131,19 @@ describe('tickrelay bench', () => {
     },
   );
 
+  it('opens sessions and says what they cost the relay process', { timeout: DEADLINE_MS }, async () => {
+    const bench = start('--sessions', '300', '--engine', 'mmsg');
+    expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 0, signal: null });
+    const { before, during, addresses } = (await readJson('sessions.json')) as SessionLoadResults;
+    expect([before.liveSessions, during.liveSessions, addresses]).toEqual([0, 300, 20]);
+    // They play on two servers, and two sessions on different servers may share a socket.
+    expect(during.upstreamSockets - before.upstreamSockets).toBeGreaterThanOrEqual(150);
+    expect(during.openDescriptors! - before.openDescriptors!).toBeGreaterThanOrEqual(150);
+    expect(during.residentBytes).toBeGreaterThan(0);
+    expect(bench.stdout).toContain('All 300 sessions were answered and live at once');
+    expect(await readFile(join(directory, 'sessions.html'), 'utf8')).toContain('live sessions');
+  });
+
   it('ends every process and exits with 130 at Ctrl-C', { timeout: DEADLINE_MS }, async () => {
     const bench = start('--quick', '--players', '4');
     await expect.poll(() => childrenOf(bench).length, { timeout: DEADLINE_MS }).toBeGreaterThan(2);
@@ -145,6 +158,7 @@ describe('tickrelay bench', () => {
     ['--peers', 'apache', '--peers takes a list of nginx, not "apache"'],
     ['--loads', '300,100', '--loads takes ascending integers from 2 to 10000'],
     ['--soak', '1s', '--soak takes at least 3s, not "1s"'],
+    ['--sessions', '99', '--sessions takes an integer from 100 to 65536'],
   ])('refuses %s %s before anything is started', async (flag, value, problem) => {
     const bench = start(flag, value);
     expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 2, signal: null });

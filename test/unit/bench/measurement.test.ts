@@ -65,6 +65,10 @@ tickrelay_process_cpu_system_seconds_total 0.25
 process_cpu_seconds_total 1.75
 process_resident_memory_bytes 62914560
 process_open_fds 34
+tickrelay_sessions{listener="game"} 60
+tickrelay_sessions{listener="arena"} 40
+tickrelay_sessions_opened_total{listener="game"} 300
+tickrelay_upstream_sockets{listener="game"} 76
 `;
 
   it('are summed over listeners and directions, with or without a prefix on the process metrics', () => {
@@ -73,6 +77,8 @@ process_open_fds 34
       cpu: { totalUs: 1_750_000, userUs: 1_500_000, systemUs: 250_000 },
       residentBytes: 62_914_560,
       openDescriptors: 34,
+      liveSessions: 100,
+      upstreamSockets: 76,
     });
   });
 
