@@ -62,6 +62,7 @@ export class Player {
     this.#path = new PlayerPath(seed, playerId);
     this.#socket = context.openSocket({
       local: new Endpoint(address, 0),
+      remote: context.target,
       onReceive: (batch) => this.#receive(batch),
       onSent: (_sent, failed) => {
         measurement.counts.sendFailed += failed;

@@ -12,6 +12,7 @@ import type * as Koffi from 'koffi';
 export interface Libc {
   readonly socket: (domain: number, type: number, protocol: number) => number;
   readonly bind: (fd: number, address: number, length: number) => number;
+  readonly connect: (fd: number, address: number, length: number) => number;
   readonly getsockname: (fd: number, address: number, length: number) => number;
   readonly setsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
   readonly getsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
@@ -54,6 +55,7 @@ export interface Libc {
 const PROTOTYPES = {
   socket: 'int socket(int, int, int)',
   bind: 'int bind(int, int64_t, uint32_t)',
+  connect: 'int connect(int, int64_t, uint32_t)',
   getsockname: 'int getsockname(int, int64_t, int64_t)',
   setsockopt: 'int setsockopt(int, int, int, int64_t, uint32_t)',
   getsockopt: 'int getsockopt(int, int, int, int64_t, int64_t)',

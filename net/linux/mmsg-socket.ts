@@ -7,6 +7,7 @@ import {
   type DatagramSocketOptions,
   DEFAULT_SOCKET_BUFFER_BYTES,
 } from '../datagram-socket.ts';
+import { RelayError } from '../relay-error.ts';
 import {
   AF_INET,
   AF_INET6,
@@ -56,6 +57,7 @@ export interface MmsgSocketOptions {
 export class MmsgSocket implements DatagramSocket, Sender {
   readonly fd: number;
   readonly isV4: boolean;
+  readonly isConnected: boolean;
   readonly local: Endpoint;
   readonly meetsPendingErrors: boolean;
   /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
@@ -77,13 +79,14 @@ export class MmsgSocket implements DatagramSocket, Sender {
     this.#libc = libc;
     this.fd = fd;
     this.isV4 = options.local.ip.isV4;
+    this.isConnected = options.remote !== undefined;
     this.local = readLocal(libc, fd);
     this.#queue = queue;
     this.#paths = hasPaths(options) ? paths : undefined;
     this.#onReceive = options.onReceive;
     this.#onError = options.onError;
     this.#onUnreachable = options.onUnreachable;
-    this.meetsPendingErrors = options.onUnreachable !== undefined;
+    this.meetsPendingErrors = options.onUnreachable !== undefined || this.isConnected;
     this.#onClose = onClose;
     this.sent = options.onSent ?? (() => undefined);
   }
@@ -157,11 +160,11 @@ export function bindUdp(
   libc: Libc,
   options: Pick<
     DatagramSocketOptions,
-    'local' | 'tellPaths' | 'onUnreachable' | 'receiveBufferBytes' | 'sendBufferBytes'
+    'local' | 'remote' | 'tellPaths' | 'onUnreachable' | 'receiveBufferBytes' | 'sendBufferBytes'
   >,
   { reusePort = false } = {},
 ): number {
-  const { local } = options;
+  const { local, remote } = options;
   const { isV4 } = local.ip;
   const fd = libc.socket(isV4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd === -1) throw bindError(local, errnoName(libc.errno()));
@@ -195,6 +198,7 @@ export function bindUdp(
       libc.close(fd);
       throw bindError(local, reason);
     }
+    if (remote !== undefined) connect(libc, fd, memory, remote);
     return fd;
   } finally {
     memory.free();
@@ -208,6 +212,15 @@ function isWildcard({ ip }: Endpoint): boolean {
 /** Whether the socket has more than one way to answer a datagram. */
 function hasPaths({ local, tellPaths }: DatagramSocketOptions): boolean {
   return tellPaths === true && (isWildcard(local) || !local.ip.isV4);
+}
+
+/** @throws RelayError TICKRELAY_ERR_BIND where there is no way from the bound address to the remote end */
+function connect(libc: Libc, fd: number, memory: Arena, remote: Endpoint): void {
+  const length = writeAddress(memory, remote);
+  if (libc.connect(fd, memory.address, length) === 0) return;
+  const reason = errnoName(libc.errno());
+  libc.close(fd);
+  throw new RelayError('TICKRELAY_ERR_BIND', `no UDP way to ${remote.toString()}: ${reason}`);
 }
 
 /** Asks for another receive buffer, as `bindUdp` does. */

@@ -32,6 +32,8 @@ export interface Sender {
   readonly isV4: boolean;
   /** An error of an earlier datagram may be reported to a later send, which then was not its fault. */
   readonly meetsPendingErrors: boolean;
+  /** It has one remote end, and needs no address. */
+  readonly isConnected: boolean;
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
 }
 
@@ -79,7 +81,8 @@ export class SendQueue {
     if (this.#count === ENTRIES) this.flush();
     const i = this.#count++;
     this.#senders[i] = sender;
-    this.#address(i, sender.isV4, words, at, port);
+    if (sender.isConnected) this.#arena.u32[(this.#header + i * MMSGHDR.size + MMSGHDR.nameLength) >> 2] = 0;
+    else this.#address(i, sender.isV4, words, at, port);
     const { bytes, buffer, u32 } = this.#arena;
     const iov = this.#iov + i * IOVEC.size;
     u32[(iov + IOVEC.length) >> 2] = length;

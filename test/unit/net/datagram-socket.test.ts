@@ -48,12 +48,18 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
   });
 
   /** A socket that keeps what it receives and lets a test wait for the n-th datagram. */
-  function open(local: string, sendQueueLimit?: number) {
+  function open(local: string, sendQueueLimit?: number, remote?: Endpoint) {
     const received: Received[] = [];
     const outcome = { sent: 0, failed: 0 };
+    const errors: string[] = [];
     let wake = (): void => undefined;
     const socket = openSocket({
       local: Endpoint.parse(local),
+      remote,
+      onError: ({ message }) => {
+        errors.push(message);
+        wake();
+      },
       ...(sendQueueLimit === undefined ? {} : { sendQueueLimit }),
       onReceive: (batch) => {
         for (let i = 0; i < batch.count; i++) {
@@ -75,7 +81,7 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     const until = async (done: () => boolean): Promise<void> => {
       while (!done()) await new Promise<void>((resolve) => (wake = resolve));
     };
-    return { socket, received, outcome, until };
+    return { socket, received, outcome, errors, until };
   }
 
   function batchTo(to: Endpoint, ...payloads: Uint8Array[]): DatagramBatch {
@@ -149,6 +155,38 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     await client.until(() => client.received.length === 1);
     expect(client.received[0]?.from).toBe(`127.0.0.1:${server.socket.local.port}`);
   });
+
+  test.each(['127.0.0.1:0', '[::1]:0'])(
+    'with one remote end, datagrams go there and come from there: %s',
+    async (here) => {
+      const server = open(here);
+      const client = open(here, undefined, server.socket.local);
+      client.socket.send(batchTo(server.socket.local, Buffer.from('01', 'hex'), Buffer.from('02', 'hex')));
+      await server.until(() => server.received.length === 2);
+      server.socket.send(batchTo(client.socket.local, Buffer.from('03', 'hex')));
+      await client.until(() => client.received.length === 1);
+      expect(client.received[0]?.from).toBe(server.socket.local.toString());
+      expect(server.received.map(({ from }) => from)).toEqual(
+        Array.from({ length: 2 }, () => client.socket.local.toString()),
+      );
+    },
+  );
+
+  if (name === 'mmsg') {
+    test('a remote end without a socket is reported, and nobody else gets through', async () => {
+      const gone = open('127.0.0.1:0');
+      const { local: remote } = gone.socket;
+      await gone.socket.close();
+      const client = open('127.0.0.1:0', undefined, remote);
+      client.socket.send(batchTo(remote, Buffer.from('01', 'hex')));
+      await client.until(() => client.errors.length > 0);
+      expect(client.errors[0]).toContain('ECONNREFUSED');
+      open('127.0.0.1:0').socket.send(batchTo(client.socket.local, Buffer.from('02', 'hex')));
+      client.socket.send(batchTo(remote, Buffer.from('03', 'hex')));
+      await client.until(() => client.errors.length > 1);
+      expect(client.received).toEqual([]);
+    });
+  }
 
   test('empty and largest datagrams arrive byte-exact', async () => {
     const a = open('127.0.0.1:0');
