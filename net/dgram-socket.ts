@@ -32,6 +32,7 @@ export function openDgramSocket(options: DatagramSocketOptions): DatagramSocket 
 
 class DgramSocket implements DatagramSocket {
   readonly local: Endpoint;
+  receiveBufferBytes: number;
   readonly #socket: Socket;
   readonly #isV4: boolean;
   readonly #received = new DatagramBatch(1);
@@ -64,18 +65,16 @@ class DgramSocket implements DatagramSocket {
       lookup: lookup,
     });
     this.local = bind(this.#socket, local);
+    this.receiveBufferBytes = this.#socket.getRecvBufferSize() / KERNEL_SHARE;
     this.#socket.on('error', (error) => onError?.(error));
     this.#socket.on('message', (message, remote) => {
       this.#receive(message, remote);
     });
   }
 
-  get receiveBufferBytes(): number {
-    return this.#socket.getRecvBufferSize() / KERNEL_SHARE;
-  }
-
   resizeReceiveBuffer(bytes: number): void {
     this.#socket.setRecvBufferSize(bytes);
+    this.receiveBufferBytes = this.#socket.getRecvBufferSize() / KERNEL_SHARE;
   }
 
   send(batch: DatagramBatch): number {

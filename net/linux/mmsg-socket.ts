@@ -133,10 +133,6 @@ export class MmsgSocket implements DatagramSocket, Sender {
     if (path !== 0) this.#queue.control(paths.control(path), paths.controlLength(path));
   }
 
-  get receiveBufferBytes(): number {
-    return readReceiveBuffer(this.#libc, this.fd);
-  }
-
   resizeReceiveBuffer(bytes: number): void {
     setReceiveBuffer(this.#libc, this.fd, bytes);
   }

@@ -181,6 +181,7 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       for (let step = 0; step < RESERVE_STEPS; step++) await b.advance(0);
       const { upstreamSockets } = b.engine.listeners()[0]!;
       await b.serversOf(b.clients(50));
+      for (let step = 0; step < RESERVE_STEPS; step++) await b.advance(0);
       expect(b.engine.listeners()[0]!.upstreamSockets).toBeGreaterThan(upstreamSockets);
       await b.advance(RULES.idleTimeoutMs);
       await b.advance(RULES.pinTimeoutMs);

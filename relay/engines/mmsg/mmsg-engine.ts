@@ -46,6 +46,8 @@ const RESTART_DELAY_MS = 500;
 
 interface Listener {
   spec: UdpListenerSpec;
+  /** Granted by the system, of the smallest socket. */
+  receiveBufferBytes: number;
   readonly local: Endpoint;
   /** One for each worker. */
   readonly fds: readonly number[];
@@ -104,7 +106,8 @@ export class MmsgEngine implements Engine {
       () => new ListenerCounters(new Float64Array(new SharedArrayBuffer(8 * COUNTER_COUNT))),
     );
     const turns = new Int32Array(new SharedArrayBuffer(4));
-    const listener = { spec, local: bound, fds, counters, turns };
+    const receiveBufferBytes = this.#smallestBuffer(fds);
+    const listener = { spec, local: bound, fds, receiveBufferBytes, counters, turns };
     this.#listeners.set(spec.name, listener);
     if (!this.#pools.has(spec.pool)) this.#openPool(spec.pool);
     try {
@@ -121,6 +124,7 @@ export class MmsgEngine implements Engine {
     assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
     listener.spec = spec;
     await this.#askAll({ kind: 'update', spec: toPlainSpec(this.#share(spec)) });
+    listener.receiveBufferBytes = this.#smallestBuffer(listener.fds);
   }
 
   async removeListener(name: string): Promise<void> {
@@ -292,7 +296,11 @@ export class MmsgEngine implements Engine {
     return Promise.all(this.#workers.map((worker) => worker.ask(message).catch(() => undefined)));
   }
 
-  #status({ spec, local, fds, counters }: Listener): ListenerStatus {
+  #smallestBuffer(fds: readonly number[]): number {
+    return Math.min(...fds.map((fd) => readReceiveBuffer(this.#libc, fd)));
+  }
+
+  #status({ spec, local, receiveBufferBytes, counters }: Listener): ListenerStatus {
     const sum = addUp(counters);
     const pool = this.#pools.get(spec.pool)!;
     const sessionsByBackend = new Map<string, number>();
@@ -313,7 +321,7 @@ export class MmsgEngine implements Engine {
       upstreamSockets: sum.upstreamSockets,
       receiveBuffer: {
         askedBytes: spec.receiveBufferBytes,
-        grantedBytes: Math.min(...fds.map((fd) => readReceiveBuffer(this.#libc, fd))),
+        grantedBytes: receiveBufferBytes,
       },
     };
   }
