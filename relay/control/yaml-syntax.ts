@@ -161,12 +161,15 @@ function unclosedBracket(offset: number, { text }: SyntaxSource): Finding | unde
   };
 }
 
-/** The lexer's tokens with their places. Those of one control character are marks of its own, not text. */
+/** Tokens that are marks of the lexer's own, not text: a document begins, a flow collection ends wrongly, a scalar begins. */
+const MARKS: ReadonlySet<string> = new Set(['\u0002', '\u0018', '\u001f']);
+
+/** The lexer's tokens with their places. */
 function tokensOf(text: string): { readonly token: string; readonly offset: number }[] {
   let offset = 0;
   return Array.from(new Lexer().lex(text), (token) => {
     const at = offset;
-    if (!/^[\u0002\u0018\u001f]$/.test(token)) offset += token.length;
+    if (!MARKS.has(token)) offset += token.length;
     return { token, offset: at };
   });
 }

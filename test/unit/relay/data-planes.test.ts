@@ -244,10 +244,10 @@ describe('applying listeners', () => {
     await planes.apply([udp('a', first), udp('b', second)]);
     // Both ports are those of closing listeners, so that nothing is tried before they are closed; then the port on the
     // other address can't be had, and meanwhile somebody has taken the first one's place.
-    const { removeListener } = planes.engine;
+    const removeListener = planes.engine.removeListener.bind(planes.engine);
     let thief: UdpPeer | undefined;
     planes.engine.removeListener = async (name) => {
-      await removeListener.call(planes.engine, name);
+      await removeListener(name);
       if (name === 'a') thief = peer(first.toString());
     };
     const blocked = new Endpoint(taken.ip, second.port);
