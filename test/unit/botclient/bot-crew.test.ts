@@ -1,10 +1,8 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { BotCrew, dividePlan, type BotCrewOptions } from '../../../botclient/bot-crew.ts';
-import { GameServer } from '../../../gameserver/game-server.ts';
-import { Endpoint } from '../../../net/address.ts';
-import { openDgramSocket } from '../../../net/dgram-socket.ts';
+import type { GameServer } from '../../../gameserver/game-server.ts';
 import { loadLibc } from '../../../net/linux/libc.ts';
-import { CODECS } from '../../../wire/codec.ts';
+import { localGameServer } from '../../support/local-game-server.ts';
 
 const plan: BotCrewOptions = {
   workers: 2,
@@ -29,16 +27,7 @@ afterEach(async () => {
 });
 
 function serve(): GameServer {
-  const server = new GameServer({
-    openSocket: openDgramSocket,
-    listen: Endpoint.parse('127.0.0.1:0'),
-    serverId: 3,
-    codec: CODECS.binary,
-    reply: 'immediate',
-    tickHz: 128,
-    matchPlayers: 10,
-    forgetMs: 10_000,
-  });
+  const server = localGameServer();
   servers.push(server);
   return server;
 }

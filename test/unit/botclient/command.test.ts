@@ -1,10 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import yargs from 'yargs';
 import { command } from '../../../botclient/command.ts';
-import { GameServer } from '../../../gameserver/game-server.ts';
-import { Endpoint } from '../../../net/address.ts';
-import { openDgramSocket } from '../../../net/dgram-socket.ts';
-import { CODECS } from '../../../wire/codec.ts';
+import type { GameServer } from '../../../gameserver/game-server.ts';
+import { localGameServer } from '../../support/local-game-server.ts';
 
 /** What a signal would do, instead of one: the test runner has handlers of its own. */
 let stop: () => void = () => undefined;
@@ -25,16 +23,7 @@ beforeEach(() => {
     printed += String(text);
     return true;
   });
-  server = new GameServer({
-    openSocket: openDgramSocket,
-    listen: Endpoint.parse('127.0.0.1:0'),
-    serverId: 3,
-    codec: CODECS.binary,
-    reply: 'immediate',
-    tickHz: 128,
-    matchPlayers: 10,
-    forgetMs: 10_000,
-  });
+  server = localGameServer();
 });
 
 afterEach(async () => {
