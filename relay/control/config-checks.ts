@@ -1,5 +1,5 @@
 /** What no section of the configuration can see alone: references, names and addresses taken twice, loops; warnings. */
-import type { Endpoint } from '../../net/address.ts';
+import type { Cidr, Endpoint } from '../../net/address.ts';
 import { DEFAULT_IDLE_TIMEOUT_MS } from '../core/limits.ts';
 import type { AdminConfig, ListenerConfig, PoolConfig, RelayConfig } from './config.ts';
 import { suggestion, type ConfigPath, type Problems } from './config-problems.ts';
@@ -87,6 +87,11 @@ function checkLoops({ listeners, pools }: Sections, problems: Problems): void {
   }
 }
 
+/** Whether the block is all of IPv4, or all there is. */
+function isEveryone({ base, prefixBits }: Cidr): boolean {
+  return prefixBits === 0 || (base.isV4 && prefixBits === 96);
+}
+
 /** What works, but is probably not meant. */
 export function configWarnings({ listeners, pools, admin }: RelayConfig): string[] {
   const warnings: string[] = [];
@@ -94,6 +99,11 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
     if (listener.protocol === 'udp' && listener.idleTimeoutMs < DEFAULT_IDLE_TIMEOUT_MS) {
       warnings.push(
         `listeners[${i}].idleTimeout: ${listener.idleTimeoutMs}ms is below the 120s of RFC 4787 REQ-5; a player who is silent for so long loses the session`,
+      );
+    }
+    if (listener.protocol === 'tcp' && listener.proxyProtocol.accept.some(isEveryone)) {
+      warnings.push(
+        `listeners[${i}].proxyProtocol.accept: trusts every address, so whoever connects may say to be another client; name the proxies`,
       );
     }
   });

@@ -44,6 +44,14 @@ function describeListener(listener: ListenerConfig): unknown {
     connectTimeout: formatDuration(listener.connectTimeoutMs),
     maxConnections: listener.maxConnections,
     keepAlive: formatDuration(listener.keepAliveMs),
+    slowStart: formatDuration(listener.slowStartMs),
+    limits: listener.limits,
+    queue: { size: listener.queue.size, timeout: formatDuration(listener.queue.timeoutMs) },
+    proxyProtocol: {
+      accept: listener.proxyProtocol.accept.map(String),
+      timeout: formatDuration(listener.proxyProtocol.timeoutMs),
+      send: listener.proxyProtocol.send,
+    },
   };
 }
 
@@ -57,10 +65,11 @@ function describePool({ healthCheck, registration, backends }: PoolConfig): unkn
         settle: formatDuration(registration.settleMs),
       },
     }),
-    backends: backends.map(({ id, endpoint, weight }) => ({
+    backends: backends.map(({ id, endpoint, weight, maxConnections }) => ({
       ...(id === endpoint.toString() ? {} : { id }),
       address: endpoint.toString(),
       weight,
+      maxConnections,
     })),
   };
 }
@@ -68,6 +77,7 @@ function describePool({ healthCheck, registration, backends }: PoolConfig): unkn
 function describeHealthCheck({ intervalMs, timeoutMs, ...check }: HealthCheckConfig): unknown {
   const { type, rise, fall, ...rest } = check;
   const values = Object.entries(rest).flatMap(([key, value]: [string, unknown]) => {
+    if (key === 'password' && value !== undefined) return [[key, HIDDEN_TOKEN]];
     if (!(value instanceof Uint8Array)) return value === undefined ? [] : [[key, value]];
     return value.length === 0 ? [] : [[key, Buffer.from(value).toString('hex')]];
   });

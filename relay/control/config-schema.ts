@@ -11,7 +11,9 @@ import { shown, suggestion } from './config-problems.ts';
 import { unusableTarget } from './target-address.ts';
 
 export const ENGINE_CHOICES = ['auto', 'dgram', 'mmsg', 'kernel'] as const;
-export const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp'] as const;
+export const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp', 'postgres'] as const;
+const PROXY_VERSIONS = ['none', 'v1', 'v2'] as const;
+const POSTGRES_ROLES = ['any', 'primary', 'replica'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
 /** What `config show` and the admin API print in place of a token. */
@@ -32,6 +34,7 @@ const MIN_RECEIVE_BUFFER_BYTES = 4_096;
 const MAX_RECEIVE_BUFFER_BYTES = 1_073_741_823;
 const MAX_WORKERS = 64;
 const MAX_COALESCE_US = 10_000;
+const MAX_CONNECTIONS = 1_000_000;
 
 /** One value. `read` returns undefined, or throws, for what is not `what`. */
 function scalar<T>(what: string, read: (input: unknown) => T | undefined) {
@@ -168,13 +171,32 @@ const tcpListener = section({
   algorithm: oneOf(ALGORITHMS).default('least-connections'),
   idleTimeout: duration(10).default(limits.DEFAULT_TCP_IDLE_TIMEOUT_MS),
   connectTimeout: duration(1).default(limits.DEFAULT_CONNECT_TIMEOUT_MS),
-  maxConnections: integer(1, 1_000_000).default(limits.DEFAULT_MAX_CONNECTIONS),
+  maxConnections: integer(1, MAX_CONNECTIONS).default(limits.DEFAULT_MAX_CONNECTIONS),
   keepAlive: duration(0).default(DEFAULT_KEEP_ALIVE_MS),
-}).transform(({ idleTimeout, connectTimeout, keepAlive, ...rest }) => ({
+  slowStart: duration(0).default(0),
+  limits: section({
+    connectionsPerSource: integer(0, MAX_CONNECTIONS).default(0),
+    connectionRatePerSource: integer(0, 1_000_000).default(0),
+  }).prefault({}),
+  queue: section({
+    size: integer(0, limits.MAX_QUEUE).default(0),
+    timeout: duration(1).default(limits.DEFAULT_QUEUE_TIMEOUT_MS),
+  })
+    .transform(({ size, timeout }) => ({ size, timeoutMs: timeout }))
+    .prefault({}),
+  proxyProtocol: section({
+    accept: z.array(cidr).default([]),
+    timeout: duration(1).default(limits.DEFAULT_PROXY_HEADER_TIMEOUT_MS),
+    send: oneOf(PROXY_VERSIONS).default('none'),
+  })
+    .transform(({ accept, timeout, send }) => ({ accept, timeoutMs: timeout, send }))
+    .prefault({}),
+}).transform(({ idleTimeout, connectTimeout, keepAlive, slowStart, ...rest }) => ({
   ...rest,
   idleTimeoutMs: idleTimeout,
   connectTimeoutMs: connectTimeout,
   keepAliveMs: keepAlive,
+  slowStartMs: slowStart,
 }));
 
 export const listenerSchema = z.discriminatedUnion(
@@ -188,8 +210,10 @@ const timing = {
   timeout: duration(1).optional(),
   rise: integer(1, 100).default(2),
   fall: integer(1, 100).default(3),
+  connectFailures: integer(0, 1_000).default(0),
 };
 const port = integer(1, 65_535).optional();
+const account = text('a name of 1 to 63 printable characters', (input) => /^[\x21-\x7e]{1,63}$/.test(input));
 
 const healthCheck = z
   .discriminatedUnion(
@@ -215,6 +239,15 @@ const healthCheck = z
         payload: hex,
         expect: hex.default(() => new Uint8Array(0)),
       }).transform((check) => ({ port: undefined, ...check })),
+      section({
+        type: z.literal('postgres'),
+        ...timing,
+        port,
+        user: account.optional(),
+        password: token.optional(),
+        database: account.default('postgres'),
+        role: oneOf(POSTGRES_ROLES).default('any'),
+      }).transform((check) => ({ port: undefined, user: undefined, password: undefined, ...check })),
     ],
     variant('type', HEALTH_CHECK_TYPES),
   )
@@ -222,6 +255,14 @@ const healthCheck = z
     if (timeout > interval) {
       const message = `${timeout}ms should be at most the interval, ${interval}ms`;
       context.addIssue({ code: 'custom', path: ['timeout'], message });
+    }
+    if (check.type === 'postgres' && check.role !== 'any' && check.user === undefined) {
+      const message = `is missing; the role is asked of the server, which takes an account`;
+      context.addIssue({ code: 'custom', path: ['user'], message });
+    }
+    if (check.type === 'none' && check.connectFailures > 0) {
+      const message = `needs a type of health check other than none, which brings a backend back`;
+      context.addIssue({ code: 'custom', path: ['connectFailures'], message });
     }
     return { ...check, intervalMs: interval, timeoutMs: timeout };
   });
@@ -238,9 +279,12 @@ const target = endpoint.transform((value, context) => {
 /** A backend's id by default is its address. */
 const backend = z.preprocess(
   (input) => (typeof input === 'string' ? { address: input } : input),
-  section({ id: name.optional(), address: target, weight: weight.default(1) }).transform(
-    ({ id, address, weight: share }) => ({ id: id ?? address.toString(), endpoint: address, weight: share }),
-  ),
+  section({
+    id: name.optional(),
+    address: target,
+    weight: weight.default(1),
+    maxConnections: integer(0, MAX_CONNECTIONS).default(0),
+  }).transform(({ id, address, ...rest }) => ({ id: id ?? address.toString(), endpoint: address, ...rest })),
 );
 
 /** @param defaultCheck type of the health check where none is given */

@@ -47,6 +47,19 @@ export interface TcpListenerConfig {
   readonly maxConnections: number;
   /** Idle time before the first keep-alive probe; 0 sends none. */
   readonly keepAliveMs: number;
+  /** How long a backend takes from coming up to its whole share of new connections. */
+  readonly slowStartMs: number;
+  /** Of one client IP; 0 means no bound. The rate is new connections a second. */
+  readonly limits: { readonly connectionsPerSource: number; readonly connectionRatePerSource: number };
+  /** Connections that may wait for a limit, and how long. */
+  readonly queue: { readonly size: number; readonly timeoutMs: number };
+  readonly proxyProtocol: {
+    /** Proxies that must begin with a PROXY header. */
+    readonly accept: readonly Cidr[];
+    readonly timeoutMs: number;
+    /** The header that backends get. */
+    readonly send: 'none' | 'v1' | 'v2';
+  };
 }
 
 export type ListenerConfig = UdpListenerConfig | TcpListenerConfig;
@@ -57,6 +70,8 @@ interface HealthCheckTiming {
   /** Successes in a row that make a backend healthy again, and failures in a row that make it unhealthy. */
   readonly rise: number;
   readonly fall: number;
+  /** TCP: connections in a row that did not open and so make a backend unhealthy; 0: they say nothing. */
+  readonly connectFailures: number;
 }
 
 export type HealthCheckConfig = HealthCheckTiming &
@@ -77,6 +92,15 @@ export type HealthCheckConfig = HealthCheckTiming &
         /** Bytes that the answer must begin with; empty: any answer will do. */
         readonly expect: Uint8Array;
       }
+    | {
+        readonly type: 'postgres';
+        readonly port: number | undefined;
+        /** Required for a role. */
+        readonly user: string | undefined;
+        readonly password: string | undefined;
+        readonly database: string;
+        readonly role: 'any' | 'primary' | 'replica';
+      }
   );
 
 export interface RegistrationConfig {
@@ -91,6 +115,8 @@ export interface BackendConfig {
   readonly id: string;
   readonly endpoint: Endpoint;
   readonly weight: number;
+  /** TCP connections at once; 0: no bound. */
+  readonly maxConnections: number;
 }
 
 export interface PoolConfig {

@@ -169,6 +169,12 @@ const METRICS: readonly Metric[] = [
 
   perTcpListener('gauge', 'tcp_connections', 'Live connections', ({ liveConnections }) => liveConnections),
   perTcpListener(
+    'gauge',
+    'tcp_connections_queued',
+    'Live connections that wait for a limit',
+    ({ queuedConnections }) => queuedConnections,
+  ),
+  perTcpListener(
     'counter',
     'tcp_connections_accepted_total',
     'Connections accepted, refused ones included',

@@ -127,6 +127,7 @@ export class RegistrationBook {
       else {
         entry.origin = 'static';
         this.#pool.setWeight(backend.id, backend.weight);
+        this.#pool.setMaxConnections(backend.id, backend.maxConnections);
       }
     }
   }
@@ -198,7 +199,7 @@ export class RegistrationBook {
         conflict(`address: ${endpoint.toString()} is already in the pool under another id`);
       if (!this.#hasRoomFor(id, endpoint))
         throw new Refusal(409, 'TICKRELAY_ERR_LIMIT', `the pool is full: it has ${MAX_BACKENDS} backends`);
-      this.#takeHeartbeat(this.#add({ id, endpoint, weight }, 'registered'), players);
+      this.#takeHeartbeat(this.#add({ id, endpoint, weight, maxConnections: 0 }, 'registered'), players);
       return 'registered';
     }
     if (!entry.endpoint.equals(endpoint)) this.#refuseOther(entry);
@@ -252,8 +253,8 @@ export class RegistrationBook {
       this.#options.log('error', { backend: backend.id }, `not added: the pool has ${MAX_BACKENDS} backends`);
   }
 
-  #add({ id, endpoint, weight }: BackendConfig, origin: Member['origin']): Entry {
-    this.#pool.add({ id, endpoint, weight });
+  #add({ id, endpoint, weight, maxConnections }: BackendConfig, origin: Member['origin']): Entry {
+    this.#pool.add({ id, endpoint, weight, maxConnections });
     const entry: Entry = {
       id,
       endpoint,

@@ -23,7 +23,9 @@ export interface TcpListenerView {
   readonly pool: string;
   readonly local: Endpoint;
   readonly counts: TcpListenerCounts;
+  /** Those that wait for a limit included. */
   readonly liveConnections: number;
+  readonly queuedConnections: number;
   /** Live connections by backend id, of this listener. */
   readonly connectionsByBackend: ReadonlyMap<string, number>;
 }

@@ -22,6 +22,8 @@ export interface BackendSpec {
   readonly endpoint: Endpoint;
   /** 1..MAX_WEIGHT, relative to the other backends. */
   readonly weight: number;
+  /** TCP connections that it may have at once; 0, the default: no bound. */
+  readonly maxConnections?: number;
   /** Whether it counts as healthy before its first check; true by default. */
   readonly healthy?: boolean;
 }
@@ -33,7 +35,7 @@ export interface Backend extends BackendEntry {
   readonly enabled: boolean;
 }
 
-type Condition = Pick<Backend, 'healthy' | 'draining' | 'enabled' | 'weight'>;
+type Condition = Pick<Backend, 'healthy' | 'draining' | 'enabled' | 'weight' | 'maxConnections'>;
 
 export class BackendPool {
   readonly name: string;
@@ -56,14 +58,14 @@ export class BackendPool {
   }
 
   /** Adds a backend. Id and endpoint must be new, the weight in range and the pool not full. */
-  add({ id, endpoint, weight, healthy = true }: BackendSpec): void {
+  add({ id, endpoint, weight, maxConnections = 0, healthy = true }: BackendSpec): void {
     assert(!this.isFull, 'the pool is full');
     assert(!this.#slots.has(id), `backend "${id}" is already in the pool`);
     assert(!this.hasEndpoint(endpoint), `${endpoint.toString()} is already in the pool`);
     assertWeight(weight);
     const slot = this.#lowestFreeSlot();
     this.#refs[slot] ??= backendRef(slot, 1);
-    const condition = { healthy, draining: false, enabled: true, weight };
+    const condition = { healthy, draining: false, enabled: true, weight, maxConnections };
     this.#slots.set(id, slot);
     this.#backends[slot] = {
       slot,
@@ -109,6 +111,10 @@ export class BackendPool {
   setWeight(id: string, weight: number): boolean {
     assertWeight(weight);
     return this.#set(id, 'weight', weight);
+  }
+
+  setMaxConnections(id: string, maxConnections: number): boolean {
+    return this.#set(id, 'maxConnections', maxConnections);
   }
 
   get(id: string): Backend | undefined {
@@ -181,7 +187,11 @@ export class BackendPool {
   }
 }
 
-function stateOf({ healthy, draining, enabled }: Omit<Condition, 'weight'>): BackendState {
+function stateOf({
+  healthy,
+  draining,
+  enabled,
+}: Pick<Condition, 'healthy' | 'draining' | 'enabled'>): BackendState {
   if (!enabled) return 'disabled';
   if (!healthy) return 'unhealthy';
   return draining ? 'draining' : 'ready';

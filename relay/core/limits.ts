@@ -69,3 +69,12 @@ export const DEFAULT_TCP_IDLE_TIMEOUT_MS = (2 * 60 + 4) * 60_000;
 
 /** Time for a TCP connection to a backend to open, in ms. */
 export const DEFAULT_CONNECT_TIMEOUT_MS = 3_000;
+
+/** TCP connections of one listener that may wait for a limit at most. Each takes a descriptor. */
+export const MAX_QUEUE = 65_536;
+
+/** Time for a trusted proxy's PROXY header by default, in ms: more than the retransmission of a lost packet takes. */
+export const DEFAULT_PROXY_HEADER_TIMEOUT_MS = 5_000;
+
+/** How long a TCP connection waits for a limit by default, in ms: as long as a person waits for a login. */
+export const DEFAULT_QUEUE_TIMEOUT_MS = 5_000;

@@ -21,6 +21,8 @@ export interface BackendEntry {
   readonly id: string;
   readonly endpoint: Endpoint;
   readonly weight: number;
+  /** TCP connections that it may have at once; 0: no bound. */
+  readonly maxConnections: number;
   readonly state: BackendState;
 }
 

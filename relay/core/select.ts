@@ -9,6 +9,9 @@ import type { PoolSnapshot } from './pool-snapshot.ts';
 export const ALGORITHMS = ['ip-hash', 'least-connections', 'round-robin'] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
 
+/** By slot. */
+export type Weights = Uint16Array | Float64Array;
+
 export class Selector {
   /** One word: turns taken. In shared memory where several workers take turns together. */
   readonly #turns: Int32Array;
@@ -19,15 +22,23 @@ export class Selector {
 
   /**
    * The pool slot of a ready backend, or -1 when none is ready. Allocates nothing.
-   * `hash` is the client IP's, as a u32 or an i32 of the same bits; `live` holds the live sessions by slot.
+   * `hash` is the client IP's, as a u32 or an i32 of the same bits; `live` holds the live sessions by slot, `weights` what
+   * least-connections divides them by: those of the snapshot, or others. A backend with weight 0 and a live session is
+   * taken only where all have 0.
    */
-  choose(algorithm: Algorithm, snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
+  choose(
+    algorithm: Algorithm,
+    snapshot: PoolSnapshot,
+    hash: number,
+    live: Uint32Array,
+    weights: Weights = snapshot.weights,
+  ): number {
     if (snapshot.ready.length === 0) return -1;
     switch (algorithm) {
       case 'ip-hash':
         return preferred(snapshot, hash);
       case 'least-connections':
-        return leastConnections(snapshot, hash, live);
+        return leastConnections(snapshot, hash, live, weights);
       case 'round-robin':
         return this.#nextInTurn(snapshot.rotation);
     }
@@ -51,13 +62,13 @@ function preferred(snapshot: PoolSnapshot, hash: number): number {
  * Fewest live sessions per weight. Starts at the backend that the hash prefers and takes another only for strictly fewer,
  * so that ties keep a player where the hash puts it.
  */
-function leastConnections(snapshot: PoolSnapshot, hash: number, live: Uint32Array): number {
-  const { ready, weights } = snapshot;
+function leastConnections(snapshot: PoolSnapshot, hash: number, live: Uint32Array, weights: Weights): number {
+  const { ready } = snapshot;
   let best = preferred(snapshot, hash);
   const start = ready.indexOf(best);
   for (let step = 1; step < ready.length; step++) {
     const slot = ready[(start + step) % ready.length]!;
-    // live[slot] / weights[slot] < live[best] / weights[best], in whole numbers
+    // live[slot] / weights[slot] < live[best] / weights[best], without dividing
     if (live[slot]! * weights[best]! < live[best]! * weights[slot]!) best = slot;
   }
   return best;

@@ -19,10 +19,22 @@ export const CLOSE_REASONS = [
   'listener-removed',
   /** The relay ended. */
   'shutdown',
+  /** The trusted proxy sent no PROXY header, or a malformed one. */
+  'bad-proxy-header',
+  /** The trusted proxy's PROXY header was not complete in time. */
+  'proxy-header-timeout',
   /** Refused: no backend of the pool is ready. */
   'no-backend',
   /** Refused: the listener has its cap of connections. */
   'connection-limit',
+  /** Refused: the client IP has its cap of connections. */
+  'source-connection-limit',
+  /** Refused: the client IP opens connections too fast. */
+  'source-rate-limit',
+  /** Refused: every ready backend has its cap of connections. */
+  'backend-connection-limit',
+  /** Waited for one of these limits for as long as the queue allows. */
+  'queue-timeout',
   /** No backend could be reached: refused, unroutable, or no descriptor or port left for the attempt. */
   'connect-failed',
   /** No backend answered within the connect timeout. */

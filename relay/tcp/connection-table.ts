@@ -62,7 +62,7 @@ export class ConnectionTable {
     let total = 0;
     for (const connection of this.#byId.values()) {
       if (query.listener !== undefined && connection.listener !== query.listener) continue;
-      if (query.backend !== undefined && connection.backend.id !== query.backend) continue;
+      if (query.backend !== undefined && connection.backend?.id !== query.backend) continue;
       if (clientIp !== undefined && !connection.client.ip.equals(clientIp)) continue;
       if (total++ < query.limit) connections.push(connection.view(nowMs));
     }

@@ -3,7 +3,7 @@
  * ready and publishes it; this side obeys at once. The same shape as the UDP engines (relay/engines/engine.ts).
  */
 import assert from 'node:assert/strict';
-import { connect as netConnect } from 'node:net';
+import { connect as netConnect, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
@@ -11,8 +11,8 @@ import { SWEEP_BUDGET } from '../core/limits.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
-import { TcpConnection, type Connect } from './tcp-connection.ts';
-import { TcpListener, type Admission, type TcpListenerSpec, type TcpListenerStatus } from './tcp-listener.ts';
+import { TcpConnection, type Connect, type ConnectOutcome } from './tcp-connection.ts';
+import { TcpListener, type TcpListenerSpec, type TcpListenerStatus } from './tcp-listener.ts';
 import { TcpPool } from './tcp-pool.ts';
 
 /** Between two steps of the idle sweep. An idle connection ends at most this late for each 4,096 live ones. */
@@ -28,6 +28,8 @@ export interface TcpEngineOptions {
   /** Monotonic clock in ms. */
   readonly now?: () => number;
   readonly connect?: Connect;
+  /** Told of every attempt to reach a backend. */
+  readonly onConnectOutcome?: (pool: string, ...outcome: Parameters<ConnectOutcome>) => void;
   readonly sweepIntervalMs?: number;
 }
 
@@ -36,6 +38,7 @@ export class TcpEngine {
   readonly #hashSeed: number;
   readonly #now: () => number;
   readonly #connect: Connect;
+  readonly #onConnectOutcome: NonNullable<TcpEngineOptions['onConnectOutcome']>;
   readonly #listeners = new Map<string, TcpListener>();
   readonly #pools = new Map<string, TcpPool>();
   readonly #connections = new ConnectionTable();
@@ -50,10 +53,8 @@ export class TcpEngine {
     this.#hashSeed = options.hashSeed ?? 0;
     this.#now = options.now ?? (() => performance.now());
     this.#connect = options.connect ?? netConnect;
-    this.#sweepTimer = setInterval(
-      () => this.#connections.sweep(this.#now(), SWEEP_BUDGET),
-      options.sweepIntervalMs ?? SWEEP_INTERVAL_MS,
-    );
+    this.#onConnectOutcome = options.onConnectOutcome ?? (() => undefined);
+    this.#sweepTimer = setInterval(() => this.#sweep(), options.sweepIntervalMs ?? SWEEP_INTERVAL_MS);
     this.#sweepTimer.unref();
   }
 
@@ -70,7 +71,8 @@ export class TcpEngine {
       spec,
       pool: this.#pool(spec.pool),
       hashSeed: this.#hashSeed,
-      onAdmitted: (to, admission) => this.#admit(to, admission),
+      now: this.#now,
+      open: (at, clientSocket, client) => this.#open(at, clientSocket, client),
       onAcceptError: (at, error) => this.#logAcceptError(at, error),
     });
     if (this.#isDraining) await listener.close();
@@ -101,10 +103,13 @@ export class TcpEngine {
    */
   publish(snapshot: PoolSnapshot): void {
     const pool = this.#pool(snapshot.pool);
-    pool.publish(snapshot);
+    pool.publish(snapshot, this.#now());
     for (const connection of this.#connections.values()) {
-      if (connection.pool === pool.name && !pool.isUsable(connection.backend)) connection.backendLost();
+      const { backend } = connection;
+      const isLost = connection.pool === pool.name && backend !== undefined && !pool.isUsable(backend);
+      if (isLost) connection.backendLost();
     }
+    this.#serveQueues(pool.name);
   }
 
   listeners(): readonly TcpListenerStatus[] {
@@ -112,7 +117,7 @@ export class TcpEngine {
     for (const name of this.#listeners.keys()) byListener.set(name, new Map());
     for (const { listener, backend } of this.#connections.values()) {
       const byBackend = byListener.get(listener);
-      byBackend?.set(backend.id, (byBackend.get(backend.id) ?? 0) + 1);
+      if (backend !== undefined) byBackend?.set(backend.id, (byBackend.get(backend.id) ?? 0) + 1);
     }
     return [...this.#listeners.values()].map((listener) => listener.status(byListener.get(listener.name)!));
   }
@@ -173,20 +178,36 @@ export class TcpEngine {
     );
   }
 
-  #admit(listener: TcpListener, admission: Admission): void {
+  #open(listener: TcpListener, clientSocket: Socket, client: Endpoint): TcpConnection {
+    const pool = this.#pool(listener.rules.pool);
     const connection = new TcpConnection({
-      ...admission,
       id: this.#nextId++,
       listener,
-      pool: this.#pool(listener.rules.pool),
+      clientSocket,
+      client,
+      pool,
       connect: this.#connect,
       now: this.#now,
+      onConnectOutcome: (backend, failure) => this.#onConnectOutcome(pool.name, backend, failure),
       onClosed: (closed, reason) => {
         this.#connections.remove(closed);
-        listener.released(reason);
+        listener.released(closed, reason);
+        this.#serveQueues(pool.name);
       },
     });
     this.#connections.add(connection);
+    return connection;
+  }
+
+  /** A place came free: at a listener, at a backend, or for a client. */
+  #serveQueues(pool: string): void {
+    for (const listener of this.#listeners.values()) if (listener.rules.pool === pool) listener.serveQueue();
+  }
+
+  #sweep(): void {
+    const nowMs = this.#now();
+    this.#connections.sweep(nowMs, SWEEP_BUDGET);
+    for (const listener of this.#listeners.values()) listener.sweep(nowMs);
   }
 
   #logAcceptError(listener: TcpListener, error: Error): void {

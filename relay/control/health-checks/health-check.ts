@@ -5,6 +5,7 @@
 import type { Endpoint } from '../../../net/address.ts';
 import type { HealthCheckConfig } from '../config.ts';
 import { httpCheck } from './http-check.ts';
+import { postgresCheck } from './postgres-check.ts';
 import { tcpCheck } from './tcp-check.ts';
 import { udpCheck } from './udp-check.ts';
 
@@ -16,7 +17,7 @@ import { udpCheck } from './udp-check.ts';
  */
 export type HealthCheck = (endpoint: Endpoint, signal: AbortSignal) => Promise<string | undefined>;
 
-export type ActiveCheckType = 'tcp' | 'http' | 'udp';
+export type ActiveCheckType = 'tcp' | 'http' | 'udp' | 'postgres';
 export type ActiveCheckConfig = Extract<HealthCheckConfig, { readonly type: ActiveCheckType }>;
 
 const ACTIVE_CHECKS: {
@@ -25,6 +26,7 @@ const ACTIVE_CHECKS: {
   tcp: tcpCheck,
   http: httpCheck,
   udp: udpCheck,
+  postgres: postgresCheck,
 };
 
 /** The check that a pool's configuration asks for; none for `none` and `heartbeat`. */

@@ -78,8 +78,8 @@ export function toPlainSnapshot(snapshot: PoolSnapshot): PlainSnapshot {
   const { pool, epoch, usable, ready, weights, maglev, rotation } = snapshot;
   const backends = snapshot.backends.map((entry) => {
     if (entry === undefined) return undefined;
-    const { slot, ref, id, weight, state, endpoint } = entry;
-    return { slot, ref, id, weight, state, endpoint: endpoint.toString() };
+    const { slot, ref, id, weight, maxConnections, state, endpoint } = entry;
+    return { slot, ref, id, weight, maxConnections, state, endpoint: endpoint.toString() };
   });
   return { pool, epoch, usable, ready, weights, maglev, rotation, backends };
 }

@@ -52,6 +52,7 @@ test('the example of the design becomes a typed configuration', () => {
     timeoutMs: 500,
     rise: 2,
     fall: 3,
+    connectFailures: 0,
   });
   expect(postgres?.backends.map(({ id, weight }) => ({ id, weight }))).toEqual([
     { id: '10.0.0.3:5432', weight: 1 },
@@ -86,7 +87,71 @@ test('what is not given has its default', () => {
     connectTimeoutMs: 3_000,
     maxConnections: 10_000,
     keepAliveMs: 60_000,
+    slowStartMs: 0,
+    limits: { connectionsPerSource: 0, connectionRatePerSource: 0 },
+    queue: { size: 0, timeoutMs: 5_000 },
+    proxyProtocol: { accept: [], timeoutMs: 5_000, send: 'none' },
   });
+  expect(config.pools[0]?.backends[0]).toMatchObject({ weight: 1, maxConnections: 0 });
+});
+
+test('a TCP listener with every key reads back as it was written', () => {
+  const text = `
+listeners:
+  - name: login
+    protocol: tcp
+    listen: "0.0.0.0:5432"
+    pool: db
+    slowStart: 30s
+    limits: { connectionsPerSource: 8, connectionRatePerSource: 20 }
+    queue: { size: 100, timeout: 2s }
+    proxyProtocol: { accept: ["10.0.0.0/8", "2001:db8::/32"], timeout: 3s, send: v2 }
+pools:
+  db: { backends: [ { address: "10.0.0.3:5432", maxConnections: 90 } ] }
+`;
+  const { config, warnings } = parseConfig(text);
+  expect(warnings).toEqual([]);
+  expect(config.listeners[0]).toMatchObject({
+    slowStartMs: 30_000,
+    limits: { connectionsPerSource: 8, connectionRatePerSource: 20 },
+    queue: { size: 100, timeoutMs: 2_000 },
+    proxyProtocol: { timeoutMs: 3_000, send: 'v2' },
+  });
+  expect(config.pools[0]?.backends[0]?.maxConnections).toBe(90);
+  expect(parseConfig(formatConfig(config)).config).toEqual(config);
+});
+
+test('a postgres check reads back as it was written, its password hidden', () => {
+  const text = withPool(
+    'healthCheck: { type: postgres, user: probe, password: secret, role: replica, connectFailures: 5 }',
+  );
+  const { config } = parseConfig(text);
+  expect(config.pools[0]?.healthCheck).toMatchObject({
+    type: 'postgres',
+    user: 'probe',
+    password: 'secret',
+    database: 'postgres',
+    role: 'replica',
+    connectFailures: 5,
+  });
+  const shown = formatConfig(config);
+  expect(shown).not.toContain('secret');
+  expect(parseConfig(shown.replace('"********"', 'secret')).config).toEqual(config);
+});
+
+test.each([
+  ['healthCheck: { type: postgres, role: primary }', 'healthCheck.user: is missing; the role is asked'],
+  ['healthCheck: { type: postgres, role: leader }', 'healthCheck.role: "leader" should be one of'],
+  ['healthCheck: { type: none, connectFailures: 3 }', 'healthCheck.connectFailures: needs a type'],
+])('a health check that can not work is refused: %s', (keys, problem) => {
+  expect(errorOf(withPool(keys)).message).toContain(problem);
+});
+
+test.each(['0.0.0.0/0', '::/0'])('a PROXY header from anybody, %s, is a warning', (block) => {
+  const trusting = withListener(`proxyProtocol: { accept: ["${block}"] }`).replace('udp', 'tcp');
+  expect(parseConfig(trusting).warnings).toContain(
+    'listeners[0].proxyProtocol.accept: trusts every address, so whoever connects may say to be another client; name the proxies',
+  );
 });
 
 test('backends behind TCP listeners only are checked by TCP where nothing else is said', () => {

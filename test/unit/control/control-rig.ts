@@ -78,6 +78,7 @@ export class FakeRelay implements RelayView {
         upstreamBytes: 2_000,
       },
       liveConnections: 1,
+      queuedConnections: 0,
       connectionsByBackend: new Map([['10.0.0.3:5432', 1]]),
     },
   ];

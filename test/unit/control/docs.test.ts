@@ -37,10 +37,11 @@ coalesceUs: 100
 hashSeed: 1
 listeners:
   - { name: a, protocol: udp, listen: "0.0.0.0:1", pool: none, idleTimeout: 2m, pinTimeout: 5m }
-  - { name: b, protocol: tcp, listen: "0.0.0.0:2", pool: http }
+  - { name: b, protocol: tcp, listen: "0.0.0.0:2", pool: http, proxyProtocol: { accept: ["10.0.0.0/8"] } }
 pools:
   none: { registration: { allow: ["10.0.0.0/8"], token: x }, backends: [ { id: x, address: "10.0.0.3:1", weight: 2 } ] }
   http: { healthCheck: { type: http, port: 80 } }
+  sql: { healthCheck: { type: postgres, port: 5432, user: x, password: x, role: primary } }
   udp: { healthCheck: { type: udp, payload: "00", expect: "01" } }
 admin: { listen: "127.0.0.1:3", token: x }
 `;

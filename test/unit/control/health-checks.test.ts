@@ -7,7 +7,7 @@ import { Endpoint } from '../../../net/address.ts';
 import type { HealthCheckConfig } from '../../../relay/control/config.ts';
 import { activeCheck, type HealthCheck } from '../../../relay/control/health-checks/health-check.ts';
 
-const timing = { intervalMs: 1_000, timeoutMs: 500, rise: 2, fall: 3 };
+const timing = { intervalMs: 1_000, timeoutMs: 500, rise: 2, fall: 3, connectFailures: 0 };
 const checkOf = (config: HealthCheckConfig): HealthCheck => activeCheck(config)!;
 const tcp = checkOf({ type: 'tcp', ...timing, port: undefined });
 const http = checkOf({ type: 'http', ...timing, port: undefined, path: '/healthz', expectStatus: 200 });

@@ -29,6 +29,10 @@ const TCP: Omit<TcpListenerConfig, 'name' | 'listen' | 'pool'> = {
   idleTimeoutMs: 60_000,
   connectTimeoutMs: 3_000,
   maxConnections: 10,
+  slowStartMs: 0,
+  limits: { connectionsPerSource: 0, connectionRatePerSource: 0 },
+  queue: { size: 0, timeoutMs: 5_000 },
+  proxyProtocol: { accept: [], timeoutMs: 5_000, send: 'none' },
   keepAliveMs: 0,
 };
 

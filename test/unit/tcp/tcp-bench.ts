@@ -67,12 +67,11 @@ export class TcpBench {
   async backend(
     id: string,
     onConnection: (socket: Socket) => void,
-    weight = 1,
-    host?: string,
+    { host, ...spec }: { weight?: number; maxConnections?: number; host?: string } = {},
   ): Promise<TestBackend> {
     const backend = await TestBackend.start(onConnection, host);
     this.#backends.push(backend);
-    this.pool.add({ id, endpoint: backend.endpoint, weight });
+    this.pool.add({ id, endpoint: backend.endpoint, weight: 1, ...spec });
     return backend;
   }
 
@@ -128,7 +127,11 @@ export function listenerSpec(): TcpListenerSpec {
     connectTimeoutMs: 3_000,
     idleTimeoutMs: 7_440_000,
     keepAliveMs: 60_000,
-    maxConnections: 1_000,
+    maxConnections: 2_000,
+    slowStartMs: 0,
+    limits: { connectionsPerSource: 0, connectionRatePerSource: 0 },
+    queue: { size: 0, timeoutMs: 5_000 },
+    proxyProtocol: { accept: [], timeoutMs: 5_000, send: 'none' },
   };
 }
 

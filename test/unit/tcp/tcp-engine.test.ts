@@ -48,8 +48,8 @@ describe('least-connections', () => {
   });
 
   test('spreads by weight', async () => {
-    await bench.backend('small', hold, 1);
-    await bench.backend('large', hold, 3);
+    await bench.backend('small', hold);
+    await bench.backend('large', hold, { weight: 3 });
     await bench.listen();
     await dialMany(80);
     await eventually(() => expect(liveByBackend()).toEqual({ small: 20, large: 60 }));
@@ -406,7 +406,7 @@ test('accepted is the sum of closed and live, whatever happens to 300 connection
 
 describe('addresses', () => {
   test('IPv6 clients reach IPv6 backends', async () => {
-    await bench.backend('a', greet('six'), 1, '::1');
+    await bench.backend('a', greet('six'), { host: '::1' });
     await bench.listen({ listen: Endpoint.parse('[::1]:0') });
     expect(await nextText(bench.dial())).toBe('six');
     expect(bench.engine.connections({ limit: 1 }).connections[0]?.client).toMatch(/^\[::1\]:\d+$/);

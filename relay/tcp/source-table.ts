@@ -1,0 +1,64 @@
+/**
+ * What a listener knows of each client IP: how many connections it has, how many wait, and how fast it may open more.
+ * An entry goes when its client has no connection and its tokens are all back, so that there are at most as many as
+ * live connections and those accepted within a second.
+ */
+import type { IpAddress } from '../../net/address.ts';
+import { refill } from '../core/token-bucket.ts';
+
+/** A token bucket holds one second's worth, so that after one second it is full whatever happened before. */
+const BUCKET_MS = 1_000;
+
+export class Source {
+  readonly ip: string;
+  /** Connections let in. */
+  admitted = 0;
+  /** Connections that wait for a limit. */
+  waiting = 0;
+  #tokens = 0;
+  #tokensAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(ip: string) {
+    this.ip = ip;
+  }
+
+  /** @returns whether one more connection may come at `ratePerSecond`; 0 means no bound */
+  takeToken(nowMs: number, ratePerSecond: number): boolean {
+    if (ratePerSecond === 0) return true;
+    const tokens = refill(this.#tokens, this.#tokensAtMs, nowMs, ratePerSecond);
+    const isGranted = tokens >= 1;
+    this.#tokens = isGranted ? tokens - 1 : tokens;
+    this.#tokensAtMs = Math.max(this.#tokensAtMs, nowMs);
+    return isGranted;
+  }
+
+  /** Whether forgetting it makes no difference. */
+  isForgettable(nowMs: number): boolean {
+    return this.admitted === 0 && this.waiting === 0 && nowMs - this.#tokensAtMs >= BUCKET_MS;
+  }
+}
+
+export class SourceTable {
+  readonly #byIp = new Map<string, Source>();
+
+  get size(): number {
+    return this.#byIp.size;
+  }
+
+  of(ip: IpAddress): Source {
+    const key = ip.toString();
+    let source = this.#byIp.get(key);
+    if (source === undefined) this.#byIp.set(key, (source = new Source(key)));
+    return source;
+  }
+
+  /** One of the source's connections ended or was refused. */
+  forget(source: Source, nowMs: number): void {
+    if (source.isForgettable(nowMs)) this.#byIp.delete(source.ip);
+  }
+
+  /** Forgets the clients whose tokens have come back. */
+  sweep(nowMs: number): void {
+    for (const source of this.#byIp.values()) this.forget(source, nowMs);
+  }
+}
