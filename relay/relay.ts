@@ -82,7 +82,12 @@ export class Relay {
     this.#engineReason = reason;
     this.#planes = new DataPlanes(
       engine,
-      new TcpEngine({ logger, hashSeed: config.hashSeed, now: this.#now }),
+      new TcpEngine({
+        logger,
+        hashSeed: config.hashSeed,
+        now: this.#now,
+        onConnectOutcome: (pool, backend, failure) => this.#control.connected(pool, backend.id, failure),
+      }),
     );
     this.#control = new ControlPlane({
       config,

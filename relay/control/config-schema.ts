@@ -25,7 +25,7 @@ export const NAME_RULE =
   'a name of 1 to 64 letters, digits, dots, dashes and underscores that begins with a letter or digit';
 
 /** The longest time that a timer can wait: 2^31 - 1 ms, 24.8 days. */
-const MAX_DURATION_MS = 2_147_483_647;
+export const MAX_DURATION_MS = 2_147_483_647;
 const DEFAULT_KEEP_ALIVE_MS = 60_000;
 const DEFAULT_SHUTDOWN_DEADLINE_MS = 30_000;
 const MAX_PROBE_BYTES = 512;

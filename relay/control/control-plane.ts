@@ -101,6 +101,11 @@ export class ControlPlane {
     return [...this.#pools.values()];
   }
 
+  /** A client's TCP connection to a backend opened (`failure` is undefined), or did not. */
+  connected(pool: string, backend: string, failure: string | undefined): void {
+    this.#pools.get(pool)?.connected(backend, failure);
+  }
+
   /** Ends every check. What was published last stays in force. Idempotent. */
   async close(): Promise<void> {
     this.#clock.close();

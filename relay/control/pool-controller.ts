@@ -46,6 +46,8 @@ export class PoolController {
   /** Settles when the data planes obey what was published last. */
   #obeyed: Promise<void> = Promise.resolve();
   #heartbeatTimer: NodeJS.Timeout | undefined;
+  /** Drains with a deadline, by backend id. */
+  readonly #drains = new Map<string, { readonly timer: NodeJS.Timeout; readonly endsAtMs: number }>();
   #isClosed = false;
 
   constructor(options: PoolControllerOptions) {
@@ -127,9 +129,25 @@ export class PoolController {
     this.#publishSoon();
   }
 
-  /** Keeps its players, takes no new ones. @throws Refusal 404 */
-  drain(id: string): BackendView {
-    return this.#operate(id, { draining: true, enabled: true });
+  /** A client's TCP connection to the backend opened (`failure` is undefined), or did not. */
+  connected(id: string, failure: string | undefined): void {
+    const member = this.#book.get(id);
+    if (member !== undefined && this.#health.connected(member, failure)) this.#publishSoon();
+  }
+
+  /**
+   * Keeps its players, takes no new ones.
+   *
+   * @param deadlineMs after which those that are left are released, too; without one they may stay until they end
+   * @throws Refusal 404
+   */
+  drain(id: string, deadlineMs?: number): BackendView {
+    this.#operate(id, { draining: true, enabled: true });
+    if (deadlineMs !== undefined) {
+      const timer = setTimeout(() => this.disable(id), deadlineMs).unref();
+      this.#drains.set(id, { timer, endsAtMs: this.#options.clock.nowMs() + deadlineMs });
+    }
+    return this.backend(id);
   }
 
   /** Ends a drain or a disabling. @throws Refusal 404 */
@@ -181,6 +199,7 @@ export class PoolController {
     this.#isClosed = true;
     clearImmediate(this.#pendingPublish);
     clearTimeout(this.#settleTimer);
+    for (const id of [...this.#drains.keys()]) this.#forgetDrain(id);
     return this.#stopChecks();
   }
 
@@ -197,11 +216,17 @@ export class PoolController {
     this.#publishSoon();
   }
 
+  #forgetDrain(id: string): void {
+    clearTimeout(this.#drains.get(id)?.timer);
+    this.#drains.delete(id);
+  }
+
   #operate(
     id: string,
     { draining, enabled }: { readonly draining: boolean; readonly enabled: boolean },
   ): BackendView {
     this.#book.memberOf(id);
+    this.#forgetDrain(id);
     const isDrainChanged = this.#pool.setDraining(id, draining);
     const isEnabledChanged = this.#pool.setEnabled(id, enabled);
     const view = this.backend(id);
@@ -215,7 +240,9 @@ export class PoolController {
     const member = this.#book.memberOf(id);
     const { origin, players, hasHeartbeat, heartbeatAtMs } = member;
     const failure = this.#health.failureOf(member);
-    const heartbeatAgeMs = Math.round(this.#options.clock.nowMs() - heartbeatAtMs);
+    const nowMs = this.#options.clock.nowMs();
+    const heartbeatAgeMs = Math.round(nowMs - heartbeatAtMs);
+    const drain = state === 'draining' ? this.#drains.get(id) : undefined;
     return {
       id,
       address: endpoint.toString(),
@@ -225,6 +252,7 @@ export class PoolController {
       ...(players === undefined ? {} : { players }),
       ...(hasHeartbeat ? { heartbeatAgeMs } : {}),
       ...(failure === undefined ? {} : { failure }),
+      ...(drain === undefined ? {} : { drainLeftMs: Math.max(0, Math.round(drain.endsAtMs - nowMs)) }),
     };
   }
 
@@ -242,6 +270,7 @@ export class PoolController {
 
   #watchHeartbeats(): void {
     this.#book.expire();
+    for (const id of [...this.#drains.keys()]) if (this.#book.get(id) === undefined) this.#forgetDrain(id);
     this.#health.countMissed();
     this.#publish();
   }

@@ -3,6 +3,7 @@
  *
  * - A member is well until its check says otherwise.
  * - With an active check (health-checks/) every member is asked once an interval.
+ * - Connections of clients that do not open take a member down at once, `connectFailures` of them in a row.
  * - With the health check `heartbeat`, each heartbeat is a success and each interval without one a failure.
  */
 import type { BackendPool } from '../core/backend-pool.ts';
@@ -31,6 +32,8 @@ interface Health {
   failure: string | undefined;
   /** Intervals without a heartbeat that were recorded since the last one. */
   missed: number;
+  /** Connections of clients in a row that did not open. */
+  connectFailures: number;
 }
 
 export class PoolHealth {
@@ -84,7 +87,7 @@ export class PoolHealth {
     for (const member of this.#options.book.members()) {
       const healthy = type === 'none' || this.#healthOf(member).tracker.healthy;
       const tracker = new HealthTracker({ rise, fall, healthy });
-      this.#healths.set(member, { tracker, failure: undefined, missed: 0 });
+      this.#healths.set(member, { tracker, failure: undefined, missed: 0, connectFailures: 0 });
       this.#options.pool.setHealthy(member.id, healthy);
     }
   }
@@ -105,6 +108,24 @@ export class PoolHealth {
       for (; health.missed < Math.floor((nowMs - member.heartbeatAtMs) / intervalMs); health.missed++)
         this.#record(member, 'no heartbeat');
     }
+  }
+
+  /**
+   * A client's connection to the member opened (`failure` is undefined), or did not.
+   *
+   * @returns whether that took it down
+   */
+  connected(member: Member, failure: string | undefined): boolean {
+    const { connectFailures: limit } = this.#healthCheck;
+    const health = this.#healthOf(member);
+    health.connectFailures = failure === undefined ? 0 : health.connectFailures + 1;
+    if (failure === undefined || limit === 0 || health.connectFailures < limit) return false;
+    health.connectFailures = 0;
+    if (!health.tracker.fail()) return false;
+    health.failure = `${limit} connections in a row did not open: ${failure}`;
+    this.#options.pool.setHealthy(member.id, false);
+    this.#options.log('warn', { backend: member.id, failure: health.failure }, 'unhealthy');
+    return true;
   }
 
   #onOutcome(member: Member, outcome: CheckOutcome): void {
@@ -131,7 +152,8 @@ export class PoolHealth {
     let health = this.#healths.get(member);
     if (health === undefined) {
       const { rise, fall } = this.#healthCheck;
-      health = { tracker: new HealthTracker({ rise, fall }), failure: undefined, missed: 0 };
+      const tracker = new HealthTracker({ rise, fall });
+      health = { tracker, failure: undefined, missed: 0, connectFailures: 0 };
       this.#healths.set(member, health);
     }
     return health;

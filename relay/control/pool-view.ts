@@ -13,6 +13,8 @@ export interface BackendView {
   readonly heartbeatAgeMs?: number;
   /** Why the last check failed; absent when it did not. */
   readonly failure?: string;
+  /** Until a drain's deadline; absent without one. */
+  readonly drainLeftMs?: number;
 }
 
 export interface PoolView {

@@ -34,6 +34,14 @@ export class HealthTracker {
     return this.#healthy;
   }
 
+  /** Takes the backend down at once: what is known is worse than a failed check. Returns whether it was up. */
+  fail(): boolean {
+    const wasHealthy = this.#healthy;
+    this.#healthy = false;
+    this.#consecutive = 0;
+    return wasHealthy;
+  }
+
   /** Takes the outcome of one check. Returns the change of verdict, if this check made one. */
   record(success: boolean): HealthTransition | undefined {
     if (success === this.#healthy) {

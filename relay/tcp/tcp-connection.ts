@@ -91,6 +91,9 @@ export interface TcpConnectionOptions {
   readonly onClosed: (connection: TcpConnection, reason: CloseReason) => void;
 }
 
+/** Codes that speak of the backend. Others, such as EMFILE, speak of the relay's own machine. */
+const BACKEND_FAULTS = new Set(['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT', 'EHOSTUNREACH', 'EHOSTDOWN']);
+
 /** Bytes at which a stream asks its source to wait; docs/tcp.md derives the memory bound from it. */
 export const STREAM_HIGH_WATER_BYTES = 16 * 1024;
 
@@ -278,7 +281,7 @@ export class TcpConnection {
     if (this.#reason !== undefined) return;
     const { pool, listener, onConnectOutcome } = this.#options;
     const failed = this.#backend!;
-    if (code !== undefined) onConnectOutcome(failed, code);
+    if (code !== undefined && BACKEND_FAULTS.has(code)) onConnectOutcome(failed, code);
     const other = this.#isRetry ? undefined : pool.acquireOther(failed, this.#choice());
     if (other === undefined) {
       this.close(reason);

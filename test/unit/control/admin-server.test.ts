@@ -212,3 +212,16 @@ test('a body over the limit is refused over a real socket too', async () => {
   expect(answer.statusCode).toBe(413);
   client.destroy();
 });
+
+test('a drain takes a deadline, and says what is wrong with one', async () => {
+  const { server } = createRig();
+  const drain = (query: string) =>
+    server.app.inject({ method: 'POST', url: `/v1/pools/games/backends/static-1/drain${query}` });
+  expect((await drain('?deadline=5m')).json()).toMatchObject({ state: 'draining', drainLeftMs: 300_000 });
+  expect((await drain('')).json()).not.toHaveProperty('drainLeftMs');
+  for (const query of ['?deadline=5', '?deadline=60d', '?deadline=1s&deadline=2s']) {
+    const { statusCode, body } = await drain(query);
+    expect([statusCode, body]).toEqual([400, expect.stringContaining('should be a duration')]);
+  }
+  expect((await drain('?dedline=5m')).body).toContain('is not a parameter here');
+});

@@ -215,3 +215,39 @@ test('a reload without changes publishes nothing', async () => {
   newest();
   expect(snapshots).toHaveLength(published);
 });
+
+test('a drain with a deadline ends in disabling; without one it lasts', async () => {
+  const pool = start('backends: [{ id: a, address: "10.0.0.1:7777" }, { id: b, address: "10.0.0.2:7777" }]');
+  expect(pool.drain('a', 5_000)).toMatchObject({ state: 'draining', drainLeftMs: 5_000 });
+  expect(pool.drain('b')).not.toHaveProperty('drainLeftMs');
+  await passSeconds(4);
+  expect(pool.backend('a').drainLeftMs).toBe(1_000);
+  await passSeconds(2);
+  expect(statesOf(pool)).toEqual(['a disabled', 'b draining']);
+  expect(pool.backend('a')).not.toHaveProperty('drainLeftMs');
+  expect(newest()?.ready).toHaveLength(0);
+});
+
+test("a drain's deadline is set anew by another drain and taken away by enabling", async () => {
+  const pool = start('backends: [{ id: a, address: "10.0.0.1:7777" }, { id: b, address: "10.0.0.2:7777" }]');
+  pool.drain('a', 1_000);
+  pool.drain('a', 10_000);
+  pool.drain('b', 1_000);
+  pool.enable('b');
+  await passSeconds(3);
+  expect(statesOf(pool)).toEqual(['a draining', 'b ready']);
+  pool.drain('a');
+  await passSeconds(60);
+  expect(statesOf(pool)).toEqual(['a draining', 'b ready']);
+});
+
+test('a deadline ends with the registration of its backend', async () => {
+  const pool = start(`${HEARTBEAT}, ${REGISTRATION}`);
+  register(pool, 'a');
+  pool.drain('a', 2_000);
+  pool.leave('a');
+  await passSeconds(1);
+  register(pool, 'a');
+  await passSeconds(1.5);
+  expect(statesOf(pool)).toEqual(['a ready']);
+});

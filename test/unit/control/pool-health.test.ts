@@ -105,3 +105,39 @@ test('what a check finds of a backend that has left meanwhile is not held agains
   expect([states(), health.counts().failed]).toEqual([['a ready'], 0]);
   expect([health.failureOf(gone), health.failureOf(book.memberOf('a'))]).toEqual([undefined, undefined]);
 });
+
+const PASSIVE = 'healthCheck: { type: heartbeat, interval: 1s, rise: 2, connectFailures: 3 }';
+
+test('connections of clients that do not open take a backend down at once, and the check brings it back', () => {
+  const { book, health, states, logged } = open(PASSIVE);
+  const a = book.memberOf('a');
+  expect([health.connected(a, 'ECONNREFUSED'), health.connected(a, 'ECONNREFUSED')]).toEqual([false, false]);
+  expect(states()).toEqual(['a ready', 'b ready']);
+  expect(health.connected(a, 'ECONNREFUSED')).toBe(true);
+  expect(states()).toEqual(['a unhealthy', 'b ready']);
+  expect(health.failureOf(a)).toBe('3 connections in a row did not open: ECONNREFUSED');
+  expect(logged).toEqual(['warn a: unhealthy']);
+  health.heartbeat(a);
+  expect(states()).toEqual(['a unhealthy', 'b ready']);
+  health.heartbeat(a);
+  expect(states()).toEqual(['a ready', 'b ready']);
+});
+
+test('connections that open in between, or do not count, take nobody down', () => {
+  const { book, health, states } = open(PASSIVE);
+  const a = book.memberOf('a');
+  for (let i = 0; i < 10; i++) health.connected(a, i % 3 === 2 ? undefined : 'ETIMEDOUT');
+  expect(states()).toEqual(['a ready', 'b ready']);
+
+  const indifferent = open(HEARTBEAT);
+  const b = indifferent.book.memberOf('b');
+  for (let i = 0; i < 100; i++) indifferent.health.connected(b, 'ECONNREFUSED');
+  expect(indifferent.states()).toEqual(['a ready', 'b ready']);
+});
+
+test('a backend that is down already is not taken down again', () => {
+  const { book, health, logged } = open(PASSIVE);
+  const a = book.memberOf('a');
+  for (let i = 0; i < 9; i++) health.connected(a, 'ECONNREFUSED');
+  expect(logged).toEqual(['warn a: unhealthy']);
+});

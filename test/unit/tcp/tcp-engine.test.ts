@@ -55,6 +55,38 @@ describe('least-connections', () => {
     await eventually(() => expect(liveByBackend()).toEqual({ small: 20, large: 60 }));
   });
 
+  test('is right under 1,000 connections opened at once, with weights', async () => {
+    const weights = { a: 1, b: 2, c: 3, d: 4 };
+    for (const [id, weight] of Object.entries(weights)) await bench.backend(id, hold, { weight });
+    await bench.listen();
+    await dialMany(1_000);
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 100, b: 200, c: 300, d: 400 }));
+  });
+
+  test('gives a backend that comes up its share slowly, where that is wanted', async () => {
+    let nowMs = 1_000;
+    await bench.end();
+    start({ now: () => nowMs });
+    for (const id of ['a', 'b']) await bench.backend(id, hold);
+    await bench.listen({ slowStartMs: 10_000 });
+    await dialMany(40);
+    // Those that were there from the beginning are not slow.
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 20, b: 20 }));
+    await bench.backend('new', hold);
+    bench.publish();
+    await dialMany(10);
+    // One hundredth of the weight: the first connection is as many as it may have for a long time.
+    await eventually(() => expect(liveByBackend()).toMatchObject({ new: 1 }));
+    nowMs += 5_000;
+    await dialMany(20);
+    // Half the weight: 70 connections in shares of 2, 2 and 1.
+    await eventually(() => expect(bench.status().liveConnections).toBe(70));
+    await eventually(() => expect(liveByBackend()['new']).toBe(14));
+    nowMs += 5_000;
+    await dialMany(20);
+    await eventually(() => expect(liveByBackend()).toEqual({ a: 30, b: 30, new: 30 }));
+  });
+
   test('gives the next connection to the backend that lost one', async () => {
     for (const id of ['a', 'b']) await bench.backend(id, greet(id));
     await bench.listen();
@@ -163,6 +195,45 @@ describe('a backend that can not be reached', () => {
     bench.publish();
     expect(await nextText(client)).not.toBe(chosen);
   });
+});
+
+test('a backend that resets before the first byte is replaced, and its successor gets every byte', async () => {
+  await bench.backend('rude', (socket) => socket.resetAndDestroy());
+  await bench.backend('kind', echo);
+  await bench.listen();
+  for (let i = 0; i < 6; i++) {
+    const client = bench.dial();
+    await once(client, 'connect');
+    await eventually(() => expect(liveByBackend()).toEqual({ kind: i + 1 }));
+    client.write(`hello ${i}`);
+    expect(await nextText(client)).toBe(`hello ${i}`);
+  }
+  expect(bench.status().counts.retried).toBeGreaterThan(0);
+  expect(bench.closed('backend-reset')).toBe(0);
+});
+
+test('every attempt to reach a backend is told: what speaks against the backend, and what does not', async () => {
+  const outcomes: string[] = [];
+  await bench.end();
+  let isExhausted = false;
+  start({
+    onConnectOutcome: (pool, { id }, failure) => outcomes.push(`${pool} ${id} ${failure ?? 'ok'}`),
+    connect: (options) => {
+      if (!isExhausted) return netConnect(options);
+      const socket = new Socket();
+      setImmediate(() => socket.destroy(Object.assign(new Error('full'), { code: 'EMFILE' })));
+      return socket;
+    },
+  });
+  await bench.deadBackend('dead');
+  await bench.backend('alive', greet('alive'));
+  await bench.listen({ algorithm: 'round-robin' });
+  await nextText(bench.dial());
+  await nextText(bench.dial());
+  expect(outcomes.sort()).toEqual(['pool alive ok', 'pool alive ok', 'pool dead ECONNREFUSED']);
+  isExhausted = true;
+  expect(await howItEnds(bench.dial())).toBe('reset');
+  expect(outcomes).toHaveLength(3);
 });
 
 test('a backend that fails after the first byte is not replaced', async () => {
