@@ -14,10 +14,18 @@ import { makePlan } from './plan.ts';
 import { PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { renderReport, renderSessionLoadReport, renderSoakReport, type Report } from './report/report.ts';
+import {
+  renderReport,
+  renderSessionLoadReport,
+  renderSoakReport,
+  renderTcpReport,
+  type Report,
+} from './report/report.ts';
 import type { BenchResults, Pinning, Plan, SoakResults } from './results.ts';
 import { runSessionLoad, SESSION_LOAD_STEPS } from './session-load.ts';
 import { runSoak, SOAK_STEPS } from './soak.ts';
+import { countTcpSteps, runTcpBenchmark } from './tcp/tcp-benchmark.ts';
+import type { TcpPlan } from './tcp/tcp-results.ts';
 
 type Arguments = ArgumentsCamelCase<InferredOptionTypes<typeof options>>;
 
@@ -31,11 +39,12 @@ export const command: CommandModule<object, Arguments> = {
       .example('$0 bench --quick', 'rough figures in under 20 s')
       .example('$0 bench --loads 100,300,600 --rounds 9', 'a closer look at three loads')
       .example('$0 bench --engine mmsg --peers none --dial 0,50,200', 'what waiting for more datagrams saves')
+      .example('$0 bench --tcp', 'what the login path costs, beside HAProxy and nginx')
       .example('$0 bench --soak 10m', 'whether memory or descriptors grow')
       .example('$0 bench --sessions 20000', 'what so many live sessions cost')
       .epilogue(
-        'Prints tables on standard output and writes results.json and report.html, or soak.json and soak.html, ' +
-          'or sessions.json and sessions.html, to --out. docs/benchmarking.md explains every figure.\n\n' +
+        'Prints tables on standard output and writes results.json and report.html, soak.json and soak.html, ' +
+          'sessions.json and sessions.html, or tcp.json and tcp.html to --out. docs/benchmarking.md explains every figure.\n\n' +
           'Exit codes: 0 the relay lost no update of the main load and moved nobody to another server; ' +
           '1 it did, or a process failed; 2 a flag is wrong; 130 ended by a signal.',
       ),
@@ -46,6 +55,9 @@ export const command: CommandModule<object, Arguments> = {
 export async function runBench(args: Arguments): Promise<void> {
   const { soak, sessions } = args;
   const plan = planOf(args);
+  if (args.tcp && (soak !== undefined || sessions !== undefined)) {
+    throw wrongFlag('--tcp', 'and --soak or --sessions are two runs; give one of them');
+  }
   if (sessions !== undefined) {
     if (soak !== undefined) throw wrongFlag('--sessions', 'and --soak are two runs; give one of them');
     const [engine] = plan.engines as [string];
@@ -56,6 +68,13 @@ export async function runBench(args: Arguments): Promise<void> {
     const report = renderSessionLoadReport(results);
     await publish(args.out, { name: 'sessions', page: 'sessions', results, report });
     judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
+  } else if (args.tcp) {
+    const tcpPlan = tcpPlanOf(args);
+    const results = await guarded(plan, countTcpSteps(tcpPlan), (context) =>
+      runTcpBenchmark({ ...context, plan: tcpPlan }),
+    );
+    if (results === undefined) return;
+    await publish(args.out, { name: 'tcp', page: 'tcp', results, report: renderTcpReport(results) });
   } else if (soak === undefined) {
     const results = await guarded(plan, countSteps(plan), (context) => runBenchmark({ ...context, plan }));
     if (results === undefined) return;
@@ -79,6 +98,13 @@ function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {
   const peers = asked.peers ?? (quick ? [] : Object.keys(PEERS));
   const given = { players, loads, ladder, rounds, peers, seed, quick };
   return makePlan({ ...given, engines: engine, dialUs: dial ?? [], pinning: pinning(pin) });
+}
+
+function tcpPlanOf({ rounds, quick }: Arguments): TcpPlan {
+  const MIB = 2 ** 20;
+  return quick
+    ? { rounds: rounds ?? 1, clients: 4, durationS: 1, bulkBytes: 64 * MIB }
+    : { rounds: rounds ?? 3, clients: 4, durationS: 3, bulkBytes: 1024 * MIB };
 }
 
 /** @param asked undefined when neither --pin nor --no-pin was given */

@@ -2,21 +2,33 @@
  * `npm run demo`: the whole system in one terminal. A relay, game servers that register themselves with it, and players,
  * with one line that says how they fare.
  *
- *   relay -> game servers register -> all are ready -> players join -> one line a second -> Ctrl-C, or --duration
- *   -> players end -> game servers leave -> relay ends -> a last line
+ *   database -> relay -> game servers register -> all are ready -> players log in -> players join -> one line a second
+ *   -> Ctrl-C, or --duration -> players end -> game servers leave -> relay ends -> a last line
  *
- * Relay and game servers are processes of their own; the players live in this one, so that it can show what they see.
+ * Players log in over TCP through the relay, at a login service beside each game server. The accounts are in PostgreSQL, where
+ * it is installed: the login services reach it through the relay, too. Else each login service has them itself.
+ *
+ * Database, relay and game servers are processes of their own; the players live in this one, so that it can show what they see.
  */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { clearLine, cursorTo } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import yargs from 'yargs';
 import { BotFleet } from '../botclient/bot-fleet.ts';
+import { logIn } from '../botclient/login.ts';
+import { playerAddresses } from '../botclient/player-address.ts';
 import { describeFailure, EXIT_OK, onStopSignal } from '../command-line.ts';
+import { createPlayers } from '../gameserver/postgres-accounts.ts';
 import { Endpoint } from '../net/address.ts';
 import { openDgramSocket } from '../net/dgram-socket.ts';
 import { parseDurationMs } from '../net/duration.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { CODECS } from '../wire/codec.ts';
+import { stubCredentials } from '../wire/login.ts';
+import { freeTcpPort } from './free-port.ts';
+import { PostgresCluster, postgresPrograms, POSTGRES_USER } from './postgres-cluster.ts';
 import { tickrelay, ProcessGroup } from './process-group.ts';
 import { readRelayMetrics } from './relay-metrics.ts';
 import { formatNumber, formatShare, formatTime } from './report/section.ts';
@@ -39,6 +51,7 @@ interface Fleet {
 
 async function runDemo(durationMs: number): Promise<void> {
   const group = new ProcessGroup();
+  const folder = mkdtempSync(join(tmpdir(), 'tickrelay-demo-'));
   let bots: BotFleet | undefined;
   const stop = new AbortController();
   onStopSignal(() => {
@@ -48,9 +61,14 @@ async function runDemo(durationMs: number): Promise<void> {
     else void bots.stop();
   });
   try {
-    const { udp, admin } = await startRelay(group);
-    await startGameServers(group, admin);
-    bots = createPlayers(udp, durationMs);
+    const database = await startDatabase(group, folder);
+    const addresses = await startRelay(group, database);
+    const { udp, admin, login } = addresses;
+    await startGameServers(group, addresses);
+    const playerIds = await logInPlayers(login, udp);
+    const store = database === undefined ? 'their own accounts' : 'accounts in PostgreSQL';
+    print(`${PLAYERS} players logged in on ${login.toString()}: three login services with ${store}.\n`);
+    bots = createFleet(udp, durationMs, playerIds);
     bots.start();
     print(
       `${PLAYERS} players at ${TICK_HZ} Hz on ${udp}, ${GAME_SERVERS} game servers behind it. Ctrl-C ends it.\n`,
@@ -66,21 +84,56 @@ async function runDemo(durationMs: number): Promise<void> {
     if (!stop.signal.aborted) throw error;
   } finally {
     await group.close();
+    rmSync(folder, { recursive: true, force: true });
   }
-  print('Relay and game servers have ended.\n');
+  print('Database, relay and game servers have ended.\n');
 }
 
-async function startRelay(group: ProcessGroup): Promise<{ udp: string; admin: string }> {
-  const args = ['--udp', '127.0.0.1:0', '--admin', '127.0.0.1:0', '--shutdown-deadline', '1ms', '--json'];
-  const relay = group.start(tickrelay('relay', ['relay', ...args]));
-  return relayAddresses(await relay.event('ready'));
+/** @returns undefined where PostgreSQL is not installed */
+async function startDatabase(group: ProcessGroup, folder: string): Promise<Endpoint | undefined> {
+  const programs = postgresPrograms();
+  if (programs === undefined) return undefined;
+  const { endpoint } = await PostgresCluster.start({ group, programs, folder });
+  await createPlayers(databaseUrl(endpoint), PLAYERS);
+  return endpoint;
 }
+
+interface Addresses {
+  readonly udp: string;
+  readonly admin: string;
+  /** Where players log in. */
+  readonly login: Endpoint;
+  /** The login services behind it, one for each game server. */
+  readonly loginServices: readonly Endpoint[];
+  /** Where the login services reach the database. */
+  readonly database: Endpoint | undefined;
+}
+
+async function startRelay(group: ProcessGroup, behind: Endpoint | undefined): Promise<Addresses> {
+  const login = await freeTcpPort();
+  const loginServices = await Promise.all(Array.from({ length: GAME_SERVERS }, () => freeTcpPort()));
+  const database = behind === undefined ? undefined : await freeTcpPort();
+  const databaseFlags = database === undefined ? [] : ['--tcp', `${database.toString()}=${String(behind)}`];
+  const relay = group.start(
+    tickrelay('relay', [
+      ...['relay', '--udp', '127.0.0.1:0', '--admin', '127.0.0.1:0', '--shutdown-deadline', '1ms', '--json'],
+      ...['--tcp', `${login.toString()}=${loginServices.join(',')}`],
+      ...databaseFlags,
+    ]),
+  );
+  return { ...relayAddresses(await relay.event('ready')), login, loginServices, database };
+}
+
+const databaseUrl = (at: Endpoint): string => `postgres://${POSTGRES_USER}@${at.toString()}/postgres`;
 
 /** Starts the game servers and waits until the relay takes players for each of them. */
-async function startGameServers(group: ProcessGroup, admin: string): Promise<void> {
+async function startGameServers(group: ProcessGroup, addresses: Addresses): Promise<void> {
+  const { admin, loginServices, database } = addresses;
   const servers = Array.from({ length: GAME_SERVERS }, (_, i) => {
     const args = ['--id', `${i + 1}`, '--register', `http://${admin}`, '--pool', POOL, '--json'];
-    return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...args]));
+    const login = ['--login', loginServices[i]!.toString(), '--accounts', `${PLAYERS}`];
+    const accounts = database === undefined ? [] : ['--database', databaseUrl(database)];
+    return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...args, ...login, ...accounts]));
   });
   await Promise.all(servers.map((server) => server.event('ready')));
   const deadline = performance.now() + READY_DEADLINE_MS;
@@ -103,8 +156,18 @@ async function countReady(admin: string): Promise<number> {
   return ready ?? 0;
 }
 
-function createPlayers(udp: string, durationMs: number): BotFleet {
+/** The addresses are those that the players play from: the relay sees one client in both. */
+function logInPlayers(login: Endpoint, udp: string): Promise<number[]> {
+  const addresses = playerAddresses(PLAYERS, Endpoint.parse(udp));
+  return logIn(
+    login,
+    addresses.map((address, i) => ({ credentials: stubCredentials(i), address })),
+  );
+}
+
+function createFleet(udp: string, durationMs: number, playerIds: readonly number[]): BotFleet {
   return new BotFleet({
+    playerIds,
     target: Endpoint.parse(udp),
     players: PLAYERS,
     tickHz: TICK_HZ,

@@ -77,6 +77,12 @@ export const options = {
     type: 'number',
     coerce: integer('--sessions', 100, MAX_SESSIONS),
   },
+  tcp: {
+    describe:
+      'Instead of all that: PostgreSQL and a bulk transfer, directly, through the relay and through peers',
+    type: 'boolean',
+    default: false,
+  },
   seed: {
     describe: "Of the players' paths",
     default: 1,

@@ -55,7 +55,7 @@ export async function openNginx({ group, backends, pinning }: RouteOptions): Pro
   }
 }
 
-interface Nginx {
+export interface Nginx {
   readonly program: string;
   readonly version: string;
   /** Path of the stream module, or undefined when it is built in. */
@@ -63,7 +63,7 @@ interface Nginx {
 }
 
 /** @throws RelayError TICKRELAY_ERR_LOAD */
-function findNginx(): Nginx {
+export function findNginx(): Nginx {
   for (const program of PROGRAMS) {
     const built = describeBuild(program);
     if (built !== undefined) return { program, ...parseBuild(built, existsSync) };
@@ -137,7 +137,7 @@ ${backends.map((backend) => `    server ${backend};`).join('\n')}
 }
 
 /** The pid file is written when the sockets are bound. @throws RelayError TICKRELAY_ERR_LOAD */
-async function untilListening(child: ManagedProcess, directory: string): Promise<void> {
+export async function untilListening(child: ManagedProcess, directory: string): Promise<void> {
   const deadline = performance.now() + READY_DEADLINE_MS;
   while (child.exit === undefined && performance.now() < deadline) {
     const pid = await readFile(join(directory, 'nginx.pid'), 'utf8').catch(() => '');

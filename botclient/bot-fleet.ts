@@ -30,6 +30,8 @@ export interface BotFleetOptions extends SendScheduleOptions {
   readonly seed: number;
   /** The first player's id; the others count up from it, at most to 65,535. */
   readonly firstPlayer: number;
+  /** Of the players, in order, where they logged in; by default they count up from `firstPlayer`. */
+  readonly playerIds?: readonly number[] | undefined;
   /** See playerAddresses. */
   readonly firstAddress?: IpAddress | undefined;
   /** How long answers are waited for after the last update. */
@@ -143,7 +145,7 @@ export class BotFleet {
   }
 
   #openPlayers(): Player[] {
-    const { target, codec, reply, seed, openSocket, firstPlayer, firstAddress } = this.#options;
+    const { target, codec, reply, seed, openSocket, firstPlayer, firstAddress, playerIds } = this.#options;
     const addresses = playerAddresses(this.#options.players, target, firstAddress);
     const context = {
       target,
@@ -156,8 +158,8 @@ export class BotFleet {
     };
     const players: Player[] = [];
     try {
-      for (const address of addresses)
-        players.push(new Player(firstPlayer + players.length, address, context));
+      for (const [i, address] of addresses.entries())
+        players.push(new Player(playerIds?.[i] ?? firstPlayer + i, address, context));
     } catch (error) {
       for (const player of players) void player.close();
       throw error;

@@ -1,7 +1,7 @@
 /**
  * One worker thread of the bots: a fleet with some of the players.
  *
- *   plan -> bind -> `bound` -> (start) -> play -> `summary` -> end
+ *   plan -> log in, where there is a login service -> bind -> `bound` -> (start) -> play -> `summary` -> end
  *
  * `progress` is answered at any time, `stop` ends the sending early.
  */
@@ -12,17 +12,22 @@ import { RelayError, type RelayErrorCode } from '../net/relay-error.ts';
 import { chooseSocket, type SocketChoice, type SocketKind } from '../net/socket-choice.ts';
 import { type CodecName, CODECS } from '../wire/codec.ts';
 import { BotFleet, type BotFleetOptions, type BotProgress } from './bot-fleet.ts';
+import { logIn } from './login.ts';
+import { playerAddresses } from './player-address.ts';
 import type { BotSummary } from './report.ts';
+import { stubCredentials } from '../wire/login.ts';
 
 /** A fleet's options in a form that goes from thread to thread. */
 export interface WorkerPlan extends Omit<
   BotFleetOptions,
-  'target' | 'codec' | 'firstAddress' | 'openSocket' | 'now' | 'metronome'
+  'target' | 'codec' | 'firstAddress' | 'playerIds' | 'openSocket' | 'now' | 'metronome'
 > {
   readonly target: string;
   readonly codec: CodecName;
   readonly firstAddress: string | undefined;
   readonly socket: SocketChoice;
+  /** The login service, as text; undefined: nobody logs in. */
+  readonly login: string | undefined;
 }
 
 export type WorkerOrder = 'start' | 'stop' | 'progress';
@@ -49,11 +54,15 @@ try {
 async function play(plan: WorkerPlan): Promise<void> {
   const socket = chooseSocket(plan.socket);
   try {
+    const target = Endpoint.parse(plan.target);
+    const firstAddress = plan.firstAddress === undefined ? undefined : IpAddress.parse(plan.firstAddress);
+    const playerIds = await logInAll(plan, playerAddresses(plan.players, target, firstAddress));
     const fleet = new BotFleet({
       ...plan,
-      target: Endpoint.parse(plan.target),
+      target,
       codec: CODECS[plan.codec],
-      firstAddress: plan.firstAddress === undefined ? undefined : IpAddress.parse(plan.firstAddress),
+      firstAddress,
+      playerIds,
       openSocket: socket.open,
       metronome: socket.metronome,
     });
@@ -68,4 +77,14 @@ async function play(plan: WorkerPlan): Promise<void> {
   } finally {
     socket.close();
   }
+}
+
+/** @returns the players' ids, or undefined where nobody logs in */
+async function logInAll({ login, firstPlayer }: WorkerPlan, addresses: readonly IpAddress[]) {
+  if (login === undefined) return undefined;
+  const attempts = addresses.map((address, i) => ({
+    credentials: stubCredentials(firstPlayer + i),
+    address,
+  }));
+  return logIn(Endpoint.parse(login), attempts);
 }

@@ -29,6 +29,12 @@ const options = {
     type: 'string',
     coerce: coerceEndpoint,
   },
+  login: {
+    describe: 'Log in at this TCP address first, as player-0 and so on, and play with the ids that it gives',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceEndpoint,
+  },
   players: {
     describe: `Players, 1 to ${MAX_PLAYER_ID + 1}`,
     default: 10,
@@ -126,6 +132,7 @@ export const command: CommandModule<object, Options> = {
       .options(options)
       .example('$0 bots --target 127.0.0.1:7777', '10 players at 128 Hz for 10 s')
       .example('$0 bots --target 127.0.0.1:7777 --players 100 --live', '100 players, one line a second')
+      .example('$0 bots --target 127.0.0.1:7777 --login 127.0.0.1:5433', 'log in first')
       .example('$0 bots --target 127.0.0.1:7777 --codec json --json | jq .loss', 'one figure of the summary')
       .example(
         '$0 bots --target 127.0.0.1:7777 --first-player 100 --first-address 127.2.0.1',
@@ -133,14 +140,14 @@ export const command: CommandModule<object, Options> = {
       )
       .epilogue(
         'SIGINT or SIGTERM ends the run early, with its summary. docs/bots.md explains the figures.\n\n' +
-          'Exit codes: 0 measured, whatever the figures are; 1 no update was ever answered, or a socket could not be had; ' +
+          'Exit codes: 0 measured, whatever the figures are; 1 no update was ever answered, a socket could not be had, or a player was not let in; ' +
           '2 a flag is wrong; 130 a second signal.',
       ),
   handler: runBots,
 };
 
 /**
- * @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG, TICKRELAY_ERR_ENGINE; TICKRELAY_ERR_UNREACHABLE when
+ * @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG, TICKRELAY_ERR_ENGINE, TICKRELAY_ERR_LOGIN; TICKRELAY_ERR_UNREACHABLE when
  *   nothing ever answered
  */
 export async function runBots(args: Arguments): Promise<void> {
@@ -161,6 +168,7 @@ export async function runBots(args: Arguments): Promise<void> {
     firstPlayer: args.firstPlayer,
     firstAddress: args.firstAddress?.toString(),
     socket: args.socket,
+    login: args.login?.toString(),
     workers,
   });
   const { socket, reason } = await crew.bound;

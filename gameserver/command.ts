@@ -4,12 +4,15 @@ import type { CommandModule } from 'yargs';
 import { createLogger, onStopSignal, printEvent } from '../command-line.ts';
 import { Endpoint } from '../net/address.ts';
 import { RelayError } from '../net/relay-error.ts';
-import { type ChosenSocket, chooseSocket } from '../net/socket-choice.ts';
+import { type ChosenSocket, chooseSocket, type SocketKind } from '../net/socket-choice.ts';
 import { CODECS } from '../wire/codec.ts';
 import type { GameServerArguments, GameServerFlags } from './flags.ts';
 import { flags } from './flags.ts';
 import type { GameServerCounts } from './game-server.ts';
 import { GameServer } from './game-server.ts';
+import { MemoryAccounts } from './accounts.ts';
+import { LoginService, type LoginCounts } from './login-service.ts';
+import { PostgresAccounts } from './postgres-accounts.ts';
 import { Registration } from './registration.ts';
 
 /** Time between two looks at the overruns of the tick loop, in ms. */
@@ -30,6 +33,7 @@ export const command: CommandModule<object, GameServerFlags> = {
         '$0 gameserver --listen 0.0.0.0:4567 --register http://10.0.0.2:7900 --advertise 10.0.0.5',
         'the same from another machine',
       )
+      .example('$0 gameserver --login 127.0.0.1:5433', 'let players log in over TCP, too')
       .example('$0 gameserver --reply tick --tick 64', 'one world state for each player, 64 times a second')
       .epilogue(
         'Runs until SIGINT or SIGTERM, then leaves the pool and prints its counts.\n\n' +
@@ -64,15 +68,21 @@ async function serve(args: GameServerArguments, socket: ChosenSocket, logger: Lo
     matchPlayers: args.match,
     forgetMs: args.forget,
   });
+  const login = await openLogin(args).catch(async (error: unknown) => {
+    await server.close();
+    throw error;
+  });
   const stopped = new Promise<void>((resolve) => onStopSignal(() => resolve()));
   const registration = register(server, args, logger);
   const overrunTimer = setInterval(reportOverruns(server, logger), OVERRUN_REPORT_MS);
-  printReady(server, args, socket);
+  printReady(server, args, { socket: socket.kind, login: login?.service.local });
   await stopped;
   await registration?.leave();
   clearInterval(overrunTimer);
+  await login?.service.close();
+  await login?.accounts.close();
   await server.close();
-  printSummary(server.counts, args);
+  printSummary(server.counts, login?.service.counts, args);
 }
 
 /** A relay can't send to 0.0.0.0, so a server that receives on every address must say which one to use. */
@@ -124,20 +134,38 @@ function reportOverruns(server: GameServer, logger: Logger): () => void {
   };
 }
 
-function printReady(server: GameServer, args: GameServerArguments, socket: ChosenSocket): void {
+/** Opens the login service, if there is to be one. @throws RelayError TICKRELAY_ERR_BIND */
+async function openLogin({ login, accounts: count, database }: GameServerArguments) {
+  if (login === undefined) return undefined;
+  const url = database ?? process.env['TICKRELAY_DATABASE'];
+  const accounts = url === undefined ? await MemoryAccounts.create(count) : new PostgresAccounts(url);
+  return { accounts, service: await LoginService.open({ listen: login, accounts }) };
+}
+
+interface Opened {
+  readonly socket: SocketKind;
+  readonly login: Endpoint | undefined;
+}
+
+function printReady(server: GameServer, args: GameServerArguments, { socket, login }: Opened): void {
   const { json, id, codec, reply, tick } = args;
   const udp = server.local.toString();
   if (json) {
-    printEvent('ready', { udp, id, socket: socket.kind });
+    printEvent('ready', { udp, id, socket, ...(login && { login: login.toString() }) });
     return;
   }
   const manner = reply === 'tick' ? `${tick} times a second` : 'at once';
   process.stdout.write(`game server ${id} on ${udp}: ${codec}, answers ${manner}\n`);
+  if (login !== undefined) process.stdout.write(`players log in on ${login.toString()}\n`);
 }
 
-function printSummary(counts: GameServerCounts, { json, id, reply }: GameServerArguments): void {
+function printSummary(
+  counts: GameServerCounts,
+  logins: LoginCounts | undefined,
+  { json, id, reply }: GameServerArguments,
+): void {
   if (json) {
-    printEvent('summary', { id, ...counts });
+    printEvent('summary', { id, ...counts, ...(logins && { logins }) });
     return;
   }
   const { received, accepted, malformed, sent, sendFailed, sendQueueFull } = counts;
@@ -146,5 +174,10 @@ function printSummary(counts: GameServerCounts, { json, id, reply }: GameServerA
   process.stdout.write(
     `game server ${id}: received ${received} (${accepted} accepted, ${malformed} malformed), ` +
       `sent ${sent} (${sendFailed} failed, ${sendQueueFull} met a full queue)${loop}\n`,
+  );
+  if (logins === undefined) return;
+  const { welcomed, denied, unavailable, malformed: strange } = logins;
+  process.stdout.write(
+    `logins: ${welcomed} welcomed, ${denied} denied, ${unavailable} unavailable, ${strange} malformed\n`,
   );
 }

@@ -13,6 +13,8 @@ import { REPLY_MODES } from './game-server.ts';
 /** Heartbeats in ms: more of them would tell the relay nothing. */
 const MIN_INTERVAL_MS = 100;
 
+const MAX_ACCOUNTS = 65_536;
+
 export const flags = {
   listen: {
     describe: 'Address and port to receive on; port 0 takes a free one',
@@ -94,6 +96,25 @@ export const flags = {
     requiresArg: true,
     type: 'number',
     coerce: integer('--weight', 1, 256),
+  },
+  login: {
+    describe: 'Address and port of a login service over TCP; without it there is none',
+    requiresArg: true,
+    type: 'string',
+    coerce: coerceEndpoint,
+  },
+  accounts: {
+    describe: 'Accounts of the login service, player-0 and so on, where there is no --database',
+    default: 100,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--accounts', 0, MAX_ACCOUNTS),
+  },
+  database: {
+    describe: 'PostgreSQL database with the accounts, like postgres://user@10.0.0.3:5432/login',
+    defaultDescription: '$TICKRELAY_DATABASE, or accounts in this process',
+    type: 'string',
+    requiresArg: true,
   },
   socket: {
     describe: 'Batched system calls (mmsg, on Linux), or the portable socket (dgram)',

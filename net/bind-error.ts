@@ -12,10 +12,10 @@ const REMEDIES: Readonly<Record<string, string>> = {
 };
 
 /** @param code the system's name for the failure, such as EADDRINUSE */
-export function bindError(local: Endpoint, code: string, cause?: unknown): RelayError {
+export function bindError(local: Endpoint, code: string, cause?: unknown, protocol = 'UDP'): RelayError {
   return new RelayError(
     'TICKRELAY_ERR_BIND',
-    `can't bind UDP ${local.toString()}: ${REMEDIES[code] ?? code}`,
+    `can't bind ${protocol} ${local.toString()}: ${REMEDIES[code] ?? code}`,
     { cause },
   );
 }

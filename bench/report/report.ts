@@ -9,6 +9,8 @@ import type { Section } from './section.ts';
 import { sessionLoadSection } from './session-load-section.ts';
 import { sessionTableSection, setupSection } from './setup-section.ts';
 import { soakSection } from './soak-section.ts';
+import type { TcpResults } from '../tcp/tcp-results.ts';
+import { tcpSection } from './tcp-section.ts';
 import { standingsSection } from './standings-section.ts';
 import { renderText } from './text-report.ts';
 
@@ -39,6 +41,15 @@ export function renderSoakReport(results: SoakResults): Report {
 export function renderSessionLoadReport(results: SessionLoadResults): Report {
   const sections = [sessionLoadSection(results)];
   return render({ title: 'tickrelay: live sessions', file: 'sessions.json', results, sections });
+}
+
+export function renderTcpReport(results: TcpResults): Report {
+  return render({
+    title: 'tickrelay TCP benchmark',
+    file: 'tcp.json',
+    results,
+    sections: [tcpSection(results)],
+  });
 }
 
 interface Parts {

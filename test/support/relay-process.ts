@@ -42,6 +42,7 @@ export interface BackendRow {
   readonly address: string;
   readonly state: string;
   readonly sessions: number;
+  readonly failure?: string;
 }
 
 /** What a relay may find itself in. */

@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PostgresCluster } from '../../bench/postgres-cluster.ts';
 import { ProcessGroup, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
 import type { Endpoint } from '../../net/address.ts';
 import { startGameServer, type GameServerProcess, type GameServerSettings } from './game-fleet.ts';
@@ -54,6 +55,12 @@ export class Stage {
 
   start(spec: ProcessSpec): ManagedProcess {
     return this.#group.start(spec);
+  }
+
+  /** Starts a PostgreSQL server that ends in order. */
+  async postgres(programs: string, name?: string): Promise<PostgresCluster> {
+    const options = { group: this.#group, programs, folder: this.folder };
+    return this.closing(await PostgresCluster.start(name === undefined ? options : { ...options, name }));
   }
 
   peer(local: string, answer?: Answer): UdpPeer {

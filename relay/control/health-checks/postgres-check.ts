@@ -88,15 +88,26 @@ async function verdict(socket: Socket, signal: AbortSignal): Promise<string | un
 }
 
 /** So many bytes; what comes behind them stays in the socket. */
-async function readBytes(socket: Socket, count: number, signal: AbortSignal): Promise<Buffer> {
-  for (;;) {
-    const bytes = socket.read(count) as Buffer | null;
-    // At the end of the stream `read` hands out what there is.
-    if (bytes !== null && bytes.length === count) return bytes;
-    if (bytes !== null || socket.readableEnded || socket.destroyed)
-      throw new Error('the connection ended without an answer');
-    await Promise.race([once(socket, 'readable', { signal }), once(socket, 'end', { signal })]);
-  }
+function readBytes(socket: Socket, count: number, signal: AbortSignal): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const settle = (act: () => void): void => {
+      socket.off('readable', look).off('end', fail).off('close', fail);
+      signal.removeEventListener('abort', fail);
+      act();
+    };
+    const fail = (): void => settle(() => reject(new Error('the connection ended without an answer')));
+    const look = (): void => {
+      const bytes = socket.read(count) as Buffer | null;
+      if (bytes === null) return;
+      // At the end of the stream `read` hands out what there is.
+      if (bytes.length === count) settle(() => resolve(bytes));
+      else fail();
+    };
+    socket.on('readable', look).on('end', fail).on('close', fail);
+    signal.addEventListener('abort', fail);
+    if (socket.destroyed || socket.readableEnded || signal.aborted) fail();
+    else look();
+  });
 }
 
 function hasRole({ port, user, password, database, role }: PostgresCheckConfig): HealthCheck {

@@ -18,6 +18,7 @@ const plan: BotCrewOptions = {
   seed: 1,
   firstPlayer: 100,
   firstAddress: undefined,
+  login: undefined,
   socket: 'dgram',
 };
 

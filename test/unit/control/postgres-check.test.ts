@@ -55,11 +55,11 @@ test('a server that asks for a password is well; it was asked for TLS and for a 
   expect(await ask(endpoint)).toBeUndefined();
   expect(received[0]).toBe(SSL_REQUEST);
   // int32 length, int32 196608, then user, database and application_name
-  expect(received[1]).toMatch(/^0000004e00030000/);
+  expect(received[1]).toMatch(/^0000004500030000/);
   expect(Buffer.from(received[1]!, 'hex').toString('latin1', 8)).toBe(
     'user\0tickrelay\0database\0postgres\0application_name\0tickrelay\0\0',
   );
-  expect(received[1]).toHaveLength(2 * 0x4e);
+  expect(received[1]).toHaveLength(2 * 0x45);
   await expect.poll(() => open.size).toBe(0);
 });
 

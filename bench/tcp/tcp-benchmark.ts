@@ -1,0 +1,116 @@
+/**
+ * `tickrelay bench --tcp`: what the way through a relay costs a database. A PostgreSQL server of the run's own, and every
+ * route to it in turn, round after round, so that what the machine does beside it meets all of them alike.
+ */
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { RelayError } from '../../net/relay-error.ts';
+import { cpuSpent, describeMachine, readCpuTimes } from '../machine.ts';
+import { PostgresCluster, postgresPrograms } from '../postgres-cluster.ts';
+import { processCpuBetween, readProcessCpu } from '../process-cpu.ts';
+import type { ProcessGroup } from '../process-group.ts';
+import type { Progress } from '../progress.ts';
+import type { AbsentPeer } from '../results.ts';
+import { startBulkServer, transfer } from './bulk.ts';
+import { initPgbench, runPgbench } from './pgbench.ts';
+import { WORKLOADS, type TcpPlan, type TcpResults, type TcpRun, type Workload } from './tcp-results.ts';
+import { openTcpRoute, TCP_ROUTES, type TcpRoute } from './tcp-routes.ts';
+
+const IDLE_WATCH_MS = 400;
+const MIB = 2 ** 20;
+
+export interface TcpBenchmarkOptions {
+  readonly plan: TcpPlan;
+  readonly group: ProcessGroup;
+  readonly signal: AbortSignal;
+  readonly progress: Progress;
+}
+
+export function countTcpSteps({ rounds }: TcpPlan): number {
+  return 1 + rounds * WORKLOADS.length * Object.keys(TCP_ROUTES).length;
+}
+
+/** @throws RelayError TICKRELAY_ERR_LOAD when a program failed or is not there; an AbortError when `signal` fired */
+export async function runTcpBenchmark(options: TcpBenchmarkOptions): Promise<TcpResults> {
+  const programs = postgresPrograms();
+  if (programs === undefined) {
+    throw new RelayError(
+      'TICKRELAY_ERR_LOAD',
+      '--tcp needs a PostgreSQL server in /usr/lib/postgresql (Debian: postgresql)',
+    );
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'tickrelay-tcp-'));
+  chmodSync(folder, 0o755);
+  try {
+    return await measure({ ...options, programs, folder });
+  } finally {
+    await options.group.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+type Context = TcpBenchmarkOptions & { readonly programs: string; readonly folder: string };
+
+async function measure(context: Context): Promise<TcpResults> {
+  const { plan, group, signal, progress, programs, folder } = context;
+  const startedAt = new Date().toISOString();
+  progress.step('starting PostgreSQL and the routes');
+  const idle = readCpuTimes();
+  await sleep(IDLE_WATCH_MS, undefined, { signal });
+  const machine = describeMachine(cpuSpent(idle, readCpuTimes()).share);
+  const cluster = await PostgresCluster.start({ group, programs, folder, settings: ['max_connections=200'] });
+  await initPgbench(programs, cluster.endpoint);
+  const postgres = await cluster.query(cluster.endpoint, 'show server_version');
+  const services = [cluster.endpoint, await startBulkServer(group)];
+  const routes: TcpRoute[] = [];
+  const absent: AbsentPeer[] = [];
+  for (const name of Object.keys(TCP_ROUTES)) {
+    const route = await openTcpRoute(name, { group, services, folder });
+    if ('targets' in route) routes.push(route);
+    else absent.push(route);
+  }
+  progress.skip(absent.length * plan.rounds * WORKLOADS.length);
+
+  const runs: TcpRun[] = [];
+  for (let round = 1; round <= plan.rounds; round++) {
+    for (const workload of WORKLOADS) {
+      for (const route of routes) {
+        progress.step(`round ${round}: ${workload}, ${route.info.name}`);
+        signal.throwIfAborted();
+        runs.push({ ...(await runOne(route, workload, context)), round });
+      }
+    }
+  }
+  await cluster.close();
+  return { startedAt, machine, plan, postgres, routes: routes.map(({ info }) => info), absent, runs };
+}
+
+async function runOne(route: TcpRoute, workload: Workload, context: Context): Promise<Omit<TcpRun, 'round'>> {
+  const before = route.pid === undefined ? undefined : readProcessCpu(route.pid);
+  const load = workload === 'bulk' ? await bulk(route, context) : await queries(route, workload, context);
+  const after = route.pid === undefined ? undefined : readProcessCpu(route.pid);
+  const cpu = before && after && processCpuBetween(before, after);
+  return { route: route.info.name, workload, cpu, ...load };
+}
+
+async function queries({ targets }: TcpRoute, workload: Workload, context: Context) {
+  const { programs, plan, folder, signal } = context;
+  const { transactions, transactionsPerSecond, latencyUs } = await runPgbench({
+    programs,
+    target: targets[0]!,
+    clients: plan.clients,
+    durationS: plan.durationS,
+    isReconnecting: workload === 'reconnecting',
+    folder,
+    signal,
+  });
+  return { units: transactions, unitsPerSecond: transactionsPerSecond, latencyUs };
+}
+
+async function bulk({ targets }: TcpRoute, { plan, signal }: Context) {
+  const tookMs = await transfer(targets[1]!, plan.bulkBytes, signal);
+  const units = plan.bulkBytes / MIB;
+  return { units, unitsPerSecond: (1000 * units) / tookMs, latencyUs: undefined };
+}
