@@ -333,7 +333,7 @@ export class TcpConnection {
       this.#lastActiveMs = now();
       this.#downstreamBytes += chunk.length;
       counters.downstreamBytes += chunk.length;
-      if (!this.#backendSocket!.write(chunk)) clientSocket.pause();
+      if (isHeldUp(this.#backendSocket!, chunk)) clientSocket.pause();
     });
     clientSocket.on('drain', () => {
       this.#lastActiveMs = now();
@@ -352,7 +352,7 @@ export class TcpConnection {
       this.#lastActiveMs = now();
       this.#upstreamBytes += chunk.length;
       counters.upstreamBytes += chunk.length;
-      if (!clientSocket.write(chunk)) backendSocket.pause();
+      if (isHeldUp(clientSocket, chunk)) backendSocket.pause();
     });
     // A drain is activity too: a slow reader may take minutes over what is buffered for it.
     backendSocket.on('drain', () => {
@@ -367,6 +367,11 @@ export class TcpConnection {
     if (this.#backend !== undefined) this.#options.pool.release(this.#backend);
     this.#options.onClosed(this, this.#reason ?? 'completed');
   }
+}
+
+/** Writes. @returns whether so much waits now that the source must; what the system took at once does not wait */
+function isHeldUp(socket: Socket, chunk: Buffer): boolean {
+  return !socket.write(chunk) && socket.writableLength > 0;
 }
 
 function bufferedBytes(socket: Socket | undefined): number {

@@ -6,8 +6,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { mainJobHolds } from '../../bench/command.ts';
+import { postgresPrograms } from '../../bench/postgres-cluster.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
 import type { BenchResults, SessionLoadResults, SoakResults } from '../../bench/results.ts';
+import { WORKLOADS, type TcpResults } from '../../bench/tcp/tcp-results.ts';
 
 const DEADLINE_MS = 240_000;
 
@@ -176,6 +178,30 @@ async function pathWithBrokenNginx(): Promise<string> {
   return `${directory}:${process.env['PATH'] ?? ''}`;
 }
 
+describe('the login path', () => {
+  it('is measured through every route that is installed', { timeout: DEADLINE_MS }, async ({ skip }) => {
+    if (postgresPrograms() === undefined) return skip('there is no PostgreSQL server in /usr/lib/postgresql');
+    const bench = group.start(tickrelay('bench', ['bench', '--tcp', '--quick', '--out', directory]));
+    expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 0, signal: null });
+    const results = JSON.parse(readFileSync(join(directory, 'tcp.json'), 'utf8')) as TcpResults;
+    const names = results.routes.map(({ name }) => name);
+    expect(names).toEqual(expect.arrayContaining(['direct', 'userspace']));
+    expect(names.length + results.absent.length).toBe(4);
+    for (const name of names) {
+      const runs = results.runs.filter(({ route }) => route === name);
+      expect(runs.map(({ workload }) => workload)).toEqual([...WORKLOADS]);
+      for (const { units, unitsPerSecond, latencyUs, workload, cpu } of runs) {
+        expect(units).toBeGreaterThan(0);
+        expect(unitsPerSecond).toBeGreaterThan(0);
+        expect(latencyUs === undefined).toBe(workload === 'bulk');
+        expect(cpu === undefined).toBe(name === 'direct');
+      }
+    }
+    expect(bench.stdout).toContain('Select-only transactions over connections that stay');
+    expect(readFileSync(join(directory, 'tcp.html'), 'utf8')).toContain('<table>');
+  });
+});
+
 describe('the demo', () => {
   it('plays, prints one line a second and ends by itself', { timeout: DEADLINE_MS }, async () => {
     const demo = group.start({ name: 'demo', args: [DEMO, '--duration', '2s'] });
@@ -184,6 +210,7 @@ describe('the demo', () => {
     expect(demo.stdout).toMatch(
       /10 players \(\d\+\d\+\d\) {2}[\d,]+ datagrams\/s {2}p50 \S+ µs {2}p99 \S+ µs {2}loss/,
     );
+    expect(demo.stdout).toContain('10 players logged in');
     expect(demo.stdout).toMatch(/updates sent, \S+ lost, 0 times a wrong server/);
   });
 
@@ -191,7 +218,8 @@ describe('the demo', () => {
     const demo = group.start({ name: 'demo', args: [DEMO] });
     await expect.poll(() => demo.stdout, { timeout: DEADLINE_MS }).toContain('datagrams/s');
     const children = childrenOf(demo);
-    expect(children).toHaveLength(4);
+    // Relay, three game servers, and the database where PostgreSQL is installed.
+    expect(children).toHaveLength(postgresPrograms() === undefined ? 4 : 5);
     demo.signal('SIGINT');
     expect(await demo.ended(DEADLINE_MS)).toEqual({ code: 0, signal: null });
     expect(children.filter(isRunning)).toEqual([]);

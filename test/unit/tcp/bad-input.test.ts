@@ -71,7 +71,7 @@ test('an accept flood is refused above the cap and leaves nothing behind', async
   await stillFine();
   for (const client of flood) client.destroy();
   await eventually(() => expect(bench.status().liveConnections).toBe(1));
-  await eventually(() => expect(openSockets()).toBe(before));
+  await eventually(() => expect(openSockets()).toBeLessThanOrEqual(before));
 });
 
 test('a flood from one client IP is held back by its rate, and others come in', async () => {
@@ -152,6 +152,6 @@ test.each([
       await eventually(() => expect(bench.closed(reason)).toBe(300 * round));
     }
     await eventually(() => expect(bench.status().liveConnections).toBe(0));
-    await eventually(() => expect(openSockets()).toBe(before));
+    await eventually(() => expect(openSockets()).toBeLessThanOrEqual(before));
   },
 );
