@@ -30,6 +30,18 @@ const DIGEST = `
   server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
 `;
 
+/** A program that says its name over TCP and over UDP, on one port. */
+const BOTH = (name: string): string => `
+  const udp = require('node:dgram').createSocket('udp4', (_, from) => udp.send('${name}', from.port, from.address));
+  const tcp = require('node:net').createServer((socket) => socket.on('error', () => {}).end('${name}'));
+  const open = () => tcp.listen(0, '127.0.0.1', () => {
+    const { port } = tcp.address();
+    udp.once('error', () => tcp.close(open));
+    udp.bind(port, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port })));
+  });
+  open();
+`;
+
 interface Backend {
   readonly id: string;
   readonly address: string;
@@ -166,4 +178,27 @@ test('after SIGTERM a connection goes on, new ones are refused, and the relay en
   expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
   const { tcp } = await relay.process.event('summary');
   expect(tcp).toMatchObject({ login: { accepted: 1, closed: { completed: 1 } } });
+});
+
+test('a TCP and a UDP listener of one pool, both by ip-hash, send a client to the same server', async () => {
+  const backends = await Promise.all(['a', 'b', 'c'].map((name) => backend(name, BOTH(name))));
+  const relay = await stage.relay({
+    listeners: [
+      { name: 'game', protocol: 'udp', listen: '127.0.0.1:0', pool: 'servers', algorithm: 'ip-hash' },
+      { name: 'login', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'servers', algorithm: 'ip-hash' },
+    ],
+    pools: { servers: { backends: backends.map(({ id, address }) => ({ id, address })) } },
+    admin: { listen: '127.0.0.1:0' },
+  });
+  const servers = new Set<string>();
+  for (let i = 1; i <= 12; i++) {
+    const local = `127.30.0.${i}`;
+    const login = stage.closing(await TcpClient.connect(relay.listener('login'), local));
+    await login.untilOver();
+    const player = stage.peer(`${local}:0`);
+    const { payload } = await player.ask(relay.listener('game'), 'hello');
+    expect(payload.toString()).toBe(login.received.toString());
+    servers.add(login.received.toString());
+  }
+  expect(servers.size).toBeGreaterThan(1);
 });

@@ -18,8 +18,9 @@ export class TcpClient {
   }
 
   /** Fails as the system does, with `code` ECONNREFUSED for example. */
-  static async connect(to: Endpoint): Promise<TcpClient> {
-    const socket = connect({ host: to.ip.toString(), port: to.port, allowHalfOpen: true });
+  static async connect(to: Endpoint, localAddress?: string): Promise<TcpClient> {
+    const from = localAddress === undefined ? {} : { localAddress };
+    const socket = connect({ host: to.ip.toString(), port: to.port, allowHalfOpen: true, ...from });
     await once(socket, 'connect');
     return new TcpClient(socket);
   }
