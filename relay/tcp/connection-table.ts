@@ -3,7 +3,8 @@
  * and goes on where the last step stopped: no timer for each connection, and no step that holds up the event loop.
  */
 import { IpAddress } from '../../net/address.ts';
-import type { TcpConnection, TcpConnectionView } from './tcp-connection.ts';
+import type { TcpConnection } from './tcp-connection.ts';
+import type { TcpConnectionView } from './tcp-connection-view.ts';
 
 export interface TcpConnectionQuery {
   /** At most this many; the listing says whether there were more. */

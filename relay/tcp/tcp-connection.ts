@@ -16,59 +16,16 @@ import type { Socket, TcpNetConnectOpts } from 'node:net';
 import { Endpoint, IpAddress } from '../../net/address.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
-import { readProxyHeader, writeProxyHeader, type ProxyVersion } from './proxy-header.ts';
+import { writeProxyHeader } from './proxy-header.ts';
+import { ReadBuffer } from './read-buffer.ts';
+import { bufferedBytes, isHeldUp, reset, STREAM_HIGH_WATER_BYTES, takeProxyHeader } from './stream-ends.ts';
+import type { TcpConnectionState, TcpConnectionView } from './tcp-connection-view.ts';
 import type { TcpCounters } from './tcp-counters.ts';
 import type { TcpChoice, TcpPool } from './tcp-pool.ts';
-
-export type TcpConnectionState =
-  /** A trusted proxy is to say who the client is. */
-  | 'proxy-header'
-  /** Waits for a limit. */
-  | 'queued'
-  | 'connecting'
-  | 'established'
-  /** The client sent its FIN; the backend may go on. */
-  | 'client-ended'
-  /** The backend sent its FIN; the client may go on. */
-  | 'backend-ended'
-  /** Both ended or the connection was cut; the last bytes are on their way, or the descriptors are being closed. */
-  | 'closing';
-
-/** One live connection, as the admin API lists it. */
-export interface TcpConnectionView {
-  readonly id: number;
-  readonly listener: string;
-  readonly client: string;
-  /** Id; undefined until one is chosen. */
-  readonly backend: string | undefined;
-  readonly state: TcpConnectionState;
-  readonly ageMs: number;
-  /** Time since a byte last moved, in either direction. */
-  readonly idleMs: number;
-  /** Bytes read from the client. */
-  readonly downstreamBytes: number;
-  /** Bytes read from the backend. */
-  readonly upstreamBytes: number;
-  /** Bytes read and not yet taken by the system of the other side, both directions together. */
-  readonly bufferedBytes: number;
-}
+import type { TcpConnectionRules } from './tcp-rules.ts';
 
 /** How a socket towards a backend is opened; `node:net`'s connect, unless a test stands in. */
 export type Connect = (options: TcpNetConnectOpts) => Socket;
-
-/** What a connection obeys; its listener may change the values while it lives. */
-export interface TcpConnectionRules {
-  /** For each of at most two attempts. */
-  readonly connectTimeoutMs: number;
-  /** Time without a byte in either direction after which a connection ends. */
-  readonly idleTimeoutMs: number;
-  /** Silence before the system probes whether the other end is still there; 0 means never. */
-  readonly keepAliveMs: number;
-  /** How long a backend takes from coming up to its whole share of new connections. */
-  readonly slowStartMs: number;
-  /** The PROXY header that a backend gets before the client's bytes. */
-  readonly proxyProtocol: { readonly send: ProxyVersion | 'none' };
-}
 
 /** The system's code for why a backend could not be reached, or `ETIMEDOUT`; undefined when it could. */
 export type ConnectOutcome = (backend: BackendEntry, failure: string | undefined) => void;
@@ -94,9 +51,6 @@ export interface TcpConnectionOptions {
 /** Codes that speak of the backend. Others, such as EMFILE, speak of the relay's own machine. */
 const BACKEND_FAULTS = new Set(['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT', 'EHOSTUNREACH', 'EHOSTDOWN']);
 
-/** Bytes at which a stream asks its source to wait; docs/tcp.md derives the memory bound from it. */
-export const STREAM_HIGH_WATER_BYTES = 16 * 1024;
-
 export class TcpConnection {
   readonly id: number;
   readonly #options: TcpConnectionOptions;
@@ -107,6 +61,7 @@ export class TcpConnection {
   /** Acquired from the pool, and released when the connection is closed. */
   #backend: BackendEntry | undefined;
   #backendSocket: Socket | undefined;
+  readonly #readBuffer = new ReadBuffer();
   #hash = 0;
   /** Of the wait or of the attempt to connect. */
   #timer: NodeJS.Timeout | undefined;
@@ -180,30 +135,20 @@ export class TcpConnection {
    * @param onRead `client` is the client that the header names, or the proxy itself
    */
   readProxyHeader(timeoutMs: number, onRead: () => void): void {
-    const socket = this.#clientSocket;
     this.#isReadingHeader = true;
     this.#timer = setTimeout(() => this.close('proxy-header-timeout'), timeoutMs);
-    let bytes = Buffer.alloc(0);
-    const onEnd = () => this.close('bad-proxy-header');
-    const onReadable = () => {
-      const chunk = socket.read() as Buffer | null;
-      if (chunk === null || this.#reason !== undefined) return;
-      bytes = Buffer.concat([bytes, chunk]);
-      const header = readProxyHeader(bytes);
-      if (header === 'incomplete') return;
-      if (header === 'malformed') {
+    takeProxyHeader(this.#clientSocket, (addresses) => {
+      if (this.#reason !== undefined) return;
+      if (addresses === 'malformed') {
         this.close('bad-proxy-header');
         return;
       }
       clearTimeout(this.#timer);
-      socket.off('readable', onReadable).off('end', onEnd);
-      if (header.length < bytes.length) socket.unshift(bytes.subarray(header.length));
       this.#isReadingHeader = false;
-      this.#client = header.addresses?.client ?? this.#client;
-      this.#destination = header.addresses?.destination;
+      this.#client = addresses?.client ?? this.#client;
+      this.#destination = addresses?.destination;
       onRead();
-    };
-    socket.on('readable', onReadable).once('end', onEnd);
+    });
   }
 
   /** The client waits; `connectTo` ends it, or the time does. */
@@ -258,6 +203,10 @@ export class TcpConnection {
       keepAlive: keepAliveMs > 0,
       keepAliveInitialDelay: keepAliveMs,
       highWaterMark: STREAM_HIGH_WATER_BYTES,
+      onread: {
+        buffer: () => this.#readBuffer.target,
+        callback: (count: number) => this.#fromBackend(count),
+      },
     } as TcpNetConnectOpts);
     this.#backendSocket = socket;
     this.#openSockets++;
@@ -344,16 +293,21 @@ export class TcpConnection {
     else clientSocket.once('end', () => this.#backendSocket!.end());
   }
 
+  /** Passes on what was read. @returns whether to read on */
+  #fromBackend(count: number): boolean {
+    const { listener, now } = this.#options;
+    this.#lastActiveMs = now();
+    this.#upstreamBytes += count;
+    listener.counters.upstreamBytes += count;
+    const clientSocket = this.#clientSocket;
+    const mayGoOn = !isHeldUp(clientSocket, this.#readBuffer.take(count));
+    this.#readBuffer.settle(count, mayGoOn && clientSocket.writableLength > 0);
+    return mayGoOn;
+  }
+
   #pumpFrom(backendSocket: Socket): void {
     const clientSocket = this.#clientSocket;
-    const { counters } = this.#options.listener;
     const { now } = this.#options;
-    backendSocket.on('data', (chunk: Buffer) => {
-      this.#lastActiveMs = now();
-      this.#upstreamBytes += chunk.length;
-      counters.upstreamBytes += chunk.length;
-      if (isHeldUp(clientSocket, chunk)) backendSocket.pause();
-    });
     // A drain is activity too: a slow reader may take minutes over what is buffered for it.
     backendSocket.on('drain', () => {
       this.#lastActiveMs = now();
@@ -367,24 +321,4 @@ export class TcpConnection {
     if (this.#backend !== undefined) this.#options.pool.release(this.#backend);
     this.#options.onClosed(this, this.#reason ?? 'completed');
   }
-}
-
-/** Writes. @returns whether so much waits now that the source must; what the system took at once does not wait */
-function isHeldUp(socket: Socket, chunk: Buffer): boolean {
-  return !socket.write(chunk) && socket.writableLength > 0;
-}
-
-function bufferedBytes(socket: Socket | undefined): number {
-  return socket === undefined ? 0 : socket.readableLength + socket.writableLength;
-}
-
-/**
- * Closes a socket so that its peer sees RST, never a FIN after only a part of the bytes. Where the last byte is out and
- * the FIN on its way, Node can't reset any more and need not: the peer has everything.
- */
-export function reset(socket: Socket | undefined): void {
-  if (socket === undefined || socket.destroyed) return;
-  const isFinishing = socket.writableEnded && !socket.writableFinished && socket.writableLength === 0;
-  if (socket.connecting || isFinishing) socket.destroy();
-  else socket.resetAndDestroy();
 }

@@ -12,7 +12,8 @@ import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
 import { TcpConnection, type Connect, type ConnectOutcome } from './tcp-connection.ts';
-import { TcpListener, type TcpListenerSpec, type TcpListenerStatus } from './tcp-listener.ts';
+import { TcpListener, type TcpListenerStatus } from './tcp-listener.ts';
+import type { TcpListenerSpec } from './tcp-rules.ts';
 import { TcpPool } from './tcp-pool.ts';
 
 /** Between two steps of the idle sweep. An idle connection ends at most this late for each 4,096 live ones. */

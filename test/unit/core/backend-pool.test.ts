@@ -26,6 +26,19 @@ function slotAt(snapshot: PoolSnapshot, endpoint: string): number {
 }
 
 describe('backends', () => {
+  test('a cap of connections is what the snapshot says, none by default, and moves nobody', () => {
+    const pool = new BackendPool('p');
+    pool.add({ ...spec('a', '10.0.0.3:7777'), maxConnections: 90 });
+    pool.add(spec('b', '10.0.0.5:7777'));
+    const before = pool.snapshot();
+    expect(before.backends.map((backend) => backend?.maxConnections)).toEqual([90, 0]);
+    expect([pool.setMaxConnections('b', 5), pool.setMaxConnections('b', 5)]).toEqual([true, false]);
+    const after = pool.snapshot();
+    expect(after.backends[1]?.maxConnections).toBe(5);
+    expect(after.usable).toEqual(before.usable);
+    expect(after.maglev).toBe(before.maglev);
+  });
+
   test('a new backend is ready, unless it has to prove its health first', () => {
     const pool = new BackendPool('p');
     pool.add(spec('a', '10.0.0.3:7777'));

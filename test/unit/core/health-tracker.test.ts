@@ -72,3 +72,14 @@ test('agrees with the naive twin after every check of any history', () => {
     }),
   );
 });
+
+test('takes a backend down at once where more is known than a check says, and brings it back as ever', () => {
+  const tracker = new HealthTracker({ rise: 2, fall: 3 });
+  tracker.record(false);
+  expect([tracker.fail(), tracker.fail()]).toEqual([true, false]);
+  expect(tracker.healthy).toBe(false);
+  expect(tracker.record(true)).toBeUndefined();
+  expect(tracker.fail()).toBe(false);
+  expect(tracker.record(true)).toBeUndefined();
+  expect(tracker.record(true)).toBe('up');
+});

@@ -48,6 +48,24 @@ describe('ip-hash', () => {
 });
 
 describe('least-connections', () => {
+  test('takes other weights where they are given, and one of weight 0 only where all have it', () => {
+    const snapshot = poolOf(1, 1, 1);
+    const selector = new Selector();
+    const live = liveSessions(10, 12, 30);
+    for (const preferred of [0, 1, 2]) {
+      const choose = (...weights: number[]): number => {
+        const hash = hashPreferring(snapshot, preferred);
+        return selector.choose('least-connections', snapshot, hash, live, Float64Array.from(weights));
+      };
+      expect(choose(1, 1, 1)).toBe(0);
+      expect(choose(0, 1, 1)).toBe(1);
+      expect(choose(0, 0, 1)).toBe(2);
+      expect(choose(1, 1, 3.5)).toBe(2);
+      expect(choose(1, 0, 2.9)).toBe(0);
+      expect(choose(0, 0, 0)).toBe(preferred);
+    }
+  });
+
   test('takes the fewest live sessions per weight', () => {
     const snapshot = poolOf(1, 2, 4);
     const choose = (...counts: number[]): number =>

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { reset } from '../../../relay/tcp/tcp-connection.ts';
+import { reset } from '../../../relay/tcp/stream-ends.ts';
 import { echo, eventually, hold, howItEnds, nextText, TcpBench } from './tcp-bench.ts';
 
 const MIB = 1024 * 1024;

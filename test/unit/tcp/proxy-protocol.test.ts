@@ -4,7 +4,7 @@ import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Cidr } from '../../../net/address.ts';
-import type { TcpListenerSpec } from '../../../relay/tcp/tcp-listener.ts';
+import type { TcpListenerSpec } from '../../../relay/tcp/tcp-rules.ts';
 import { eventually, greet, howItEnds, isBalanced, nextText, TcpBench } from './tcp-bench.ts';
 
 let bench: TcpBench;

@@ -6,7 +6,8 @@ import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../../relay/tcp/close-reason.ts';
 import { TcpEngine, type TcpEngineOptions } from '../../../relay/tcp/tcp-engine.ts';
-import type { TcpListenerSpec, TcpListenerStatus } from '../../../relay/tcp/tcp-listener.ts';
+import type { TcpListenerStatus } from '../../../relay/tcp/tcp-listener.ts';
+import type { TcpListenerSpec } from '../../../relay/tcp/tcp-rules.ts';
 
 export class TestBackend {
   readonly server: Server;
