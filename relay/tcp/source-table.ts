@@ -4,7 +4,7 @@
  * live connections and those accepted within a second.
  */
 import type { IpAddress } from '../../net/address.ts';
-import { refill } from '../core/token-bucket.ts';
+import { TokenBucket } from '../core/token-bucket.ts';
 
 /** A token bucket holds one second's worth, so that after one second it is full whatever happened before. */
 const BUCKET_MS = 1_000;
@@ -15,8 +15,9 @@ export class Source {
   admitted = 0;
   /** Connections that wait for a limit. */
   waiting = 0;
-  #tokens = 0;
-  #tokensAtMs = Number.NEGATIVE_INFINITY;
+  /** Made when a rate is first limited. */
+  #bucket: TokenBucket | undefined;
+  #tokenAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(ip: string) {
     this.ip = ip;
@@ -25,16 +26,15 @@ export class Source {
   /** @returns whether one more connection may come at `ratePerSecond`; 0 means no bound */
   takeToken(nowMs: number, ratePerSecond: number): boolean {
     if (ratePerSecond === 0) return true;
-    const tokens = refill(this.#tokens, this.#tokensAtMs, nowMs, ratePerSecond);
-    const isGranted = tokens >= 1;
-    this.#tokens = isGranted ? tokens - 1 : tokens;
-    this.#tokensAtMs = Math.max(this.#tokensAtMs, nowMs);
-    return isGranted;
+    this.#bucket ??= new TokenBucket(ratePerSecond);
+    this.#bucket.changeRate(ratePerSecond, nowMs);
+    this.#tokenAtMs = Math.max(this.#tokenAtMs, nowMs);
+    return this.#bucket.take(nowMs);
   }
 
   /** Whether forgetting it makes no difference. */
   isForgettable(nowMs: number): boolean {
-    return this.admitted === 0 && this.waiting === 0 && nowMs - this.#tokensAtMs >= BUCKET_MS;
+    return this.admitted === 0 && this.waiting === 0 && nowMs - this.#tokenAtMs >= BUCKET_MS;
   }
 }
 
