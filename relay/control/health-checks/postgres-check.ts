@@ -16,7 +16,6 @@
 import { once } from 'node:events';
 import { connect as netConnect, Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
-import { Client } from 'pg';
 import type { HealthCheck } from './health-check.ts';
 
 export interface PostgresCheckConfig {
@@ -112,6 +111,8 @@ function readBytes(socket: Socket, count: number, signal: AbortSignal): Promise<
 
 function hasRole({ port, user, password, database, role }: PostgresCheckConfig): HealthCheck {
   return async (endpoint, signal) => {
+    // Only relays that ask for a role need the client.
+    const { Client } = await import('pg');
     signal.throwIfAborted();
     let stream: Socket | undefined;
     const client = new Client({
