@@ -66,12 +66,12 @@ export class DatagramBatch {
 export interface DatagramSocketOptions {
   /** Where to bind; port 0 asks the system for a free one. `[::]` also receives IPv4, as v4-mapped addresses. */
   readonly local: Endpoint;
-  /** The batch and its payloads are the socket's own again as soon as the handler returns. */
   /**
    * The only remote end: everything sent must go there. A socket that can make use of it sends cheaper, reports ICMP errors and
    * receives nothing from others.
    */
   readonly remote?: Endpoint | undefined;
+  /** The batch and its payloads are the socket's own again as soon as the handler returns. */
   readonly onReceive: (batch: DatagramBatch) => void;
   /** What became of accepted datagrams; the sum of both over time is the sum of what `send` accepted. */
   readonly onSent?: (sent: number, failed: number, sentBytes: number) => void;
@@ -79,7 +79,7 @@ export interface DatagramSocketOptions {
   readonly onError?: (error: Error) => void;
   /**
    * ICMP errors that came back for datagrams that this socket sent: a closed port, no route. Only a socket with this
-   * handler asks the system for them, and only where `reportsUnreachable` says so.
+   * handler asks the system for them; node:dgram has no way to ask.
    */
   readonly onUnreachable?: (count: number) => void;
   /**

@@ -5,10 +5,13 @@
  * node:dgram speaks of addresses as text and looks each one up by name; the lookup here answers at once with the text
  * itself, which also makes binding synchronous.
  *
- * It does not say which local address a datagram was sent to, so a socket on a wildcard address answers from the one that the
- * route picks. It does say the zone of a link-local remote; the paths of this socket are the zones.
+ * It does not say which local address a datagram was sent to. So where an owner wants to know, a wildcard address is a
+ * socket on it and one more on each address of the machine's interfaces, with the same port: the system hands a datagram to
+ * the socket whose address is the most specific. What was sent to an address that no interface lists, as 127.0.0.2 or one
+ * that came later, is answered from the address that the route picks. Windows promises no such order, and gets one socket.
  */
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
+import { networkInterfaces } from 'node:os';
 import { Endpoint, formatWords, IpAddress, isV4Words, parseIntoWords } from './address.ts';
 import {
   DatagramBatch,
@@ -30,51 +33,52 @@ export function openDgramSocket(options: DatagramSocketOptions): DatagramSocket 
   return new DgramSocket(options);
 }
 
+/** A path: the socket to answer from, and the zone of a link-local remote, like `%eth0`. */
+interface Way {
+  readonly socket: Socket;
+  readonly isV4: boolean;
+  readonly zone: string;
+}
+
 class DgramSocket implements DatagramSocket {
   readonly local: Endpoint;
   receiveBufferBytes: number;
-  readonly #socket: Socket;
-  readonly #isV4: boolean;
+  /** By path. The first one answers whatever has no other, from where the route leads. */
+  readonly #ways: Way[];
   readonly #received = new DatagramBatch(1);
   readonly #onReceive: (batch: DatagramBatch) => void;
+  readonly #onError: (error: Error) => void;
   readonly #onSendDone: (error: Error | null, bytes: number) => void;
   readonly #sendQueueLimit: number;
-  /** By path: `%eth0`. */
-  readonly #zones = [''];
   readonly #tellPaths: boolean;
   #queued = 0;
   #closed: Promise<void> | undefined;
 
   constructor(options: DatagramSocketOptions) {
-    const { local, onReceive, onSent, onError } = options;
-    this.#isV4 = local.ip.isV4;
+    const { local, tellPaths = false, onReceive, onSent, onError } = options;
     this.#onReceive = onReceive;
-    this.#tellPaths = options.tellPaths ?? false;
+    this.#onError = (error) => onError?.(error);
+    this.#tellPaths = tellPaths;
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
     this.#onSendDone = (error, bytes) => {
       this.#queued--;
       if (error === null) onSent?.(1, 0, bytes);
       else onSent?.(0, 1, 0);
     };
-    const lookup = (address: string, _family: unknown, callback: LookupCallback): void =>
-      callback(null, address, this.#isV4 ? 4 : 6);
-    this.#socket = createSocket({
-      type: this.#isV4 ? 'udp4' : 'udp6',
-      recvBufferSize: options.receiveBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
-      sendBufferSize: options.sendBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
-      lookup: lookup,
-    });
-    this.local = bind(this.#socket, local);
-    this.receiveBufferBytes = this.#socket.getRecvBufferSize() / KERNEL_SHARE;
-    this.#socket.on('error', (error) => onError?.(error));
-    this.#socket.on('message', (message, remote) => {
-      this.#receive(message, remote);
-    });
+    const isShared = tellPaths && local.ip.range === 'unspecified' && process.platform !== 'win32';
+    // Sockets that share a port would take one from another program that shares its own; a plain socket meets it as an error.
+    const bound = isShared ? tryBind(options, local) : local;
+    const main = open(options, bound, isShared);
+    this.local = main.local;
+    this.#ways = [{ socket: main.socket, isV4: local.ip.isV4, zone: '' }];
+    if (isShared) this.#openEach(options);
+    this.receiveBufferBytes = main.socket.getRecvBufferSize() / KERNEL_SHARE;
+    for (const [path, { socket }] of this.#ways.entries()) this.#listen(socket, path);
   }
 
   resizeReceiveBuffer(bytes: number): void {
-    this.#socket.setRecvBufferSize(bytes);
-    this.receiveBufferBytes = this.#socket.getRecvBufferSize() / KERNEL_SHARE;
+    for (const { socket, zone } of this.#ways) if (zone === '') socket.setRecvBufferSize(bytes);
+    this.receiveBufferBytes = this.#ways[0]!.socket.getRecvBufferSize() / KERNEL_SHARE;
   }
 
   send(batch: DatagramBatch): number {
@@ -85,8 +89,9 @@ class DgramSocket implements DatagramSocket {
       // Copied, since node:dgram keeps a datagram that the system does not take at once, and the payload is on loan.
       const copy = Buffer.allocUnsafe(lengths[i]!);
       copy.set(lengths[i] === payloads[i]!.length ? payloads[i]! : payloads[i]!.subarray(0, lengths[i]));
+      const way = this.#ways[paths[i]!] ?? this.#ways[0]!;
       try {
-        this.#socket.send(copy, ports[i], this.#format(words, i * 4, paths[i]!), this.#onSendDone);
+        way.socket.send(copy, ports[i], format(way, words, i * 4), this.#onSendDone);
       } catch (error) {
         this.#onSendDone(error as Error, 0);
       }
@@ -95,37 +100,97 @@ class DgramSocket implements DatagramSocket {
   }
 
   close(): Promise<void> {
-    this.#closed ??= new Promise((resolve) => {
-      this.#socket.close(resolve);
-    });
+    this.#closed ??= Promise.all(
+      Array.from(
+        new Set(this.#ways.map(({ socket }) => socket)),
+        (socket) => new Promise<void>((resolve) => void socket.close(resolve)),
+      ),
+    ).then(() => undefined);
     return this.#closed;
   }
 
-  #receive(message: Buffer, remote: RemoteInfo): void {
+  /** Binds the port on each address of the machine's interfaces. One that has just gone is passed over. */
+  #openEach(options: DatagramSocketOptions): void {
+    for (const ip of interfaceAddresses()) {
+      if (!ip.isV4 && options.local.ip.isV4) continue;
+      try {
+        const { socket } = open(options, new Endpoint(ip, this.local.port), true);
+        this.#ways.push({ socket, isV4: ip.isV4, zone: '' });
+      } catch (error) {
+        this.#onError(error as Error);
+      }
+    }
+  }
+
+  #listen(socket: Socket, path: number): void {
+    const tellsZones = this.#tellPaths && path === 0 && !this.#ways[0]!.isV4;
+    socket.on('error', this.#onError);
+    socket.on('message', (message, remote) => {
+      this.#receive(message, remote, tellsZones ? this.#pathOf(remote.address) : path);
+    });
+  }
+
+  #receive(message: Buffer, remote: RemoteInfo, path: number): void {
     const batch = this.#received;
     batch.count = 1;
     batch.payloads[0] = message;
     batch.lengths[0] = message.length;
     parseIntoWords(remote.address, batch.words, 0);
     batch.ports[0] = remote.port;
-    batch.paths[0] = this.#tellPaths && !this.#isV4 ? this.#pathOf(remote.address) : 0;
+    batch.paths[0] = path;
     this.#onReceive(batch);
   }
 
+  /** The path of a remote of the first socket, by its zone. */
   #pathOf(address: string): number {
     const percent = address.indexOf('%');
     if (percent === -1) return 0;
     const zone = address.slice(percent);
-    const path = this.#zones.indexOf(zone);
-    if (path !== -1 || this.#zones.length > MAX_PATH) return Math.max(0, path);
-    return this.#zones.push(zone) - 1;
+    const path = this.#ways.findIndex((way) => way.zone === zone);
+    if (path !== -1 || this.#ways.length > MAX_PATH) return Math.max(0, path);
+    return this.#ways.push({ ...this.#ways[0]!, zone }) - 1;
   }
+}
 
-  #format(words: Uint32Array, at: number, path: number): string {
-    const text = formatWords(words, at);
-    if (this.#isV4) return text;
-    return isV4Words(words, at) ? `::ffff:${text}` : text + this.#zones[path]!;
-  }
+/** The remote address as its socket takes it. */
+function format({ isV4, zone }: Way, words: Uint32Array, at: number): string {
+  const text = formatWords(words, at);
+  if (isV4) return text;
+  return isV4Words(words, at) ? `::ffff:${text}` : text + zone;
+}
+
+/** Those of this machine; link-local ones left out, since they need a zone to be bound. */
+function interfaceAddresses(): IpAddress[] {
+  return Object.values(networkInterfaces())
+    .flatMap((addresses) => addresses ?? [])
+    .map(({ address }) => IpAddress.parse(address))
+    .filter(({ range }) => range !== 'linkLocal');
+}
+
+/** Opens a socket and binds it, with `isShared` beside others of the same port. @throws RelayError TICKRELAY_ERR_BIND */
+function open(
+  options: DatagramSocketOptions,
+  local: Endpoint,
+  isShared: boolean,
+): { socket: Socket; local: Endpoint } {
+  const { isV4 } = local.ip;
+  const lookup = (address: string, _family: unknown, callback: LookupCallback): void =>
+    callback(null, address, isV4 ? 4 : 6);
+  const socket = createSocket({
+    type: isV4 ? 'udp4' : 'udp6',
+    reuseAddr: isShared,
+    recvBufferSize: options.receiveBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
+    sendBufferSize: options.sendBufferBytes ?? DEFAULT_SOCKET_BUFFER_BYTES,
+    lookup,
+  });
+  return { socket, local: bind(socket, local) };
+}
+
+/** @returns the address with its port, free a moment ago. @throws RelayError TICKRELAY_ERR_BIND */
+function tryBind(options: DatagramSocketOptions, local: Endpoint): Endpoint {
+  const probe = open(options, local, false);
+  probe.socket.close();
+  return probe.local;
 }
 
 /** Binds now: with a lookup that answers at once, node:dgram reports success or failure before `bind` returns. */

@@ -11,14 +11,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../net/address.ts';
 import { VERSION } from '../version.ts';
-import { answerWarnings } from './answer-warnings.ts';
 import { AdminServer } from './control/admin-server.ts';
 import { ConfigReloader } from './control/config-reloader.ts';
-import type { ListenerConfig, RelayConfig } from './control/config.ts';
+import type { RelayConfig } from './control/config.ts';
 import { ControlPlane } from './control/control-plane.ts';
 import { Metrics } from './control/metrics.ts';
 import type { Readiness, RelayView } from './control/relay-view.ts';
-import { interfaceAddresses } from './control/target-address.ts';
 import { DataPlanes } from './data-planes.ts';
 import { chooseEngine } from './engines/choose-engine.ts';
 import { TcpEngine } from './tcp/tcp-engine.ts';
@@ -129,7 +127,6 @@ export class Relay {
     try {
       this.#control.start();
       await this.#planes.apply(this.#config.listeners);
-      this.#warnOfAnswers(this.#config.listeners);
       this.#warnOfSmallBuffers();
       if (this.#config.admin !== undefined)
         this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
@@ -208,7 +205,6 @@ export class Relay {
       await this.#control.abandon(opened);
       throw error;
     }
-    this.#warnOfAnswers(next.listeners);
     await this.#control.applyConfig(next);
     this.#warnOfSmallBuffers();
     // A change of these takes effect after a restart; the reload has warned.
@@ -216,11 +212,6 @@ export class Relay {
     const log = { level: this.#logLevel ?? next.log.level };
     this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits, log };
     this.#logger.level = log.level;
-  }
-
-  #warnOfAnswers(listeners: readonly ListenerConfig[]): void {
-    if (this.#planes.engine.answersFromRoute !== true) return;
-    for (const warning of answerWarnings(listeners, interfaceAddresses())) this.#logger.warn(warning);
   }
 
   #warnOfSmallBuffers(): void {

@@ -17,10 +17,7 @@ import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/usersp
 /** Descriptors that everything but upstream sockets may need: listeners, TCP, the admin API, Node itself. */
 const MOST_OTHER_DESCRIPTORS = 1_024;
 
-export type EngineSettings = Omit<
-  UserspaceEngineOptions,
-  'name' | 'openSocket' | 'answersFromRoute' | 'maxUpstreamSockets'
-> & {
+export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket' | 'maxUpstreamSockets'> & {
   /** Absent: 16,384, or as many as there are descriptors for. */
   readonly maxUpstreamSockets?: number | undefined;
   /** Descriptors that TCP connections may take. */
@@ -65,7 +62,6 @@ const ENGINES: readonly EngineEntry[] = [
         ...withinDescriptors(settings),
         name: 'dgram',
         openSocket: openDgramSocket,
-        answersFromRoute: true,
       }),
   },
 ];

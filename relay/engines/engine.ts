@@ -68,11 +68,6 @@ export interface ListenerStatus {
 
 export interface Engine {
   readonly name: EngineName;
-  /**
-   * Set where a listener on a wildcard address can't see which address a client contacted, and so answers from the one that
-   * the route picks.
-   */
-  readonly answersFromRoute?: boolean;
 
   /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
   addListener(spec: UdpListenerSpec): Promise<Endpoint>;

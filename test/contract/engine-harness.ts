@@ -30,7 +30,6 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
       ...defaults(settings),
       name: 'dgram',
       openSocket: openDgramSocket,
-      answersFromRoute: true,
       now: () => nowMs,
     });
     return {
@@ -80,6 +79,9 @@ export const SHARING_ENGINES = ['mmsg, three workers'];
 
 /** Engines that ICMP errors of upstream sockets do not reach. */
 export const UNSEEING_ENGINES = ['dgram'];
+
+/** Engines that answer from the address contacted only where an interface lists it: not from 127.0.0.2, which none does. */
+export const LISTED_ONLY_ENGINES = ['dgram'];
 
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',

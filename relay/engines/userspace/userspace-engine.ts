@@ -28,8 +28,6 @@ const SWEEP_INTERVAL_MS = 50;
 export interface UserspaceEngineOptions {
   readonly name: EngineName;
   readonly openSocket: OpenDatagramSocket;
-  /** See Engine: the sockets do not tell paths. Default false. */
-  readonly answersFromRoute?: boolean;
   readonly maxSessions: number;
   /** Of all listeners together. */
   readonly maxUpstreamSockets: number;
@@ -58,7 +56,6 @@ export interface ListenerParts {
 
 export class UserspaceEngine implements Engine {
   readonly name: EngineName;
-  readonly answersFromRoute: boolean;
   readonly #options: UserspaceEngineOptions;
   readonly #router: Router;
   readonly #listeners = new Map<string, UdpListener>();
@@ -69,7 +66,6 @@ export class UserspaceEngine implements Engine {
 
   constructor(options: UserspaceEngineOptions) {
     this.name = options.name;
-    this.answersFromRoute = options.answersFromRoute ?? false;
     this.#options = options;
     this.#router = new Router({
       maxSessions: options.maxSessions,

@@ -241,6 +241,25 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     );
   });
 
+  test.each(['0.0.0.0:0', '[::]:0'])(
+    'so is a wildcard address, from one that tells paths: %s',
+    async (wildcard) => {
+      const openTelling = (local: string): DatagramSocket => {
+        const socket = openSocket({
+          local: Endpoint.parse(local),
+          tellPaths: true,
+          onReceive: () => undefined,
+        });
+        opened.push(socket);
+        return socket;
+      };
+      const a = openTelling(wildcard);
+      expect(() => openTelling(a.local.toString())).toThrow('another program has this address');
+      await a.close();
+      expect(openTelling(a.local.toString()).local.equals(a.local)).toBe(true);
+    },
+  );
+
   test('closing twice is closing once', async () => {
     const a = open('127.0.0.1:0');
     await Promise.all([a.socket.close(), a.socket.close()]);
