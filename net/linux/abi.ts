@@ -107,3 +107,103 @@ export const SYS_EPOLL_PWAIT2 = 441;
 export const EINTR = 4;
 export const EAGAIN = 11;
 export const EMSGSIZE = 90;
+export const ENOENT = 2;
+export const EPERM = 1;
+export const EEXIST = 17;
+export const ENOSPC = 28;
+
+/** asm/unistd_64.h, asm-generic/unistd.h */
+export const SYS_BPF = process.arch === 'x64' ? 321 : 280;
+
+/** linux/bpf.h: enum bpf_cmd. */
+export const BPF_MAP_CREATE = 0;
+export const BPF_MAP_LOOKUP_ELEM = 1;
+export const BPF_MAP_UPDATE_ELEM = 2;
+export const BPF_MAP_DELETE_ELEM = 3;
+export const BPF_PROG_LOAD = 5;
+export const BPF_OBJ_PIN = 6;
+export const BPF_OBJ_GET = 7;
+export const BPF_PROG_TEST_RUN = 10;
+export const BPF_OBJ_GET_INFO_BY_FD = 15;
+export const BPF_MAP_LOOKUP_BATCH = 24;
+export const BPF_MAP_UPDATE_BATCH = 26;
+export const BPF_MAP_DELETE_BATCH = 27;
+export const BPF_LINK_CREATE = 28;
+export const BPF_LINK_UPDATE = 29;
+export const BPF_LINK_DETACH = 34;
+
+/** linux/bpf.h: union bpf_attr, the part of each command. */
+export const BPF_ATTR_SIZE = 152;
+export const BPF_MAP_ATTR = {
+  type: 0,
+  keySize: 4,
+  valueSize: 8,
+  maxEntries: 12,
+  flags: 16,
+  name: 28,
+} as const;
+export const BPF_ELEMENT_ATTR = { map: 0, key: 8, value: 16, flags: 24 } as const;
+export const BPF_BATCH_ATTR = { in: 0, out: 8, keys: 16, values: 24, count: 32, map: 36 } as const;
+export const BPF_PROG_ATTR = {
+  type: 0,
+  count: 4,
+  instructions: 8,
+  license: 16,
+  logLevel: 24,
+  logSize: 28,
+  log: 32,
+  name: 48,
+  attachType: 68,
+} as const;
+export const BPF_OBJ_ATTR = { path: 0, fd: 8 } as const;
+export const BPF_INFO_ATTR = { fd: 0, size: 4, info: 8 } as const;
+export const BPF_TEST_ATTR = {
+  program: 0,
+  returned: 4,
+  sizeIn: 8,
+  sizeOut: 12,
+  dataIn: 16,
+  dataOut: 24,
+  repeat: 32,
+  durationNs: 36,
+  contextSizeIn: 40,
+  contextSizeOut: 44,
+  contextIn: 48,
+  contextOut: 56,
+} as const;
+export const BPF_LINK_ATTR = { program: 0, interface: 4, attachType: 8, flags: 12 } as const;
+export const BPF_LINK_UPDATE_ATTR = { link: 0, program: 4, flags: 8 } as const;
+
+/** linux/bpf.h: struct bpf_map_info, bpf_prog_info and bpf_link_info, as far as they are read. */
+export const BPF_INFO_SIZE = 256;
+export const BPF_MAP_INFO = {
+  type: 0,
+  id: 4,
+  keySize: 8,
+  valueSize: 12,
+  maxEntries: 16,
+  flags: 20,
+} as const;
+export const BPF_PROG_INFO = { id: 4, tag: 8 } as const;
+export const BPF_LINK_INFO = { id: 4, program: 8, interface: 16, attachType: 20 } as const;
+
+/** linux/bpf.h: enum bpf_map_type, bpf_prog_type, bpf_attach_type. */
+export const BPF_MAP_TYPE_HASH = 1;
+export const BPF_MAP_TYPE_ARRAY = 2;
+export const BPF_MAP_TYPE_PERCPU_ARRAY = 6;
+export const BPF_MAP_TYPE_LRU_HASH = 9;
+export const BPF_PROG_TYPE_SCHED_CLS = 3;
+export const BPF_TCX_INGRESS = 46;
+export const BPF_TCX_EGRESS = 47;
+
+/** linux/bpf.h: flags of map creation and of element updates. */
+export const BPF_F_NO_PREALLOC = 1;
+export const BPF_ANY = 0;
+export const BPF_NOEXIST = 1;
+export const BPF_EXIST = 2;
+
+/** linux/bpf.h: the longest name of a map or program, without its closing zero. */
+export const BPF_NAME_LENGTH = 15;
+
+/** linux/magic.h: what statfs(2) says of a BPF file system. */
+export const BPF_FS_MAGIC = 0xcafe_4a11;

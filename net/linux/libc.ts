@@ -1,5 +1,5 @@
 /**
- * The C library's calls that the batched socket needs, through koffi, an optional dependency with prebuilt binaries. Where
+ * The C library's calls that batched sockets and the kernel engine need, through koffi, an optional dependency with prebuilt binaries. Where
  * koffi is absent or does not load, `loadLibc` says why, and the portable socket serves.
  *
  * Pointers are plain numbers: user-space addresses are below 2^47, so a double holds them, and a number costs a call
@@ -46,6 +46,11 @@ export interface Libc {
     sigmask: number,
     sigsetSize: number,
   ) => number;
+  /** bpf(2), by number: C libraries have no wrapper. */
+  readonly bpf: (number: number, command: number, attributes: number, size: number) => number;
+  readonly mount: (source: string, target: string, type: string, flags: number, data: number) => number;
+  /** The interface's number, or 0. */
+  readonly if_nametoindex: (name: string) => number;
   /** The reason of the last failure, right after it. */
   readonly errno: () => number;
   /** An ArrayBuffer over native memory. */
@@ -73,6 +78,9 @@ const PROTOTYPES = {
   prlimit: 'int prlimit(int, int, int64_t, int64_t)',
   usleep: 'int usleep(uint32_t)',
   epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
+  bpf: 'int64_t syscall(int64_t, int, int64_t, uint32_t)',
+  mount: 'int mount(const char *, const char *, const char *, uint64_t, int64_t)',
+  if_nametoindex: 'uint32_t if_nametoindex(const char *)',
 } as const;
 
 type Loaded = { readonly libc: Libc } | { readonly unavailable: string };

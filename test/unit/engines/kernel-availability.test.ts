@@ -1,0 +1,19 @@
+/** Why the kernel engine can't run somewhere, in words that say what to do. */
+import { expect, test } from 'vitest';
+import { whyNoCapability, whyOldKernel } from '../../../relay/engines/kernel/availability.ts';
+
+test('kernels before 6.6 are too old, later ones are not', () => {
+  expect(whyOldKernel('6.5.13-arch1')).toContain('Linux 6.6 or later for tcx links, this is 6.5.13-arch1');
+  expect(whyOldKernel('5.15.0-91-generic')).toContain('6.6');
+  for (const version of ['6.6.0', '6.18.5+', '7.0.1']) expect(whyOldKernel(version)).toBeUndefined();
+});
+
+test('a process without the capabilities is told which it lacks', () => {
+  const netAdmin = 1n << 12n;
+  const bpf = 1n << 39n;
+  expect(whyNoCapability(0n)).toMatch(/CAP_BPF and CAP_NET_ADMIN; run as root/);
+  expect(whyNoCapability(netAdmin)).toMatch(/needs CAP_BPF;/);
+  expect(whyNoCapability(bpf)).toMatch(/needs CAP_NET_ADMIN;/);
+  expect(whyNoCapability(bpf | netAdmin)).toBeUndefined();
+  expect(whyNoCapability((1n << 21n) | netAdmin)).toBeUndefined();
+});
