@@ -1,0 +1,90 @@
+/**
+ * Where the programs run: tcx links (Linux >= 6.6) at both directions of the client-facing interfaces. A link is detached with
+ * its last reference, which is a descriptor of this process or its pin in bpffs; replacing a link's program is one step,
+ * without a packet that meets none.
+ */
+import { networkInterfaces } from 'node:os';
+import {
+  BPF_LINK_ATTR,
+  BPF_LINK_CREATE,
+  BPF_LINK_DETACH,
+  BPF_LINK_INFO,
+  BPF_LINK_UPDATE,
+  BPF_LINK_UPDATE_ATTR,
+  BPF_TCX_EGRESS,
+  BPF_TCX_INGRESS,
+} from '../../../net/linux/abi.ts';
+import { type Endpoint, IpAddress } from '../../../net/address.ts';
+import type { Libc } from '../../../net/linux/libc.ts';
+import { RelayError } from '../../../net/relay-error.ts';
+import { type Bpf, failure } from './loader.ts';
+
+export const HOOKS = ['ingress', 'egress'] as const;
+export type Hook = (typeof HOOKS)[number];
+
+const ATTACH_TYPE: Readonly<Record<Hook, number>> = { ingress: BPF_TCX_INGRESS, egress: BPF_TCX_EGRESS };
+
+/** Clients on this machine arrive here, whichever address they contact. */
+const LOOPBACK_INTERFACE = 'lo';
+
+/**
+ * The interfaces on which a listener's clients arrive: those that are named; else the one that has the address, and all
+ * for a listener on every address. Loopback is always among the latter.
+ *
+ * @throws RelayError TICKRELAY_ERR_BIND when no interface has the address
+ */
+export function interfacesOf(listen: Endpoint, named: readonly string[]): readonly string[] {
+  if (named.length > 0) return named;
+  const all = Object.entries(networkInterfaces());
+  if (listen.ip.range === 'unspecified')
+    return [...new Set([...all.map(([name]) => name), LOOPBACK_INTERFACE])];
+  const owner = all.find(([, addresses]) =>
+    addresses?.some(({ address }) => IpAddress.parse(address).equals(listen.ip)),
+  );
+  // The whole of 127.0.0.0/8 is on loopback, listed or not.
+  if (owner === undefined && listen.ip.range !== 'loopback') {
+    throw new RelayError(
+      'TICKRELAY_ERR_BIND',
+      `can't find the interface of ${listen.toString()}: none that is up has the address; name it under interfaces`,
+    );
+  }
+  return [...new Set([...(owner === undefined ? [] : [owner[0]]), LOOPBACK_INTERFACE])];
+}
+
+/** @returns the interface's number. @throws RelayError TICKRELAY_ERR_BIND when there is none of this name */
+export function interfaceIndex(libc: Libc, name: string): number {
+  const index = libc.if_nametoindex(name);
+  if (index !== 0) return index;
+  throw new RelayError('TICKRELAY_ERR_BIND', `there is no interface "${name}"; \`ip link\` lists them`);
+}
+
+/** @returns the new link's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE */
+export function attach(bpf: Bpf, program: number, target: { interface: string; hook: Hook }): number {
+  const index = interfaceIndex(bpf.libc, target.interface);
+  const fd = bpf.run(BPF_LINK_CREATE, (attributes) => {
+    attributes.u32(BPF_LINK_ATTR.program, program);
+    attributes.u32(BPF_LINK_ATTR.interface, index);
+    attributes.u32(BPF_LINK_ATTR.attachType, ATTACH_TYPE[target.hook]);
+  });
+  if (fd < 0) throw failure(`attach to ${target.hook} of ${target.interface}`, fd);
+  return fd;
+}
+
+/** Puts another program in the place of the link's, in one step. @throws RelayError TICKRELAY_ERR_ENGINE */
+export function replaceProgram(bpf: Bpf, link: number, program: number): void {
+  const result = bpf.run(BPF_LINK_UPDATE, (attributes) => {
+    attributes.u32(BPF_LINK_UPDATE_ATTR.link, link);
+    attributes.u32(BPF_LINK_UPDATE_ATTR.program, program);
+  });
+  if (result < 0) throw failure('replace the program of a link', result);
+}
+
+/** Takes the program off its interface, whoever else holds the link. Detaching again does no harm. */
+export function detach(bpf: Bpf, link: number): void {
+  bpf.run(BPF_LINK_DETACH, (attributes) => attributes.u32(0, link));
+}
+
+/** The interface that a link is attached to: its number, or 0 when the link is detached or its interface gone. */
+export function attachedTo(bpf: Bpf, link: number): number {
+  return bpf.info(link).getUint32(BPF_LINK_INFO.interface, true);
+}

@@ -1,0 +1,187 @@
+/**
+ * Network namespaces with veth pairs between them, for tests that need more than loopback. Everything that is made here is
+ * removed again by `close`; names carry the process id, so that two runs don't meet.
+ *
+ *     routed       client -- relay -- server     the server's way back leads through the relay
+ *     one-armed    client -+- server             a bridge in a namespace of its own joins three equals; the
+ *                          +- relay              server knows nothing of the relay
+ *
+ * Addresses, the last byte being 1 relay, 2 client, 3 server:
+ *
+ *     client side   10.77.1.0/24   fd77:1::/64
+ *     server side   10.77.2.0/24   fd77:2::/64    (routed only)
+ */
+import { type ChildProcess, execFileSync, spawn, type SpawnOptions } from 'node:child_process';
+
+export type Role = 'client' | 'relay' | 'server';
+export type Topology = 'routed' | 'one-armed';
+
+let bedsMade = 0;
+
+/** Why namespaces can't be made here, or undefined. */
+export function whyNoNamespaces(): string | undefined {
+  const name = `tickrelay-probe-${process.pid}`;
+  try {
+    ip('netns', 'add', name);
+    ip('netns', 'del', name);
+    return undefined;
+  } catch (error) {
+    return `network namespaces need root and iproute2: ${error instanceof Error ? error.message.split('\n')[0]! : String(error)}`;
+  }
+}
+
+export class NetworkBed {
+  readonly topology: Topology;
+  readonly #prefix: string;
+  readonly #children: ChildProcess[] = [];
+
+  private constructor(topology: Topology) {
+    this.topology = topology;
+    this.#prefix = `tr${process.pid}-${bedsMade++}`;
+  }
+
+  static make(topology: Topology): NetworkBed {
+    const bed = new NetworkBed(topology);
+    try {
+      for (const role of ['client', 'relay', 'server', 'switch'] as const) {
+        ip('netns', 'add', bed.namespace(role));
+        ip('-n', bed.namespace(role), 'link', 'set', 'lo', 'up');
+      }
+      if (topology === 'routed') bed.#makeRouted();
+      else bed.#makeOneArmed();
+      return bed;
+    } catch (error) {
+      bed.#removeNamespaces();
+      throw error;
+    }
+  }
+
+  namespace(role: Role | 'switch'): string {
+    return `${this.#prefix}-${role}`;
+  }
+
+  /** The role's address on the client side, in text. */
+  address(role: Role, family: 4 | 6 = 4): string {
+    const side = role === 'server' && this.topology === 'routed' ? 2 : 1;
+    return addressOf(side, role, family);
+  }
+
+  /** Runs a program in the role's namespace to its end. @returns what it prints. @throws when it fails */
+  run(role: Role, command: string, ...args: string[]): string {
+    return execFileSync('nsenter', this.#enter(role, command, args), { encoding: 'utf8' });
+  }
+
+  /** Starts a program in the role's namespace; `close` ends it at the latest. */
+  spawn(role: Role, command: readonly string[], options: SpawnOptions = {}): ChildProcess {
+    const [program, ...args] = command as [string, ...string[]];
+    const child = spawn('nsenter', this.#enter(role, program, args), options);
+    this.#children.push(child);
+    return child;
+  }
+
+  /** Ends what runs in the namespaces and removes them. Idempotent. */
+  async close(): Promise<void> {
+    const running = this.#children
+      .splice(0)
+      .filter(({ exitCode, signalCode }) => exitCode === null && signalCode === null);
+    await Promise.all(
+      running.map(
+        (child) =>
+          new Promise<void>((resolve) => {
+            child.once('exit', () => resolve());
+            child.kill('SIGKILL');
+          }),
+      ),
+    );
+    this.#removeNamespaces();
+  }
+
+  #enter(role: Role, command: string, args: readonly string[]): string[] {
+    return [`--net=/run/netns/${this.namespace(role)}`, '--', command, ...args];
+  }
+
+  #makeRouted(): void {
+    this.#connect('client', 'relay', { names: ['veth0', 'down0'], side: 1 });
+    this.#connect('server', 'relay', { names: ['veth0', 'up0'], side: 2 });
+    this.run('relay', 'sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward');
+    this.run('relay', 'sh', '-c', 'echo 1 > /proc/sys/net/ipv6/conf/all/forwarding');
+    for (const [role, side] of [
+      ['client', 1],
+      ['server', 2],
+    ] as const) {
+      ip('-n', this.namespace(role), 'route', 'add', 'default', 'via', addressOf(side, 'relay', 4));
+      ip('-n', this.namespace(role), '-6', 'route', 'add', 'default', 'via', addressOf(side, 'relay', 6));
+    }
+  }
+
+  #makeOneArmed(): void {
+    const bridge = this.namespace('switch');
+    ip('-n', bridge, 'link', 'add', 'br0', 'type', 'bridge');
+    ip('-n', bridge, 'link', 'set', 'br0', 'up');
+    for (const role of ['client', 'relay', 'server'] as const) {
+      const port = `${role}0`;
+      ip(
+        '-n',
+        bridge,
+        'link',
+        'add',
+        port,
+        'type',
+        'veth',
+        'peer',
+        'name',
+        'veth0',
+        'netns',
+        this.namespace(role),
+      );
+      ip('-n', bridge, 'link', 'set', port, 'master', 'br0', 'up');
+      this.#configure(role, 'veth0', 1);
+    }
+  }
+
+  #connect(a: Role, b: Role, { names, side }: { names: readonly [string, string]; side: number }): void {
+    const [nameOfA, nameOfB] = names;
+    ip(
+      '-n',
+      this.namespace(a),
+      'link',
+      'add',
+      nameOfA,
+      'type',
+      'veth',
+      'peer',
+      'name',
+      nameOfB,
+      'netns',
+      this.namespace(b),
+    );
+    this.#configure(a, nameOfA, side);
+    this.#configure(b, nameOfB, side);
+  }
+
+  #configure(role: Role, device: string, side: number): void {
+    const namespace = this.namespace(role);
+    ip('-n', namespace, 'addr', 'add', `${addressOf(side, role, 4)}/24`, 'dev', device);
+    ip('-n', namespace, 'addr', 'add', `${addressOf(side, role, 6)}/64`, 'dev', device, 'nodad');
+    ip('-n', namespace, 'link', 'set', device, 'up');
+  }
+
+  #removeNamespaces(): void {
+    for (const role of ['client', 'relay', 'server', 'switch'] as const) {
+      try {
+        ip('netns', 'del', this.namespace(role));
+      } catch {
+        // Never made, or removed already.
+      }
+    }
+  }
+}
+
+function addressOf(side: number, role: Role, family: 4 | 6): string {
+  const host = { relay: 1, client: 2, server: 3 }[role];
+  return family === 4 ? `10.77.${side}.${host}` : `fd77:${side}::${host}`;
+}
+
+function ip(...args: string[]): void {
+  execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
+}
