@@ -9,6 +9,9 @@
 /** linux/in.h: struct sockaddr_in. Port and address are big-endian. */
 export const SOCKADDR_IN = { size: 16, family: 0, port: 2, address: 4 } as const;
 
+/** linux/un.h: struct sockaddr_un. A path that begins with a zero byte is an abstract name. */
+export const SOCKADDR_UN = { size: 110, family: 0, path: 2 } as const;
+
 /** linux/in6.h: struct sockaddr_in6. */
 export const SOCKADDR_IN6 = { size: 28, family: 0, port: 2, address: 8, scope: 24 } as const;
 
@@ -55,6 +58,7 @@ export const RLIMIT = { size: 16, current: 0, maximum: 8 } as const;
 export const RLIMIT_NOFILE = 7;
 
 /** bits/socket.h */
+export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_DGRAM = 2;
@@ -98,6 +102,7 @@ export const EFD_CLOEXEC = 0x8_0000;
 
 /** asm-generic/mman-common.h */
 export const PROT_READ_WRITE = 3;
+export const MAP_SHARED = 0x01;
 export const MAP_PRIVATE_ANONYMOUS = 0x22;
 
 /** asm-generic/unistd.h and asm/unistd_64.h: the same on both architectures, as all calls since 2019 are. */
@@ -140,6 +145,7 @@ export const BPF_MAP_ATTR = {
   valueSize: 8,
   maxEntries: 12,
   flags: 16,
+  innerMap: 20,
   name: 28,
 } as const;
 export const BPF_ELEMENT_ATTR = { map: 0, key: 8, value: 16, flags: 24 } as const;
@@ -192,12 +198,15 @@ export const BPF_MAP_TYPE_HASH = 1;
 export const BPF_MAP_TYPE_ARRAY = 2;
 export const BPF_MAP_TYPE_PERCPU_ARRAY = 6;
 export const BPF_MAP_TYPE_LRU_HASH = 9;
+export const BPF_MAP_TYPE_ARRAY_OF_MAPS = 12;
+export const BPF_MAP_TYPE_QUEUE = 22;
 export const BPF_PROG_TYPE_SCHED_CLS = 3;
 export const BPF_TCX_INGRESS = 46;
 export const BPF_TCX_EGRESS = 47;
 
 /** linux/bpf.h: flags of map creation and of element updates. */
 export const BPF_F_NO_PREALLOC = 1;
+export const BPF_F_MMAPABLE = 1 << 10;
 export const BPF_ANY = 0;
 export const BPF_NOEXIST = 1;
 export const BPF_EXIST = 2;

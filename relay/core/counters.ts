@@ -14,18 +14,19 @@ export type Direction = (typeof DIRECTIONS)[number];
 export const DOWNSTREAM = 0;
 export const UPSTREAM = 1;
 
-const RECEIVED = 0;
-const RECEIVED_BYTES = 1;
-const FORWARDED = 2;
-const FORWARDED_BYTES = 3;
-const DROPS = 4;
-const PER_DIRECTION = DROPS + DROP_REASONS.length;
-const SESSIONS_OPENED = 2 * PER_DIRECTION;
-const SESSIONS_EXPIRED = SESSIONS_OPENED + 1;
-const SESSIONS_EVICTED = SESSIONS_OPENED + 2;
-const SESSIONS_REPINNED = SESSIONS_OPENED + 3;
+// The layout is shared with the kernel engine's programs, whose counters are the same, as integers.
+export const RECEIVED = 0;
+export const RECEIVED_BYTES = 1;
+export const FORWARDED = 2;
+export const FORWARDED_BYTES = 3;
+export const DROPS = 4;
+export const PER_DIRECTION = DROPS + DROP_REASONS.length;
+export const SESSIONS_OPENED = 2 * PER_DIRECTION;
+export const SESSIONS_EXPIRED = SESSIONS_OPENED + 1;
+export const SESSIONS_EVICTED = SESSIONS_OPENED + 2;
+export const SESSIONS_REPINNED = SESSIONS_OPENED + 3;
 const KERNEL_DROPS = SESSIONS_OPENED + 4;
-const LIVE_SESSIONS = SESSIONS_OPENED + 5;
+export const LIVE_SESSIONS = SESSIONS_OPENED + 5;
 const UPSTREAM_SOCKETS = SESSIONS_OPENED + 6;
 const UPSTREAM_UNREACHABLE = SESSIONS_OPENED + 7;
 

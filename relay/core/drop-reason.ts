@@ -33,6 +33,14 @@ export const DROP_REASONS = [
   'send-queue-full',
   /** The system refused to send: no route, no buffers, too large for the path. */
   'send-failed',
+  /** Its lengths contradict each other (kernel engine; elsewhere the system drops it before). */
+  'malformed',
+  /** A fragment of a larger datagram (kernel engine). */
+  'fragment',
+  /** The client has an IPv4 address and the backend an IPv6 one, or the other way round (kernel engine). */
+  'address-family',
+  /** Larger than the path to its target takes in one piece (kernel engine). */
+  'too-large',
 ] as const;
 
 export type DropReasonName = (typeof DROP_REASONS)[number];

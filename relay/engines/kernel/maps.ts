@@ -1,0 +1,393 @@
+/**
+ * Every map of the kernel engine, with its record layout: what the eBPF programs (program.ts) and the engine both read and
+ * write. A change of a layout is a change of LAYOUT_VERSION, since maps outlive the process that made them.
+ *
+ * Who writes what. The engine: settings, ports, listeners, rules, pools, snapshots, endpoints. The programs: all others.
+ * The engine never writes those; what it wants done to a session it asks of the program `steward` (program-steward.ts),
+ * so that all bookkeeping is in one place and exact.
+ *
+ * A ports field named `...Port` is in host order. Times are in ns of CLOCK_MONOTONIC plus `settings.clockOffsetNs`.
+ */
+import {
+  BPF_F_MMAPABLE,
+  BPF_F_NO_PREALLOC,
+  BPF_MAP_TYPE_ARRAY,
+  BPF_MAP_TYPE_ARRAY_OF_MAPS,
+  BPF_MAP_TYPE_HASH,
+  BPF_MAP_TYPE_PERCPU_ARRAY,
+  BPF_MAP_TYPE_QUEUE,
+} from '../../../net/linux/abi.ts';
+import { COUNTER_COUNT } from '../../core/counters.ts';
+import { MAGLEV_SLOTS, MAX_BACKENDS, MAX_LISTENERS, MAX_WEIGHT } from '../../core/limits.ts';
+import type { MapSpec } from './loader.ts';
+import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
+
+/** Version of all layouts together: pinned maps of another version can't be adopted. */
+export const LAYOUT_VERSION = 1;
+
+// ---- what the engine decides -----------------------------------------------------------------------------------------
+
+/** The one record of `settings`. */
+export const SETTINGS = struct({
+  layoutVersion: U32,
+  /** Not 0: no new sessions. */
+  draining: U32,
+  /** Added to CLOCK_MONOTONIC; 0 but in tests that let time pass. */
+  clockOffsetNs: U64,
+  /** How long a reverse record rests after its session left it (UPSTREAM_QUARANTINE_MS). */
+  quarantineNs: U64,
+  /** Reverse records that may rest at once; more are forgotten at once. At most maxSessions. */
+  maxResting: U32,
+  /** Seed of ip-hash. */
+  hashSeed: U32,
+});
+
+/** Bits of a record of `ports` (index: the port): which lookups a datagram from or to it is worth. */
+export const PORT = struct({
+  flags: U16,
+  /** With PORT_RELAY: the listener whose relay port it is. */
+  listener: U16,
+});
+/** Some listener has exactly this port, on one address. */
+export const PORT_LISTENER = 1;
+/** Some listener has this port on `::`. */
+export const PORT_ANY = 2;
+/** Some listener has this port on `0.0.0.0`. */
+export const PORT_ANY_V4 = 4;
+/** Some backend has this port. */
+export const PORT_BACKEND = 8;
+/** It is one of the relay ports of a listener with sourceAddress `relay`. */
+export const PORT_RELAY = 16;
+
+/** Key of `listeners`: the public address, or `::`, or `::ffff:0.0.0.0`. */
+export const LISTENER_KEY = struct({ address: ADDRESS, port: U32 });
+/** Value of `listeners`. */
+export const LISTENER = struct({ index: U32 });
+
+/** Algorithms by number, in `rules`. */
+export const ALGORITHM_NUMBERS = { 'ip-hash': 0, 'least-connections': 1, 'round-robin': 2 } as const;
+/** sourceAddress by number, in `rules`. */
+export const SOURCE_CLIENT = 0;
+export const SOURCE_RELAY = 1;
+
+/** `rules`, by listener index. */
+export const RULES = struct({
+  /** Index in `pools`. */
+  pool: U32,
+  algorithm: U32,
+  /** SOURCE_CLIENT or SOURCE_RELAY. */
+  sourceAddress: U32,
+  /** Live sessions of one client IP; 0: no bound. */
+  sessionsPerSource: U32,
+  idleTimeoutNs: U64,
+  pinTimeoutNs: U64,
+  /** 1e9 / sessionRatePerSource, or 0: no bound. */
+  sourceTokenNs: U64,
+  /** (max(1, sessionRatePerSource) - 1) * sourceTokenNs. */
+  sourceBurstNs: U64,
+  /** 1e9 / sessionRate, or 0: no bound. */
+  listenerTokenNs: U64,
+  /** (max(1, sessionRate) - 1) * listenerTokenNs. */
+  listenerBurstNs: U64,
+  /** Bytes towards a half-open session for each byte of its client; 0: no bound. */
+  amplification: U32,
+  /** With SOURCE_RELAY: the relay ports are this and the next `relayPorts` - 1. */
+  firstRelayPort: U16,
+  relayPorts: U16,
+  /** The expected time between two datagrams of a player, for the gaps and the inter-arrival histogram. */
+  tickNs: U64,
+  /** With SOURCE_RELAY: the relay's own addresses towards backends, v4-mapped and IPv6; zero where there is none. */
+  relayV4: ADDRESS,
+  relayV6: ADDRESS,
+});
+
+/** `pools`, by pool index: which of the pool's two snapshots counts. The switch of a publication. */
+export const POOL = struct({ half: U32 });
+
+/** Slots in ascending order, and so on: most entries that a pool can have in the order of round-robin. */
+const MAX_ROTATION = MAX_BACKENDS * MAX_WEIGHT;
+
+/** A backend in a snapshot; all zero where there is none. */
+export const BACKEND = struct({
+  address: ADDRESS,
+  port: U16,
+  weight: U16,
+  /** The reference if the backend is usable (ready or draining), else 0. */
+  usable: U32,
+  /** Its reference, usable or not. */
+  ref: U32,
+  /** Its index in `ready`, if it is there. */
+  readyIndex: U32,
+});
+
+/**
+ * The one record of an inner map of `snapshots`, whose index is pool * 2 + half: a PoolSnapshot. The engine writes the half
+ * that is not in force, then flips `pools`.
+ */
+export const SNAPSHOT = struct({
+  readyCount: U32,
+  rotationLength: U32,
+  /** Slots that may hold a backend: the highest slot + 1. */
+  slots: U32,
+  epoch: U32,
+  /** BACKEND by slot. */
+  backends: MAX_BACKENDS * BACKEND.size,
+  /** u16 slots. */
+  ready: MAX_BACKENDS * U16,
+  /** u16 slots; meaningless when readyCount is 0. Padded to a multiple of 8 bytes. */
+  maglev: (MAGLEV_SLOTS + 3) * U16,
+  /** u16 slots. */
+  rotation: MAX_ROTATION * U16,
+});
+
+/** Key of `endpoints`: the backends of all pools by address, to tell a late reply from a stranger's. The value is not 0. */
+export const ENDPOINT_KEY = struct({ address: ADDRESS, port: U16, pool: U16 });
+export const ENDPOINT = struct({ present: U32 });
+
+// ---- what the programs keep ------------------------------------------------------------------------------------------
+
+/** Key of `sessions`. */
+export const SESSION_KEY = struct({ address: ADDRESS, port: U16, listener: U16 });
+
+/** Buckets of `interArrival`: a bucket for each power of two around the tick; the first and the last are open. */
+export const INTER_ARRIVAL_BUCKETS = 8;
+/** The bucket of intervals within a factor of sqrt(2) of the tick. */
+export const INTER_ARRIVAL_TICK_BUCKET = 4;
+
+/** Value of `sessions`. */
+export const SESSION = struct({
+  /** Backend reference. */
+  ref: U32,
+  /** 1 when the reverse record of its backend and this client leads here, else 0. */
+  attached: U32,
+  /** Last datagram from the client. */
+  lastSeenNs: U64,
+  openedNs: U64,
+  /** Last reply, or 0. */
+  lastReplyNs: U64,
+  bytesDownstream: U64,
+  bytesUpstream: U64,
+  datagramsDownstream: U64,
+  datagramsUpstream: U64,
+  /** The address that the client contacted, from which replies leave. */
+  local: ADDRESS,
+  /** The backend's address, and how the backend sees the client: with `seenPort` the key of the reverse record. */
+  backend: ADDRESS,
+  seen: ADDRESS,
+  backendPort: U16,
+  seenPort: U16,
+  localPort: U16,
+  reserved: U16,
+  /** Intervals of more than two ticks between datagrams from the client. */
+  gaps: U32,
+  /** The interface that the client's last datagram came in on. */
+  interface: U32,
+  /** u32 counts of intervals between datagrams from the client. */
+  interArrival: INTER_ARRIVAL_BUCKETS * U32,
+});
+
+/** Key of `reverse`: a backend, and how it sees the client. */
+export const REVERSE_KEY = struct({ backend: ADDRESS, seen: ADDRESS, backendPort: U16, seenPort: U16 });
+
+/** Value of `reverse`. */
+export const REVERSE = struct({
+  /** SESSION_KEY of the session that the replies are for. */
+  session: SESSION_KEY.size,
+  /** Backend reference of the session at the time. */
+  ref: U32,
+  /** When its session left it, and 0 while it is there. A record that was left rests, so that late replies are known. */
+  leftNs: U64,
+});
+
+/** Key of `pins`. */
+export const PIN_KEY = struct({ address: ADDRESS, listener: U32 });
+
+/** Value of `pins`. */
+export const PIN = struct({
+  ref: U32,
+  /** Live sessions. */
+  live: U32,
+  /** 1 once a session of this client came past half-open. */
+  confirmed: U32,
+  reserved: U32,
+  /** Opening or end of a session. */
+  lastUsedNs: U64,
+  /** When the client IP's tokens for new sessions are full again. */
+  tokensFullNs: U64,
+});
+
+/** `listener_state`, by listener index. */
+export const LISTENER_STATE = struct({
+  /** When the listener's tokens for new sessions are full again. */
+  tokensFullNs: U64,
+  /** Turns of round-robin. */
+  turns: U32,
+  reserved: U32,
+});
+
+/**
+ * A u64 of `live`, by pool index; MAX_BACKENDS of them, by slot: live sessions of the backend with this reference. A new
+ * incarnation starts from 0 with its first session, so whoever reads compares the reference first.
+ */
+export const LIVE = struct({ sessions: U32, ref: U32 });
+
+/** Buckets of `replyTime`: bucket i counts times below 2^(i + 11) ns (2 us, 4 us...), the last one the rest. */
+export const REPLY_TIME_BUCKETS = 24;
+
+/** `figures`, by pool index * MAX_BACKENDS + slot: since the backend's slot was last given away. */
+export const FIGURES = struct({
+  /** u64 counts of times from a client's datagram to its backend's next reply. */
+  replyTime: REPLY_TIME_BUCKETS * U64,
+  replyTimeSumNs: U64,
+  replies: U64,
+});
+
+/** The one record of `gauges`. */
+export const GAUGES = struct({
+  sessions: U64,
+  pins: U64,
+  /** Reverse records, resting ones among them. */
+  reverses: U64,
+  /** Reverse records that their session left. */
+  resting: U64,
+});
+
+/** An element of the queue `half_open`: a session when it was opened, for eviction in the order of age. */
+export const HALF_OPEN = struct({ session: SESSION_KEY.size, reserved: U32, openedNs: U64 });
+
+/** What the steward does to the record that a request names. */
+export const STEWARD = {
+  /** Ends the session if it is idle for its listener's timeout; counted as expired. */
+  expireSession: 0,
+  /** Ends the session; not counted. */
+  endSession: 1,
+  /** Forgets the pin if it has no session and its timeout is over. */
+  expirePin: 2,
+  /** Forgets the pin. */
+  endPin: 3,
+  /** Forgets the reverse record if it has rested for the quarantine. */
+  endRest: 4,
+} as const;
+
+/** A request to the steward: what to do, and the key of the session, the pin or the reverse record. */
+export const REQUEST = struct({ operation: U32, key: REVERSE_KEY.size });
+/** Most requests of one run. */
+export const MAX_REQUESTS = 1_024;
+
+/**
+ * The one record of `requests`. The steward does one request each time it runs, so `count` of them are one
+ * BPF_PROG_TEST_RUN with `repeat` = `count`.
+ */
+export const REQUESTS = struct({
+  /** The next request to do; the engine sets it to 0. */
+  cursor: U32,
+  count: U32,
+  /** How many changed anything; the engine sets it to 0. */
+  done: U32,
+  reserved: U32,
+  /** REQUEST records. */
+  requests: MAX_REQUESTS * REQUEST.size,
+});
+
+export interface MapSizes {
+  /** Sessions that the engine can hold. */
+  readonly maxSessions: number;
+  /** Pools that the engine can hold. */
+  readonly maxPools: number;
+}
+
+export type MapName =
+  | 'settings'
+  | 'ports'
+  | 'listeners'
+  | 'rules'
+  | 'pools'
+  | 'snapshots'
+  | 'endpoints'
+  | 'sessions'
+  | 'reverse'
+  | 'pins'
+  | 'listener_state'
+  | 'live'
+  | 'figures'
+  | 'gauges'
+  | 'half_open'
+  | 'pin_order'
+  | 'counters'
+  | 'requests';
+
+/** Pins outlive sessions, so there is room for more of them (core/router.ts). */
+const PINS_PER_SESSION = 2;
+/** A session has one reverse record, and as many may rest (SETTINGS.maxResting). */
+const REVERSES_PER_SESSION = 2;
+
+/** An inner map of `snapshots`. */
+export const SNAPSHOT_MAP: MapSpec = {
+  name: 'snapshot',
+  type: BPF_MAP_TYPE_ARRAY,
+  keySize: U32,
+  valueSize: SNAPSHOT.size,
+  maxEntries: 1,
+  flags: BPF_F_MMAPABLE,
+};
+
+/** All maps. `snapshots` is an array of maps: it is made with a SNAPSHOT_MAP as its template. */
+export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<MapName, MapSpec>> {
+  const array = (name: MapName, valueSize: number, maxEntries: number): MapSpec => ({
+    name,
+    type: BPF_MAP_TYPE_ARRAY,
+    keySize: U32,
+    valueSize,
+    maxEntries,
+    flags: BPF_F_MMAPABLE,
+  });
+  const hash = (name: MapName, keySize: number, valueSize: number, maxEntries: number): MapSpec => ({
+    name,
+    type: BPF_MAP_TYPE_HASH,
+    keySize,
+    valueSize,
+    maxEntries,
+  });
+  const queue = (name: MapName, valueSize: number, maxEntries: number): MapSpec => ({
+    name,
+    type: BPF_MAP_TYPE_QUEUE,
+    keySize: 0,
+    valueSize,
+    maxEntries,
+  });
+  return {
+    settings: array('settings', SETTINGS.size, 1),
+    ports: array('ports', PORT.size, 65_536),
+    listeners: hash('listeners', LISTENER_KEY.size, LISTENER.size, MAX_LISTENERS),
+    rules: array('rules', RULES.size, MAX_LISTENERS),
+    pools: array('pools', POOL.size, maxPools),
+    snapshots: {
+      name: 'snapshots',
+      type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
+      keySize: U32,
+      valueSize: U32,
+      maxEntries: 2 * maxPools,
+    },
+    endpoints: {
+      ...hash('endpoints', ENDPOINT_KEY.size, ENDPOINT.size, maxPools * MAX_BACKENDS),
+      flags: BPF_F_NO_PREALLOC,
+    },
+    sessions: hash('sessions', SESSION_KEY.size, SESSION.size, maxSessions),
+    reverse: hash('reverse', REVERSE_KEY.size, REVERSE.size, maxSessions * REVERSES_PER_SESSION),
+    pins: hash('pins', PIN_KEY.size, PIN.size, maxSessions * PINS_PER_SESSION),
+    listener_state: array('listener_state', LISTENER_STATE.size, MAX_LISTENERS),
+    live: array('live', MAX_BACKENDS * LIVE.size, maxPools),
+    figures: array('figures', FIGURES.size, maxPools * MAX_BACKENDS),
+    gauges: array('gauges', GAUGES.size, 1),
+    half_open: queue('half_open', HALF_OPEN.size, maxSessions),
+    pin_order: queue('pin_order', PIN_KEY.size, maxSessions * PINS_PER_SESSION),
+    counters: {
+      name: 'counters',
+      type: BPF_MAP_TYPE_PERCPU_ARRAY,
+      keySize: U32,
+      valueSize: COUNTER_COUNT * U64,
+      maxEntries: MAX_LISTENERS,
+    },
+    requests: array('requests', REQUESTS.size, 1),
+  };
+}
