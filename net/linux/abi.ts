@@ -68,6 +68,10 @@ export const MSG_DONTWAIT = 0x40;
 export const MSG_ERRQUEUE = 0x2000;
 export const MSG_NOSIGNAL = 0x4000;
 
+/** linux/if.h: struct ifreq, as far as it is read; linux/sockios.h. */
+export const IFREQ = { name: 0, hardwareFamily: 16 } as const;
+export const SIOCGIFHWADDR = 0x8927;
+
 /** asm-generic/socket.h */
 export const SOL_SOCKET = 1;
 export const SO_SNDBUF = 7;

@@ -48,6 +48,7 @@ export interface Libc {
   ) => number;
   /** bpf(2), by number: C libraries have no wrapper. */
   readonly bpf: (number: number, command: number, attributes: number, size: number) => number;
+  readonly ioctl: (fd: number, request: number, argument: number) => number;
   readonly mount: (source: string, target: string, type: string, flags: number, data: number) => number;
   /** The interface's number, or 0. */
   readonly if_nametoindex: (name: string) => number;
@@ -79,6 +80,7 @@ const PROTOTYPES = {
   usleep: 'int usleep(uint32_t)',
   epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
   bpf: 'int64_t syscall(int64_t, int, int64_t, uint32_t)',
+  ioctl: 'int ioctl(int, uint64_t, int64_t)',
   mount: 'int mount(const char *, const char *, const char *, uint64_t, int64_t)',
   if_nametoindex: 'uint32_t if_nametoindex(const char *)',
 } as const;

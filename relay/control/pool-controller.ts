@@ -56,7 +56,7 @@ export class PoolController {
     this.#config = config;
     this.#log = poolLog(logger, config.name);
     this.#pool = new BackendPool(config.name);
-    this.#unsettled = new BackendPool(config.name).snapshot();
+    this.#unsettled = { ...new BackendPool(config.name).snapshot(), isSettling: true };
     this.#isSettling = (config.registration?.settleMs ?? 0) > 0;
     const shared = { pool: this.#pool, clock, log: this.#log };
     this.#book = new RegistrationBook({ ...shared, config, ownEndpoints });

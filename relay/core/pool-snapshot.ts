@@ -30,6 +30,8 @@ export interface PoolSnapshot {
   readonly pool: string;
   /** Counts up by one with every change of the pool. */
   readonly epoch: number;
+  /** The pool waits for its servers to register: nobody is ready yet, and nobody is known to have left. */
+  readonly isSettling?: boolean;
   /** By slot; `undefined` where no backend is. */
   readonly backends: readonly (BackendEntry | undefined)[];
   /** Current reference by slot; NO_BACKEND_REF where none is usable (neither ready nor draining). */

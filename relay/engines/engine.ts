@@ -34,6 +34,15 @@ export interface SessionView {
   readonly downstreamBytes: number;
   readonly upstreamDatagrams: number;
   readonly upstreamBytes: number;
+  /** How evenly the client's datagrams come, from engines that see each one's time of arrival. */
+  readonly pacing?: Pacing;
+}
+
+export interface Pacing {
+  /** Intervals of more than two ticks between datagrams from the client. */
+  readonly gaps: number;
+  /** Intervals by length: one count for each power of two around the tick; the first and the last are open. */
+  readonly intervals: readonly number[];
 }
 
 export interface SessionQuery {

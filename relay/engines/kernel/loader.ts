@@ -97,14 +97,19 @@ export class Bpf {
     return this.#attributes.u32[at >> 2]!;
   }
 
-  /** @returns the map's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE */
-  createMap(spec: MapSpec): number {
+  /**
+   * @param innerMap of an array of maps: a map like those that it will hold
+   * @returns the map's descriptor
+   * @throws RelayError TICKRELAY_ERR_ENGINE
+   */
+  createMap(spec: MapSpec, innerMap = 0): number {
     const fd = this.run(BPF_MAP_CREATE, (attributes) => {
       attributes.u32(BPF_MAP_ATTR.type, spec.type);
       attributes.u32(BPF_MAP_ATTR.keySize, spec.keySize);
       attributes.u32(BPF_MAP_ATTR.valueSize, spec.valueSize);
       attributes.u32(BPF_MAP_ATTR.maxEntries, spec.maxEntries);
       attributes.u32(BPF_MAP_ATTR.flags, spec.flags ?? 0);
+      attributes.u32(BPF_MAP_ATTR.innerMap, innerMap);
       attributes.text(BPF_MAP_ATTR.name, spec.name);
     });
     if (fd < 0) throw failure(`make the map ${spec.name} of ${spec.maxEntries} entries`, fd);

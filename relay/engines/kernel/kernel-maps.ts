@@ -1,0 +1,202 @@
+/**
+ * All maps of one relay as a whole: made new, or taken over from a relay that left them pinned.
+ *
+ * Beside those of maps.ts there is `names`, which no program reads: which listener and which pool an index means, so that a
+ * restarted relay finds its own again.
+ */
+import { BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY } from '../../../net/linux/abi.ts';
+import { MAX_LISTENERS } from '../../core/limits.ts';
+import { BpfMap, isMapLike } from './bpf-map.ts';
+import type { PinDirectory } from './bpffs.ts';
+import type { Bpf, MapSpec } from './loader.ts';
+import { LAYOUT_VERSION, type MapName, type MapSizes, mapSpecs, SETTINGS, SNAPSHOT_MAP } from './maps.ts';
+import { MappedArray } from './mapped-array.ts';
+
+/** Bytes of a name in `names`: NAME_PATTERN of the configuration allows 64 characters. */
+const NAME_BYTES = 256;
+
+/** Arrays that the engine reads and writes in place. */
+const MAPPED = [
+  'settings',
+  'ports',
+  'rules',
+  'pools',
+  'listener_state',
+  'live',
+  'figures',
+  'gauges',
+  'requests',
+] as const satisfies readonly MapName[];
+type MappedName = (typeof MAPPED)[number];
+
+export class KernelMaps {
+  readonly sizes: MapSizes;
+  readonly maps: Readonly<Record<MapName, BpfMap>>;
+  readonly mapped: Readonly<Record<MappedName, MappedArray>>;
+  /** Listener names by index, then pool names. */
+  readonly names: Names;
+  readonly #bpf: Bpf;
+  readonly #namesMap: BpfMap;
+  readonly #snapshots = new Map<number, { readonly map: BpfMap; readonly memory: MappedArray }>();
+  #pins: PinDirectory | undefined;
+
+  private constructor(bpf: Bpf, sizes: MapSizes, open: (spec: MapSpec) => number) {
+    this.#bpf = bpf;
+    this.sizes = sizes;
+    const specs = mapSpecs(sizes);
+    const maps: Partial<Record<MapName, BpfMap>> = {};
+    const opened: BpfMap[] = [];
+    try {
+      for (const [name, spec] of Object.entries(specs) as [MapName, MapSpec][]) {
+        maps[name] = new BpfMap(bpf, spec, open(spec));
+        opened.push(maps[name]);
+      }
+      this.#namesMap = new BpfMap(bpf, namesSpec(sizes), open(namesSpec(sizes)));
+      opened.push(this.#namesMap);
+    } catch (error) {
+      for (const map of opened) map.close();
+      throw error;
+    }
+    this.maps = maps as Record<MapName, BpfMap>;
+    const mapped = MAPPED.map((name) => [name, new MappedArray(bpf.libc, specs[name], this.maps[name].fd)]);
+    this.mapped = Object.fromEntries(mapped) as Record<MappedName, MappedArray>;
+    this.names = new Names(new MappedArray(bpf.libc, this.#namesMap.spec, this.#namesMap.fd));
+  }
+
+  /** @throws RelayError TICKRELAY_ERR_ENGINE, for want of memory for instance */
+  static create(bpf: Bpf, sizes: MapSizes): KernelMaps {
+    const template = bpf.createMap(SNAPSHOT_MAP);
+    try {
+      const maps = new KernelMaps(bpf, sizes, (spec) =>
+        bpf.createMap(spec, spec.name === 'snapshots' ? template : 0),
+      );
+      const { settings } = maps.mapped;
+      settings.setU32(SETTINGS.at.layoutVersion, LAYOUT_VERSION);
+      return maps;
+    } finally {
+      bpf.closeFd(template);
+    }
+  }
+
+  /** Takes over what is pinned. @returns the maps, or why they don't fit */
+  static adopt(bpf: Bpf, sizes: MapSizes, pins: PinDirectory): KernelMaps | string {
+    const specs = [...Object.values(mapSpecs(sizes)), namesSpec(sizes)];
+    const fds = new Map(specs.map(({ name }) => [name, bpf.open(pins.mapPath(name))]));
+    const give = (why: string): string => {
+      for (const fd of fds.values()) if (fd !== undefined) bpf.closeFd(fd);
+      return why;
+    };
+    for (const spec of specs) {
+      const fd = fds.get(spec.name);
+      if (fd === undefined) return give(`the map ${spec.name} is missing`);
+      if (!isMapLike(bpf, fd, spec)) return give(`the map ${spec.name} has another size`);
+    }
+    const settings = new MappedArray(bpf.libc, specs[0]!, fds.get('settings')!);
+    const version = settings.getU32(SETTINGS.at.layoutVersion);
+    settings.unmap();
+    if (version !== LAYOUT_VERSION) return give(`its maps are of version ${version}, not ${LAYOUT_VERSION}`);
+    const maps = new KernelMaps(bpf, sizes, ({ name }) => fds.get(name)!);
+    maps.#pins = pins;
+    return maps;
+  }
+
+  /** Descriptors by map, as the programs refer to them. */
+  get fds(): Readonly<Record<MapName, number>> {
+    const entries = Object.entries(this.maps).map(([name, { fd }]) => [name, fd]);
+    return Object.fromEntries(entries) as Record<MapName, number>;
+  }
+
+  /** Bytes of kernel memory that the maps take from the start, about: hash elements have some 48 bytes of their own. */
+  get memoryBytes(): number {
+    return Object.values(this.maps).reduce((sum, { spec, valueBytes }) => {
+      const own = spec.type === BPF_MAP_TYPE_ARRAY ? 0 : 48 + Math.ceil(spec.keySize / 8) * 8;
+      return sum + spec.maxEntries * (valueBytes + own);
+    }, 0);
+  }
+
+  /** Lets the maps outlive the process. */
+  pin(pins: PinDirectory): void {
+    for (const map of [...Object.values(this.maps), this.#namesMap]) {
+      this.#bpf.pin(map.fd, pins.mapPath(map.spec.name));
+    }
+    this.#pins = pins;
+  }
+
+  /** One of the two snapshots of a pool; made when it is first asked for. */
+  snapshot(pool: number, half: number): MappedArray {
+    const index = pool * 2 + half;
+    let entry = this.#snapshots.get(index);
+    if (entry === undefined) {
+      const map = this.#openSnapshot(index);
+      entry = { map, memory: new MappedArray(this.#bpf.libc, SNAPSHOT_MAP, map.fd) };
+      this.#snapshots.set(index, entry);
+    }
+    return entry.memory;
+  }
+
+  close(): void {
+    for (const array of [...Object.values(this.mapped), this.names.memory]) array.unmap();
+    for (const map of [...Object.values(this.maps), this.#namesMap]) map.close();
+    for (const { map, memory } of this.#snapshots.values()) {
+      memory.unmap();
+      map.close();
+    }
+  }
+
+  #openSnapshot(index: number): BpfMap {
+    const path = this.#pins?.mapPath(`snapshot-${index}`);
+    const pinned = path === undefined ? undefined : this.#bpf.open(path);
+    if (pinned !== undefined) return new BpfMap(this.#bpf, SNAPSHOT_MAP, pinned);
+    const map = BpfMap.create(this.#bpf, SNAPSHOT_MAP);
+    this.maps.snapshots.updateAt(index, new Uint8Array(Uint32Array.of(map.fd).buffer));
+    if (path !== undefined) this.#bpf.pin(map.fd, path);
+    return map;
+  }
+}
+
+/** Texts by index; empty where there is none. */
+class Names {
+  readonly memory: MappedArray;
+
+  constructor(memory: MappedArray) {
+    this.memory = memory;
+  }
+
+  /** @param text one that is unique among listeners, and tells whether it is still the same one */
+  listener(index: number): string {
+    return this.#get(index);
+  }
+
+  setListener(index: number, text: string): void {
+    this.#set(index, text);
+  }
+
+  pool(index: number): string {
+    return this.#get(MAX_LISTENERS + index);
+  }
+
+  setPool(index: number, text: string): void {
+    this.#set(MAX_LISTENERS + index, text);
+  }
+
+  #get(index: number): string {
+    const bytes = this.memory.bytes.subarray(index * NAME_BYTES, (index + 1) * NAME_BYTES);
+    return Buffer.from(bytes.subarray(0, bytes.indexOf(0))).toString();
+  }
+
+  #set(index: number, text: string): void {
+    this.memory.clear(index);
+    this.memory.bytes.set(Buffer.from(text).subarray(0, NAME_BYTES - 1), index * NAME_BYTES);
+  }
+}
+
+function namesSpec({ maxPools }: MapSizes): MapSpec {
+  return {
+    name: 'names',
+    type: BPF_MAP_TYPE_ARRAY,
+    keySize: 4,
+    valueSize: NAME_BYTES,
+    maxEntries: MAX_LISTENERS + maxPools,
+    flags: BPF_F_MMAPABLE,
+  };
+}

@@ -1,0 +1,231 @@
+/**
+ * The listeners as the programs know them: which public address leads to which index, and the rules of each index. Each
+ * listener also holds a bound socket that nobody reads: the address can't be taken twice, and port 0 finds a free one.
+ */
+import assert from 'node:assert/strict';
+import { Endpoint } from '../../../net/address.ts';
+import type { Libc } from '../../../net/linux/libc.ts';
+import { bindUdp, readLocal } from '../../../net/linux/mmsg-socket.ts';
+import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
+import { MAX_LISTENERS } from '../../core/limits.ts';
+import type { UdpListenerSpec } from '../engine.ts';
+import type { KernelMaps } from './kernel-maps.ts';
+import {
+  ALGORITHM_NUMBERS,
+  LISTENER,
+  LISTENER_KEY,
+  PORT,
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_LISTENER,
+  RULES,
+  SOURCE_CLIENT,
+} from './maps.ts';
+import type { PoolWriter } from './pool-writer.ts';
+import type { Timeouts } from './sweeper.ts';
+
+const NS_PER_MS = 1e6;
+const NS_PER_S = 1e9;
+
+/** The rate that players are expected to send at, for the figures of their pacing: 128 a second. */
+const TICK_NS = NS_PER_S / 128;
+
+export interface KernelListener {
+  readonly index: number;
+  readonly local: Endpoint;
+  readonly pool: PoolWriter;
+  readonly spec: UdpListenerSpec;
+  /** The socket that holds the address. */
+  readonly socket: number;
+}
+
+export class ListenerTable {
+  readonly #libc: Libc;
+  readonly #maps: KernelMaps;
+  readonly #byName = new Map<string, KernelListener>();
+  readonly #byIndex: (KernelListener | undefined)[] = [];
+
+  constructor(libc: Libc, maps: KernelMaps) {
+    this.#libc = libc;
+    this.#maps = maps;
+  }
+
+  get(name: string): KernelListener | undefined {
+    return this.#byName.get(name);
+  }
+
+  at(index: number): KernelListener | undefined {
+    return this.#byIndex[index];
+  }
+
+  all(): readonly KernelListener[] {
+    return [...this.#byName.values()];
+  }
+
+  /** Timeouts by index; undefined where no listener is and none is left that a restarted relay may claim. */
+  timeouts(index: number): Timeouts | undefined {
+    const spec = this.#byIndex[index]?.spec;
+    if (spec !== undefined)
+      return { idleNs: spec.idleTimeoutMs * NS_PER_MS, pinNs: spec.pinTimeoutMs * NS_PER_MS };
+    if (this.#maps.names.listener(index) === '') return undefined;
+    const { rules } = this.#maps.mapped;
+    return {
+      idleNs: rules.getU64(rules.at(index, RULES.at.idleTimeoutNs)),
+      pinNs: rules.getU64(rules.at(index, RULES.at.pinTimeoutNs)),
+    };
+  }
+
+  /**
+   * Takes the address; datagrams to it are the programs' from `open` on.
+   *
+   * @throws RelayError TICKRELAY_ERR_BIND
+   */
+  bind(spec: UdpListenerSpec): { readonly socket: number; readonly local: Endpoint } {
+    assert(!this.#byName.has(spec.name), 'the listener is there already');
+    const socket = bindUdp(this.#libc, { local: spec.listen });
+    return { socket, local: readLocal(this.#libc, socket) };
+  }
+
+  unbind(socket: number): void {
+    this.#libc.close(socket);
+  }
+
+  /** Lets datagrams in. A listener that a relay before this one had keeps its index, and so its sessions and counters. */
+  open(spec: UdpListenerSpec, bound: { socket: number; local: Endpoint }, pool: PoolWriter): KernelListener {
+    const identity = identityOf(spec, bound.local);
+    let index = this.#indexes().find((i) => this.#maps.names.listener(i) === identity);
+    const isNew = index === undefined;
+    index ??= this.#indexes().find((i) => this.#maps.names.listener(i) === '');
+    assert(index !== undefined, 'too many listeners');
+    if (isNew) this.#clear(index);
+    const listener = { index, spec, pool, ...bound };
+    this.#maps.names.setListener(index, identity);
+    this.#byIndex[index] = listener;
+    this.#byName.set(spec.name, listener);
+    this.#writeRules(listener);
+    this.#announce(listener.local.port);
+    const value = new Uint8Array(LISTENER.size);
+    new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
+    this.#maps.maps.listeners.update(keyOf(listener.local), value);
+    return listener;
+  }
+
+  update(spec: UdpListenerSpec): void {
+    const before = this.#byName.get(spec.name);
+    assert(before !== undefined, 'no such listener');
+    const listener = { ...before, spec };
+    this.#byName.set(spec.name, listener);
+    this.#byIndex[listener.index] = listener;
+    this.#writeRules(listener);
+  }
+
+  /** Lets no more datagrams in and frees the address. Its sessions are the caller's to end. */
+  remove(name: string): KernelListener {
+    const listener = this.#byName.get(name);
+    assert(listener !== undefined, 'no such listener');
+    this.#maps.maps.listeners.delete(keyOf(listener.local));
+    this.#byName.delete(name);
+    this.#byIndex[listener.index] = undefined;
+    this.#maps.names.setListener(listener.index, '');
+    this.#announce(listener.local.port);
+    this.unbind(listener.socket);
+    return listener;
+  }
+
+  /** Removes what a relay before this one listened on and this one does not. @returns how many */
+  removeUnclaimed(): number {
+    let removed = 0;
+    for (const index of this.#indexes()) {
+      const identity = this.#maps.names.listener(index);
+      if (identity === '' || this.#byIndex[index] !== undefined) continue;
+      const local = Endpoint.parse(identity.split(' ')[0]!);
+      this.#maps.maps.listeners.delete(keyOf(local));
+      this.#maps.names.setListener(index, '');
+      this.#announce(local.port);
+      removed++;
+    }
+    return removed;
+  }
+
+  /** Frees the addresses; what the programs know stays. */
+  close(): void {
+    for (const { socket } of this.#byName.values()) this.unbind(socket);
+    this.#byName.clear();
+    this.#byIndex.length = 0;
+  }
+
+  counters({ index }: KernelListener): ListenerCounters {
+    const { counters } = this.#maps.maps;
+    const perCpu = new BigInt64Array(counters.valueBytes / 8);
+    counters.lookupAt(index, new Uint8Array(perCpu.buffer));
+    const sums = new Float64Array(COUNTER_COUNT);
+    // A session may begin on one CPU and end on another: only the sum over all of them means something.
+    perCpu.forEach((count, i) => (sums[i % COUNTER_COUNT]! += Number(count)));
+    return new ListenerCounters(sums);
+  }
+
+  #indexes(): number[] {
+    return Array.from({ length: MAX_LISTENERS }, (_, i) => i);
+  }
+
+  #clear(index: number): void {
+    const { counters } = this.#maps.maps;
+    counters.updateAt(index, new Uint8Array(counters.valueBytes));
+    this.#maps.mapped.listener_state.clear(index);
+  }
+
+  #writeRules({ index, spec, pool }: KernelListener): void {
+    const { rules } = this.#maps.mapped;
+    const { limits } = spec;
+    const u32 = (field: keyof typeof RULES.at, value: number): void =>
+      rules.setU32(rules.at(index, RULES.at[field]), value);
+    const u64 = (field: keyof typeof RULES.at, value: number): void =>
+      rules.setU64(rules.at(index, RULES.at[field]), Math.round(value));
+    const rate = (perSecond: number, token: keyof typeof RULES.at, burst: keyof typeof RULES.at): void => {
+      const tokenNs = perSecond === 0 ? 0 : Math.round(NS_PER_S / perSecond);
+      u64(burst, (Math.max(1, perSecond) - 1) * tokenNs);
+      u64(token, tokenNs);
+    };
+    u32('pool', pool.index);
+    u32('algorithm', ALGORITHM_NUMBERS[spec.algorithm]);
+    u32('sourceAddress', SOURCE_CLIENT);
+    u32('sessionsPerSource', limits.sessionsPerSource);
+    u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
+    u64('pinTimeoutNs', spec.pinTimeoutMs * NS_PER_MS);
+    rate(limits.sessionRatePerSource, 'sourceTokenNs', 'sourceBurstNs');
+    rate(limits.sessionRate, 'listenerTokenNs', 'listenerBurstNs');
+    u32('amplification', limits.amplification);
+    u64('tickNs', TICK_NS);
+  }
+
+  /** Writes which listeners have this port, for the programs' first look at a datagram. */
+  #announce(port: number): void {
+    const { ports } = this.#maps.mapped;
+    const at = ports.at(port, PORT.at.flags);
+    let flags = ports.u16[at >> 1]! & ~(PORT_LISTENER | PORT_ANY | PORT_ANY_V4);
+    for (const index of this.#indexes()) {
+      const identity = this.#maps.names.listener(index);
+      if (identity === '') continue;
+      const local = Endpoint.parse(identity.split(' ')[0]!);
+      if (local.port === port) flags |= portFlag(local);
+    }
+    ports.setU16(at, flags);
+  }
+}
+
+/** What makes a listener the same one for a restarted relay: then its sessions go on. */
+function identityOf({ name, pool }: UdpListenerSpec, local: Endpoint): string {
+  return `${local.toString()} ${pool} ${name}`;
+}
+
+function portFlag({ ip }: Endpoint): number {
+  if (ip.range !== 'unspecified') return PORT_LISTENER;
+  return ip.isV4 ? PORT_ANY_V4 : PORT_ANY;
+}
+
+function keyOf({ ip, port }: Endpoint): Uint8Array {
+  const key = new Uint8Array(LISTENER_KEY.size);
+  key.set(ip.bytes, LISTENER_KEY.at.address);
+  new DataView(key.buffer).setUint32(LISTENER_KEY.at.port, port, true);
+  return key;
+}
