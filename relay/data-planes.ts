@@ -57,14 +57,14 @@ export class DataPlanes {
     return this.#inTurn(async () => {
       this.#state = 'draining';
       this.tcp.drain();
-      await this.engine.drain();
+      if (this.engine.isLasting !== true) await this.engine.drain();
     });
   }
 
-  /** Live sessions and connections. */
+  /** Live sessions and connections that the relay's end would end. */
   live(): number {
     const connections = this.tcp.listeners().reduce((sum, { liveConnections }) => sum + liveConnections, 0);
-    return this.engine.capacity().liveSessions + connections;
+    return connections + (this.engine.isLasting === true ? 0 : this.engine.capacity().liveSessions);
   }
 
   /** Idempotent. */

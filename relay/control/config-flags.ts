@@ -30,6 +30,11 @@ export interface RelayFlags {
   readonly workers?: string | number | undefined;
   readonly coalesce?: string | number | undefined;
   readonly hashSeed?: string | number | undefined;
+  readonly name?: string | undefined;
+  /** Interfaces of the engine `kernel`. */
+  readonly interface?: readonly string[] | undefined;
+  readonly sourceAddress?: string | undefined;
+  readonly keepAttached?: boolean | undefined;
   readonly maxSessions?: string | number | undefined;
   readonly shutdownDeadline?: string | undefined;
   readonly logLevel?: string | undefined;
@@ -54,6 +59,10 @@ const FLAG_OF: readonly (readonly [RegExp, string])[] = [
   [/^workers/, '--workers'],
   [/^coalesceUs/, '--coalesce'],
   [/^engine/, '--engine'],
+  [/^name/, '--name'],
+  [/^kernel\.interfaces/, '--interface'],
+  [/^kernel\.sourceAddress/, '--source-address'],
+  [/^kernel\.keepAttached/, '--keep-attached'],
   [/^pools\.tcp-/, '--tcp'],
 ];
 
@@ -79,12 +88,15 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
     problems.add(['--udp'], 'is missing; give --udp ADDRESS:PORT, --tcp PORT=BACKENDS or --config FILE');
   }
 
-  const { engine, workers, coalesce, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
+  const { name, engine, workers, coalesce, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
+  const { interface: interfaces, sourceAddress, keepAttached } = flags;
   const data = defined({
+    name,
     engine,
     workers,
     coalesceUs: coalesce,
     hashSeed,
+    kernel: defined({ interfaces, sourceAddress, keepAttached }),
     listeners,
     pools,
     admin: flags.admin === undefined ? undefined : defined({ listen: flags.admin, token: flags.adminToken }),

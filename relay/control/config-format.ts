@@ -10,12 +10,15 @@ export function formatConfig(config: RelayConfig): string {
 
 /** The same as plain data, as the admin API answers it. Absent keys are left out by both JSON and YAML. */
 export function describeConfig(config: RelayConfig): Readonly<Record<string, unknown>> {
-  const { engine, workers, coalesceUs, hashSeed, listeners, pools, admin, limits, shutdown, log } = config;
+  const { name, engine, workers, coalesceUs, hashSeed, kernel } = config;
+  const { listeners, pools, admin, limits, shutdown, log } = config;
   return {
+    name,
     engine,
     workers: workers ?? 'auto',
     coalesceUs,
     hashSeed,
+    kernel,
     listeners: listeners.map(describeListener),
     pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),
     ...(admin && { admin: { listen: admin.listen.toString(), ...hidden(admin.token) } }),

@@ -26,7 +26,7 @@ export interface ReloadStatus {
 }
 
 /** Keys that a running relay can't change. */
-const FIXED_KEYS = ['engine', 'workers', 'coalesceUs', 'hashSeed', 'limits'] as const;
+const FIXED_KEYS = ['name', 'engine', 'workers', 'coalesceUs', 'hashSeed', 'kernel', 'limits'] as const;
 
 export class ConfigReloader {
   readonly #options: ConfigReloaderOptions;

@@ -11,6 +11,7 @@ import { shown, suggestion } from './config-problems.ts';
 import { unusableTarget } from './target-address.ts';
 
 export const ENGINE_CHOICES = ['auto', 'dgram', 'mmsg', 'kernel'] as const;
+export const SOURCE_ADDRESSES = ['client', 'relay'] as const;
 export const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp', 'postgres'] as const;
 const PROXY_VERSIONS = ['none', 'v1', 'v2'] as const;
 const POSTGRES_ROLES = ['any', 'primary', 'replica'] as const;
@@ -66,6 +67,14 @@ const integer = (min: number, max: number) =>
       ? Number(value)
       : undefined;
   });
+
+const flag = scalar('true or false', (input) => {
+  if (input === 'true' || input === 'false') return input === 'true';
+  return typeof input === 'boolean' ? input : undefined;
+});
+
+/** The kernel takes up to 15 bytes, without spaces and slashes. */
+const interfaceName = text('the name of an interface, such as eth0', (input) => /^[^\s/]{1,15}$/.test(input));
 
 /** `auto` is undefined: the engine counts cores, or descriptors. */
 const countOrAuto = (max: number) =>
@@ -315,10 +324,19 @@ export const poolSchema = (defaultCheck: 'none' | 'tcp') =>
 
 /** The root; listeners and pools are read one by one (config.ts), so that a fault in one hides none in another. */
 export const rootSchema = section({
+  name: name.default('tickrelay'),
   engine: oneOf(ENGINE_CHOICES).default('auto'),
   workers: countOrAuto(MAX_WORKERS).default({ count: undefined }),
   coalesceUs: integer(0, MAX_COALESCE_US).default(0),
   hashSeed: integer(0, 0xffff_ffff).default(0),
+  kernel: section({
+    interfaces: z.array(interfaceName).default([]),
+    sourceAddress: oneOf(SOURCE_ADDRESSES).optional(),
+    bpffs: text('an absolute path', (input) => /^\/[^\0]*$/.test(input)).default('/sys/fs/bpf'),
+    keepAttached: flag.default(false),
+  })
+    .transform(({ sourceAddress, ...rest }) => ({ ...rest, sourceAddress }))
+    .prefault({}),
   listeners: z
     .array(z.unknown())
     .min(1, 'has no listener; there should be at least one')
@@ -342,13 +360,18 @@ export const rootSchema = section({
     .transform(({ delay, deadline }) => ({ delayMs: delay, deadlineMs: deadline }))
     .prefault({}),
   log: section({ level: oneOf(LOG_LEVELS).default('info') }).prefault({}),
-}).transform(({ engine, workers: threads, coalesceUs, hashSeed, admin, limits: bounds, shutdown, log }) => ({
-  engine,
-  workers: threads.count,
-  coalesceUs,
-  hashSeed,
-  admin,
-  limits: bounds,
-  shutdown,
-  log,
-}));
+}).transform(({ name: own, engine, workers: threads, coalesceUs, hashSeed, kernel, ...rest }) => {
+  const { admin, limits: bounds, shutdown, log } = rest;
+  return {
+    name: own,
+    engine,
+    workers: threads.count,
+    coalesceUs,
+    hashSeed,
+    kernel,
+    admin,
+    limits: bounds,
+    shutdown,
+    log,
+  };
+});

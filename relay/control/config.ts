@@ -132,13 +132,28 @@ export interface AdminConfig {
   readonly token: string | undefined;
 }
 
+/** Of the engine `kernel`; the others take no notice. */
+export interface KernelConfig {
+  /** Where clients arrive; empty: the interfaces of the listeners' addresses. */
+  readonly interfaces: readonly string[];
+  /** Whose address backends see; undefined: as `client`, but only where the engine is named. */
+  readonly sourceAddress: 'client' | 'relay' | undefined;
+  /** Where the BPF file system is, or may be mounted. */
+  readonly bpffs: string;
+  /** At the end, leaves the programs where they are, so that traffic goes on without the relay. */
+  readonly keepAttached: boolean;
+}
+
 export interface RelayConfig {
+  /** Tells the relays of one machine apart where they leave something behind in the system. */
+  readonly name: string;
   readonly engine: EngineChoice;
   /** Worker threads of engines that have them; undefined: one for each core. */
   readonly workers: number | undefined;
   /** How long a worker lets datagrams gather before it looks again, in microseconds. */
   readonly coalesceUs: number;
   readonly hashSeed: number;
+  readonly kernel: KernelConfig;
   readonly listeners: readonly ListenerConfig[];
   readonly pools: readonly PoolConfig[];
   readonly admin: AdminConfig | undefined;

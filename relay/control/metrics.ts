@@ -11,6 +11,7 @@ import { DIRECTIONS } from '../core/counters.ts';
 import type { ConfigReloader, ReloadStatus } from './config-reloader.ts';
 import type { ControlPlane } from './control-plane.ts';
 import type { PoolCounts, PoolView } from './pool-view.ts';
+import type { ReplyTimes } from '../core/reply-times.ts';
 import type { RelayView, TcpListenerView, UdpListenerView } from './relay-view.ts';
 import { sessionsOf } from './sessions-of.ts';
 
@@ -149,6 +150,25 @@ const METRICS: readonly Metric[] = [
       const sessions = sessionsOf(udp, tcp);
       return perBackend(pools, ({ id }, labels) => [[labels, sessions.get(labels.pool)?.get(id) ?? 0]]);
     },
+  ),
+  counter(
+    'backend_reply_seconds_bucket',
+    'Times from a client’s datagram to its backend’s next reply, at most so long',
+    ['pool', 'backend', 'le'],
+    ({ udp }) =>
+      perReplyTimes(udp, ({ boundsSeconds, counts }, labels) => {
+        let below = 0;
+        return counts.map((count, i): Reading => {
+          below += count;
+          return [{ ...labels, le: String(boundsSeconds[i] ?? '+Inf') }, below];
+        });
+      }),
+  ),
+  counter('backend_reply_seconds_count', 'Replies whose time was taken', ['pool', 'backend'], ({ udp }) =>
+    perReplyTimes(udp, ({ counts }, labels) => [[labels, counts.reduce((sum, count) => sum + count, 0)]]),
+  ),
+  counter('backend_reply_seconds_sum', 'All of these times together', ['pool', 'backend'], ({ udp }) =>
+    perReplyTimes(udp, ({ sumSeconds }, labels) => [[labels, sumSeconds]]),
   ),
   gauge(
     'backend_players',
@@ -339,6 +359,20 @@ function perBackend(
 ): Reading[] {
   return pools.flatMap(({ name, backends }) =>
     backends.flatMap((backend) => read(backend, { pool: name, backend: backend.id })),
+  );
+}
+
+/** Listeners of one pool report the same, so each pool is read once. */
+function perReplyTimes(
+  udp: readonly UdpListenerView[],
+  read: (
+    times: ReplyTimes,
+    labels: { readonly pool: string; readonly backend: string },
+  ) => readonly Reading[],
+): Reading[] {
+  const pools = new Map(udp.map(({ pool, replyTimesByBackend }) => [pool, replyTimesByBackend]));
+  return Array.from(pools).flatMap(([pool, byBackend]) =>
+    Array.from(byBackend ?? []).flatMap(([backend, times]) => read(times, { pool, backend })),
   );
 }
 

@@ -4,6 +4,7 @@
  */
 import type { Endpoint } from '../../net/address.ts';
 import type { ListenerCounts } from '../core/counters.ts';
+import type { ReplyTimes } from '../core/reply-times.ts';
 import type { RelayConfig } from './config.ts';
 
 export interface UdpListenerView {
@@ -16,6 +17,8 @@ export interface UdpListenerView {
   readonly sessionsByBackend: ReadonlyMap<string, number>;
   readonly upstreamSockets: number;
   readonly receiveBuffer: { readonly grantedBytes: number | undefined };
+  /** By backend id, of the whole pool; from engines that see it. */
+  readonly replyTimesByBackend?: ReadonlyMap<string, ReplyTimes>;
 }
 
 export interface TcpListenerView {

@@ -6,6 +6,7 @@ import type { Endpoint } from '../../net/address.ts';
 import type { ListenerCounts } from '../core/counters.ts';
 import type { ListenerRules } from '../core/listener-state.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
+import type { ReplyTimes } from '../core/reply-times.ts';
 
 export type EngineName = 'dgram' | 'mmsg' | 'kernel';
 
@@ -73,10 +74,14 @@ export interface ListenerStatus {
   readonly upstreamSockets: number;
   /** Receive buffer of the listener's socket, of the smallest where it has several. */
   readonly receiveBuffer: { readonly askedBytes: number; readonly grantedBytes: number | undefined };
+  /** By backend id, of the whole pool, from engines that see each datagram's time. */
+  readonly replyTimesByBackend?: ReadonlyMap<string, ReplyTimes>;
 }
 
 export interface Engine {
   readonly name: EngineName;
+  /** Whether `close` leaves players playing: then there is nothing to drain. */
+  readonly isLasting?: boolean;
 
   /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
   addListener(spec: UdpListenerSpec): Promise<Endpoint>;

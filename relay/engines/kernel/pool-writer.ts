@@ -12,8 +12,20 @@ import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { backendRef, nextIncarnation, type BackendRef } from '../../core/backend-ref.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
+import type { ReplyTimes } from '../../core/reply-times.ts';
 import type { KernelMaps } from './kernel-maps.ts';
-import { BACKEND, ENDPOINT, ENDPOINT_KEY, LIVE, POOL, PORT, PORT_BACKEND, SNAPSHOT } from './maps.ts';
+import {
+  BACKEND,
+  ENDPOINT,
+  ENDPOINT_KEY,
+  FIGURES,
+  LIVE,
+  POOL,
+  PORT,
+  PORT_BACKEND,
+  REPLY_TIME_BUCKETS,
+  SNAPSHOT,
+} from './maps.ts';
 import type { MappedArray } from './mapped-array.ts';
 
 /** A program that read the switch just before a flip is done with the old half after some 10 us; it gets this long, in ms. */
@@ -94,6 +106,17 @@ export class PoolWriter {
       const liveSessions = isOwn ? live.getU32(at + LIVE.at.sessions) : 0;
       yield { slot, entry: place.entry, liveSessions };
     }
+  }
+
+  /** Reply times of the backend in this slot. */
+  replyTimes(slot: number): ReplyTimes {
+    const { figures } = this.#maps.mapped;
+    const at = figures.at(this.index * MAX_BACKENDS + slot, FIGURES.at.replyTime);
+    return {
+      boundsSeconds: REPLY_BOUNDS_SECONDS,
+      counts: Array.from({ length: REPLY_TIME_BUCKETS }, (_, i) => figures.getU64(at + i * 8)),
+      sumSeconds: figures.getU64(at + FIGURES.at.replyTimeSumNs) / 1e9,
+    };
   }
 
   get #half(): number {
@@ -199,6 +222,9 @@ export class PoolWriter {
     return key;
   }
 }
+
+/** Bucket i counts times below 2^(i + 11) ns, and the last one the rest. */
+const REPLY_BOUNDS_SECONDS = Array.from({ length: REPLY_TIME_BUCKETS - 1 }, (_, i) => 2 ** (i + 11) / 1e9);
 
 const PRESENT = new Uint8Array(ENDPOINT.size).fill(1, 0, 1);
 

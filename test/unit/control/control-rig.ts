@@ -61,6 +61,9 @@ export class FakeRelay implements RelayView {
       sessionsByBackend: new Map([['static-1', 3]]),
       upstreamSockets: 2,
       receiveBuffer: { grantedBytes: 212_992 },
+      replyTimesByBackend: new Map([
+        ['static-1', { boundsSeconds: [0.001, 0.002], counts: [4, 2, 1], sumSeconds: 0.0095 }],
+      ]),
     },
   ];
 

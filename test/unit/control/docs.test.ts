@@ -35,6 +35,7 @@ engine: auto
 workers: 2
 coalesceUs: 100
 hashSeed: 1
+kernel: { interfaces: [eth0], sourceAddress: client }
 listeners:
   - { name: a, protocol: udp, listen: "0.0.0.0:1", pool: none, idleTimeout: 2m, pinTimeout: 5m }
   - { name: b, protocol: tcp, listen: "0.0.0.0:2", pool: http, proxyProtocol: { accept: ["10.0.0.0/8"] } }
