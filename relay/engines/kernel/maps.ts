@@ -6,7 +6,7 @@
  * The engine never writes those; what it wants done to a session it asks of the program `steward` (program-steward.ts),
  * so that all bookkeeping is in one place and exact.
  *
- * A ports field named `...Port` is in host order. Times are in ns of CLOCK_MONOTONIC plus `settings.clockOffsetNs`.
+ * A ports field named `...Port` is in host order. Times are in ns of CLOCK_MONOTONIC (but see SETTINGS.fixedClockNs).
  */
 import {
   BPF_F_MMAPABLE,
@@ -32,8 +32,8 @@ export const SETTINGS = struct({
   layoutVersion: U32,
   /** Not 0: no new sessions. */
   draining: U32,
-  /** Added to CLOCK_MONOTONIC; 0 but in tests that let time pass. */
-  clockOffsetNs: U64,
+  /** 0: time is CLOCK_MONOTONIC. Else it is this, and stands still: for tests that let time pass. */
+  fixedClockNs: U64,
   /** How long a reverse record rests after its session left it (UPSTREAM_QUARANTINE_MS). */
   quarantineNs: U64,
   /** Reverse records that may rest at once; more are forgotten at once. At most maxSessions. */

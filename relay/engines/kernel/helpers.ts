@@ -1,0 +1,91 @@
+/**
+ * The kernel functions that the programs call, and the structures and constants of their world. Sources: linux/bpf.h and
+ * the headers named below.
+ */
+import { struct, U16, U32, U64 } from './struct.ts';
+
+/** enum bpf_func_id */
+export const HELPER = {
+  mapLookup: 1,
+  mapUpdate: 2,
+  mapDelete: 3,
+  ktimeGetNs: 5,
+  l4CsumReplace: 11,
+  csumDiff: 28,
+  skbPullData: 39,
+  fibLookup: 69,
+  mapPush: 87,
+  mapPop: 88,
+  redirectNeigh: 152,
+  checkMtu: 163,
+} as const;
+
+/** struct __sk_buff, as far as it is used. */
+export const SKB = struct({
+  len: U32,
+  packetType: U32,
+  mark: U32,
+  queueMapping: U32,
+  protocol: U32,
+  vlanPresent: U32,
+  vlanTci: U32,
+  vlanProto: U32,
+  priority: U32,
+  ingressInterface: U32,
+  interface: U32,
+  tcIndex: U32,
+  cb: 5 * U32,
+  hash: U32,
+  tcClassid: U32,
+  data: U32,
+  dataEnd: U32,
+  napiId: U32,
+  family: U32,
+  remoteIp4: U32,
+  localIp4: U32,
+  remoteIp6: 4 * U32,
+  localIp6: 4 * U32,
+  remotePort: U32,
+  localPort: U32,
+  dataMeta: U32,
+  flowKeys: U64,
+  tstamp: U64,
+  wireLen: U32,
+  gsoSegs: U32,
+});
+
+/** struct bpf_fib_lookup; the union fields as this project uses them. */
+export const FIB = struct({
+  family: 1,
+  l4Protocol: 1,
+  sport: U16,
+  dport: U16,
+  totalLength: U16,
+  interface: U32,
+  /** IPv4: type of service; IPv6: flow label. */
+  trafficClass: U32,
+  source: 4 * U32,
+  destination: 4 * U32,
+  vlan: U32,
+  macs: 12,
+});
+
+/** What a tcx program says: go on with the next program, or drop. */
+export const TCX_NEXT = -1;
+export const TCX_DROP = 2;
+
+/** linux/if_packet.h: the datagram is for this host's link address. */
+export const PACKET_HOST = 0;
+
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+
+/** BPF_FIB_LKUP_RET_NOT_FWDED: the destination is this host's own. */
+export const FIB_NOT_FORWARDED = 4;
+/** BPF_FIB_LKUP_RET_FWD_DISABLED: the interface does not forward, so what it lets in is for this host. */
+export const FIB_FORWARDING_DISABLED = 5;
+
+/** Flags of l4CsumReplace. */
+export const CSUM_PSEUDO_HEADER = 1 << 4;
+export const CSUM_MARK_MANGLED_0 = 1 << 5;
+export const CSUM_IPV6 = 1 << 7;
