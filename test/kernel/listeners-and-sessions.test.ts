@@ -1,0 +1,234 @@
+/** The engine's side of listeners and sessions, against real maps and without programs: what is written, and what is read. */
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Endpoint } from '../../net/address.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { COUNTER_COUNT, RECEIVED } from '../../relay/core/counters.ts';
+import type { UdpListenerSpec } from '../../relay/engines/engine.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { possibleCpus } from '../../relay/engines/kernel/bpf-map.ts';
+import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
+import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
+import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import {
+  LISTENER_KEY,
+  PORT,
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_LISTENER,
+  RULES,
+  SESSION,
+  SESSION_KEY,
+} from '../../relay/engines/kernel/maps.ts';
+import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { listSessions } from '../../relay/engines/kernel/session-listing.ts';
+
+const DEFAULT_RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
+  algorithm: 'ip-hash',
+  idleTimeoutMs: 120_000,
+  pinTimeoutMs: 600_000,
+  limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
+};
+
+const unavailable = whyUnavailable();
+const loaded = loadLibc();
+
+if (unavailable !== undefined || 'unavailable' in loaded) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  const { libc } = loaded;
+  const bpf = new Bpf(libc);
+  let maps: KernelMaps;
+  let table: ListenerTable;
+  let pool: PoolWriter;
+
+  beforeEach(() => {
+    maps = KernelMaps.create(bpf, { maxSessions: 5_000, maxPools: 4 });
+    table = new ListenerTable(libc, maps);
+    pool = new PoolWriter(maps, 3);
+  });
+  afterEach(() => {
+    table.close();
+    maps.close();
+  });
+  afterAll(() => bpf.close());
+
+  const spec = (name: string, listen: string, rules: Partial<UdpListenerSpec> = {}): UdpListenerSpec => ({
+    ...DEFAULT_RULES,
+    name,
+    listen: Endpoint.parse(listen),
+    pool: 'game',
+    ...rules,
+  });
+  const open = (wanted: UdpListenerSpec) => table.open(wanted, table.bind(wanted), pool);
+  const portFlags = (port: number): number =>
+    maps.mapped.ports.u16[maps.mapped.ports.at(port, PORT.at.flags) >> 1]!;
+  const indexOf = ({ ip, port }: Endpoint): number | undefined => {
+    const key = new Uint8Array(LISTENER_KEY.size);
+    key.set(ip.bytes, LISTENER_KEY.at.address);
+    new DataView(key.buffer).setUint32(LISTENER_KEY.at.port, port, true);
+    const value = new Uint8Array(4);
+    return maps.maps.listeners.lookup(key, value) ? value[0] : undefined;
+  };
+
+  describe('a listener', () => {
+    test('is known to the programs by its address and port, until it is removed', () => {
+      const { local, index } = open(spec('game', '127.0.0.1:0'));
+      expect(local.port).toBeGreaterThan(0);
+      expect(indexOf(local)).toBe(index);
+      expect(portFlags(local.port)).toBe(PORT_LISTENER);
+      table.remove('game');
+      expect(indexOf(local)).toBeUndefined();
+      expect(portFlags(local.port)).toBe(0);
+    });
+
+    test('on every address is announced as such', () => {
+      expect(portFlags(open(spec('v4', '0.0.0.0:0')).local.port)).toBe(PORT_ANY_V4);
+      expect(portFlags(open(spec('all', '[::]:0')).local.port)).toBe(PORT_ANY);
+    });
+
+    test('holds its address against everybody else', () => {
+      const { local } = open(spec('game', '127.0.0.1:0'));
+      expect(() => table.bind(spec('other', local.toString()))).toThrow(
+        expect.objectContaining({ code: 'TICKRELAY_ERR_BIND' }),
+      );
+      table.remove('game');
+      const other = table.bind(spec('other', local.toString()));
+      table.unbind(other.socket);
+    });
+
+    test('has its rules in the units of the programs', () => {
+      const limits = { sessionsPerSource: 7, sessionRatePerSource: 1, sessionRate: 400, amplification: 3 };
+      const { index } = open(spec('game', '127.0.0.1:0', { limits, algorithm: 'round-robin' }));
+      const { rules } = maps.mapped;
+      const u32 = (field: keyof typeof RULES.at): number => rules.getU32(rules.at(index, RULES.at[field]));
+      const u64 = (field: keyof typeof RULES.at): number => rules.getU64(rules.at(index, RULES.at[field]));
+      expect([u32('pool'), u32('algorithm'), u32('sessionsPerSource'), u32('amplification')]).toEqual([
+        3, 2, 7, 3,
+      ]);
+      expect([u64('idleTimeoutNs'), u64('pinTimeoutNs')]).toEqual([120e9, 600e9]);
+      expect([u64('sourceTokenNs'), u64('sourceBurstNs')]).toEqual([1e9, 0]);
+      expect([u64('listenerTokenNs'), u64('listenerBurstNs')]).toEqual([2.5e6, 399 * 2.5e6]);
+      table.update(spec('game', '127.0.0.1:0', { idleTimeoutMs: 5 }));
+      expect([u64('idleTimeoutNs'), u64('listenerTokenNs')]).toEqual([5e6, 0]);
+      expect(table.timeouts(index)).toEqual({ idleNs: 5e6, pinNs: 600e9 });
+    });
+
+    test('counts what all CPUs counted', () => {
+      const listener = open(spec('game', '127.0.0.1:0'));
+      const { counters } = maps.maps;
+      const perCpu = new BigUint64Array(counters.valueBytes / 8);
+      for (let cpu = 0; cpu < possibleCpus(); cpu++) perCpu[cpu * COUNTER_COUNT + RECEIVED] = BigInt(cpu + 1);
+      // One CPU's count may be below zero: a session that began on another.
+      perCpu[1 * COUNTER_COUNT + RECEIVED] = 2n ** 64n - 1n;
+      counters.updateAt(listener.index, new Uint8Array(perCpu.buffer));
+      const sum = Array.from({ length: possibleCpus() }, (_, cpu) => (cpu === 1 ? -1 : cpu + 1));
+      expect(table.counters(listener).dump().downstream.received).toBe(sum.reduce((a, b) => a + b, 0));
+    });
+
+    test('of the same name, address and pool keeps its index and counters through a restart', () => {
+      open(spec('first', '127.0.0.1:0'));
+      const { index, local } = open(spec('game', '127.0.0.1:0'));
+      maps.maps.counters.updateAt(index, new Uint8Array(maps.maps.counters.valueBytes).fill(1, 0, 1));
+      table.close();
+
+      const restarted = new ListenerTable(libc, maps);
+      const wanted = spec('game', local.toString());
+      const found = restarted.open(wanted, restarted.bind(wanted), pool);
+      expect(found.index).toBe(index);
+      expect(restarted.counters(found).dump().downstream.received).toBe(1);
+      expect(restarted.removeUnclaimed()).toBe(1);
+      expect(restarted.timeouts(index === 0 ? 1 : 0)).toBeUndefined();
+      restarted.close();
+    });
+
+    test('that nobody claims after a restart lets nothing in any more', () => {
+      const { local, index } = open(spec('gone', '127.0.0.1:0'));
+      table.close();
+      const restarted = new ListenerTable(libc, maps);
+      expect(restarted.timeouts(index)).toEqual({ idleNs: 120e9, pinNs: 600e9 });
+      expect(restarted.removeUnclaimed()).toBe(1);
+      expect(indexOf(local)).toBeUndefined();
+      expect(portFlags(local.port)).toBe(0);
+      expect(restarted.timeouts(index)).toBeUndefined();
+    });
+  });
+
+  describe('sessions', () => {
+    const NOW_NS = 50e9;
+
+    const addSession = (client: string, fields: Partial<Record<keyof typeof SESSION.at, number>>): void => {
+      const { ip, port } = Endpoint.parse(client);
+      const key = new Uint8Array(SESSION_KEY.size);
+      key.set(ip.bytes, SESSION_KEY.at.address);
+      const keyView = new DataView(key.buffer);
+      keyView.setUint16(SESSION_KEY.at.port, port, true);
+      const value = new Uint8Array(SESSION.size);
+      const view = new DataView(value.buffer);
+      for (const [name, number] of Object.entries(fields)) {
+        const field = name as keyof typeof SESSION.at;
+        if (SESSION.bytes[field] === 8) view.setBigUint64(SESSION.at[field], BigInt(number), true);
+        else if (SESSION.bytes[field] === 4) view.setUint32(SESSION.at[field], number, true);
+        else view.setUint16(SESSION.at[field], number, true);
+      }
+      maps.maps.sessions.update(key, value);
+    };
+    const list = (query = {}) =>
+      listSessions(
+        { bpf, sessions: maps.maps.sessions },
+        { limit: 10_000, ...query },
+        {
+          nowNs: NOW_NS,
+          listener: () => ({ name: 'game', backendOf: () => undefined }),
+        },
+      );
+
+    test('are listed with their ages, traffic and pacing', async () => {
+      addSession('192.0.2.1:4000', {
+        lastSeenNs: 49.5e9,
+        openedNs: 40e9,
+        datagramsDownstream: 3,
+        bytesDownstream: 42,
+        datagramsUpstream: 2,
+        bytesUpstream: 300,
+        seenPort: 4000,
+        gaps: 1,
+      });
+      expect(await list()).toEqual({
+        sessions: [
+          {
+            listener: 'game',
+            client: '192.0.2.1:4000',
+            backend: undefined,
+            upstreamPort: 4000,
+            ageMs: 10_000,
+            idleMs: 500,
+            halfOpen: false,
+            downstreamDatagrams: 3,
+            downstreamBytes: 42,
+            upstreamDatagrams: 2,
+            upstreamBytes: 300,
+            pacing: { gaps: 1, intervals: [0, 0, 0, 0, 0, 0, 0, 0] },
+          },
+        ],
+        total: 1,
+        truncated: false,
+      });
+    });
+
+    test('are all listed, each once, filtered by client and bounded', async () => {
+      for (let i = 0; i < 3_000; i++)
+        addSession(`10.0.${i >> 8}.${i & 255}:${1 + (i % 3)}`, { lastSeenNs: 1 });
+      addSession('[2001:db8::1]:9', { lastSeenNs: 1 });
+      const all = await list();
+      expect(all.total).toBe(3_001);
+      expect(new Set(all.sessions.map(({ client }) => client)).size).toBe(3_001);
+      const bounded = await list({ limit: 5 });
+      expect(bounded).toMatchObject({ total: 3_001, truncated: true });
+      expect(bounded.sessions).toHaveLength(5);
+      const one = await list({ clientIp: '2001:db8::1' });
+      expect(one.sessions.map(({ client }) => client)).toEqual(['[2001:db8::1]:9']);
+      const byIp = await list({ clientIp: '10.0.1.7' });
+      expect(byIp.total).toBe(1);
+    });
+  });
+}
