@@ -2,7 +2,7 @@
  * The kernel functions that the programs call, and the structures and constants of their world. Sources: linux/bpf.h and
  * the headers named below.
  */
-import { struct, U16, U32, U64 } from './struct.ts';
+import { struct, U16, U32 } from './struct.ts';
 
 /** enum bpf_func_id */
 export const HELPER = {
@@ -40,17 +40,8 @@ export const SKB = struct({
   data: U32,
   dataEnd: U32,
   napiId: U32,
-  family: U32,
-  remoteIp4: U32,
-  localIp4: U32,
-  remoteIp6: 4 * U32,
-  localIp6: 4 * U32,
-  remotePort: U32,
-  localPort: U32,
-  dataMeta: U32,
-  flowKeys: U64,
-  tstamp: U64,
-  wireLen: U32,
+  /** Socket addresses, flow keys, time stamp, wire length: of no use here. */
+  others: 76,
   gsoSegs: U32,
 });
 

@@ -242,6 +242,9 @@ export const FIGURES = struct({
   replies: U64,
 });
 
+/** The one record of `walk`, of each CPU: where the walk of least-connections over the ready slots is. */
+export const WALK = struct({ readyIndex: U32, left: U32 });
+
 /** The one record of `gauges`. */
 export const GAUGES = struct({
   sessions: U64,
@@ -314,6 +317,7 @@ export type MapName =
   | 'half_open'
   | 'pin_order'
   | 'counters'
+  | 'walk'
   | 'requests';
 
 /** Pins outlive sessions, so there is room for more of them (core/router.ts). */
@@ -340,6 +344,13 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     valueSize,
     maxEntries,
     flags: BPF_F_MMAPABLE,
+  });
+  const perCpu = (name: MapName, valueSize: number, maxEntries: number): MapSpec => ({
+    name,
+    type: BPF_MAP_TYPE_PERCPU_ARRAY,
+    keySize: U32,
+    valueSize,
+    maxEntries,
   });
   const hash = (name: MapName, keySize: number, valueSize: number, maxEntries: number): MapSpec => ({
     name,
@@ -381,13 +392,8 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     gauges: array('gauges', GAUGES.size, 1),
     half_open: queue('half_open', HALF_OPEN.size, maxSessions),
     pin_order: queue('pin_order', PIN_KEY.size, maxSessions * PINS_PER_SESSION),
-    counters: {
-      name: 'counters',
-      type: BPF_MAP_TYPE_PERCPU_ARRAY,
-      keySize: U32,
-      valueSize: COUNTER_COUNT * U64,
-      maxEntries: MAX_LISTENERS,
-    },
+    counters: perCpu('counters', COUNTER_COUNT * U64, MAX_LISTENERS),
+    walk: perCpu('walk', WALK.size, 1),
     requests: array('requests', REQUESTS.size, 1),
   };
 }

@@ -1,0 +1,141 @@
+/**
+ * Makes the replies of a session's backend find their way: the reverse record, by the backend and how it sees the client.
+ *
+ * With sourceAddress `client` the backend sees the client's own address and port. The same client may speak to the same
+ * backend through another listener, or directly; its latest datagram decides whose the replies are. Whoever takes the record
+ * over marks the session that had it as not attached, so that its next datagram takes it back.
+ */
+import { DOWNSTREAM } from '../../core/counters.ts';
+import { BPF_ANY } from '../../../net/linux/abi.ts';
+import { HELPER } from './helpers.ts';
+import { BACKEND, REVERSE, REVERSE_KEY, SESSION, SESSION_KEY } from './maps.ts';
+import { field, type Memory, part, r0, r1, r2, r3, r4, r7 } from './memory.ts';
+import { changeGauge } from './program-end.ts';
+import {
+  type Code,
+  copy,
+  drop,
+  findBackend,
+  local,
+  lookup,
+  NEXT,
+  reverseKey,
+  sessionKey,
+} from './program-frame.ts';
+import { ADDRESS } from './struct.ts';
+
+/** The value of the reverse record, behind its key in the scratch. */
+const reverseValue = (name: keyof typeof REVERSE.at): Memory =>
+  part(local('scratch'), REVERSE_VALUE_AT + REVERSE.at[name], REVERSE.bytes[name]);
+const REVERSE_VALUE_AT = 8 * Math.ceil(REVERSE_KEY.size / 8);
+/** The session that had the record. */
+const OTHER_AT = REVERSE_VALUE_AT + REVERSE.size;
+const other = (): Memory => part(local('scratch'), OTHER_AT, SESSION_KEY.size);
+
+/** Gives the session (r7), whose backend is in the snapshot, its reverse record. Keeps r6 to r9. */
+export function attach(a: Code): void {
+  noteBackend(a);
+  for (const [to, from] of [
+    ['seen', 'client'],
+    ['seenPort', 'clientPort'],
+  ] as const) {
+    copy(a, field(r7, SESSION, to), { from: local(from) });
+  }
+  for (const name of ['backend', 'seen', 'backendPort', 'seenPort'] as const)
+    copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
+  lookup(a, 'reverse', local('scratch'));
+  a.jumpIf(r0, '==', 0, 'no reverse record');
+  takeOver(a);
+  a.jump('write reverse record');
+  a.label('no reverse record');
+  changeGauge(a, 'reverses', 1);
+  a.label('write reverse record');
+  // In this order: a direct datagram on another CPU first deletes the record, then unmarks the session.
+  a.store(field(r7, SESSION, 'attached'), 1);
+  writeRecord(a);
+  a.jumpIf(r0, '==', 0, 'attached');
+  a.store(field(r7, SESSION, 'attached'), 0);
+  changeGauge(a, 'reverses', -1);
+  drop(a, DOWNSTREAM, 'no-upstream-socket');
+  a.label('attached');
+}
+
+/** Copies the backend's address and port into the session, if the client can reach it by its own kind of address. */
+function noteBackend(a: Code): void {
+  a.load(r3, field(r7, SESSION, 'ref'));
+  findBackend(a, r3, r1);
+  a.load(r1, part(field(r3, BACKEND, 'address'), 0, 8));
+  a.load(r2, part(field(r3, BACKEND, 'address'), 8, 4));
+  a.mov(r4, 1);
+  a.jumpIf(r1, '!=', 0, 'family is known');
+  a.jumpIf32(r2, '!=', 0xffff_0000, 'family is known');
+  a.mov(r4, 0);
+  a.label('family is known');
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '==', r4, 'family is the same');
+  drop(a, DOWNSTREAM, 'address-family');
+  a.label('family is the same');
+  copy(a, field(r7, SESSION, 'backend'), { from: field(r3, BACKEND, 'address') });
+  copy(a, field(r7, SESSION, 'backendPort'), { from: field(r3, BACKEND, 'port') });
+}
+
+/** The record that is there (r0) was another session's, or rests, or is this session's own. */
+function takeOver(a: Code): void {
+  copy(a, other(), { from: field(r0, REVERSE, 'session') });
+  a.load(r1, field(r0, REVERSE, 'leftNs'));
+  a.jumpIf(r1, '==', 0, 'record is in use');
+  changeGauge(a, 'resting', -1);
+  a.label('record is in use');
+  unmark(a, 'record is taken over');
+  a.label('record is taken over');
+}
+
+/** The session with the key `other`, if there still is one, has no reverse record from now on. */
+function unmark(a: Code, done: string): void {
+  lookup(a, 'sessions', other());
+  a.jumpIf(r0, '==', 0, done);
+  a.store(field(r0, SESSION, 'attached'), 0);
+}
+
+function writeRecord(a: Code): void {
+  copy(a, reverseValue('session'), { from: sessionKey() });
+  a.load(r1, field(r7, SESSION, 'ref'));
+  a.store(reverseValue('ref'), r1);
+  a.store(reverseValue('leftNs'), 0);
+  a.addressOf(r2, local('scratch'));
+  a.addressOf(r3, reverseValue('session'));
+  a.mov(r4, BPF_ANY);
+  a.loadMap(r1, 'reverse');
+  a.call(HELPER.mapUpdate);
+}
+
+/**
+ * A datagram to a backend's own address, from a client that may have used the relay from the same port: it now speaks to the
+ * backend directly, so the replies are not the relay's any more. Ends at NEXT.
+ */
+export function releaseDirect(a: Code): void {
+  for (const [to, from] of [
+    ['backend', 'contacted'],
+    ['seen', 'client'],
+  ] as const) {
+    copy(a, reverseKey(to), { from: part(local(from), 0, ADDRESS) });
+  }
+  a.load(r1, local('contactedPort'));
+  a.store(reverseKey('backendPort'), r1);
+  copy(a, reverseKey('seenPort'), { from: local('clientPort') });
+  lookup(a, 'reverse', local('scratch'));
+  a.jumpIf(r0, '==', 0, NEXT);
+  copy(a, other(), { from: field(r0, REVERSE, 'session') });
+  a.load(r7, field(r0, REVERSE, 'leftNs'));
+  a.addressOf(r2, local('scratch'));
+  a.loadMap(r1, 'reverse');
+  a.call(HELPER.mapDelete);
+  a.jumpIf(r0, '!=', 0, NEXT);
+  changeGauge(a, 'reverses', -1);
+  a.jumpIf(r7, '==', 0, 'direct record was in use');
+  changeGauge(a, 'resting', -1);
+  a.jump(NEXT);
+  a.label('direct record was in use');
+  unmark(a, NEXT);
+  a.jump(NEXT);
+}

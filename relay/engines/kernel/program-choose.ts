@@ -1,0 +1,205 @@
+/** Which backend takes a new player: the same answers as core/select.ts. */
+import { MAGLEV_SLOTS, MAX_BACKENDS } from '../../core/limits.ts';
+import { ALGORITHM_NUMBERS, BACKEND, LISTENER_STATE, LIVE, RULES, SETTINGS, SNAPSHOT, WALK } from './maps.ts';
+import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, type Register } from './memory.ts';
+import { type Code, local, lookupAt } from './program-frame.ts';
+import { U16, U32, U64 } from './struct.ts';
+
+const JHASH_INITIAL = 0xdead_beef;
+const ADDRESS_BYTES = 16;
+
+/**
+ * r0 = the slot of a ready backend for the client, or a jump to `none`. Needs the local `snapshot`; keeps r6, r8, r9. Loses
+ * r7.
+ */
+export function choose(a: Code, none: string): void {
+  a.load(r7, local('snapshot'));
+  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
+  a.jumpIf(r1, '==', 0, none);
+  a.load(r1, field(r8, RULES, 'algorithm'));
+  a.jumpIf(r1, '==', ALGORITHM_NUMBERS['round-robin'], 'round robin');
+  hashClient(a);
+  a.alu32('mod', r0, MAGLEV_SLOTS);
+  a.jumpIf(r0, '>=', MAGLEV_SLOTS, none);
+  loadSlot(a, r0, 'maglev');
+  a.load(r1, field(r8, RULES, 'algorithm'));
+  a.jumpIf(r1, '!=', ALGORITHM_NUMBERS['least-connections'], 'chosen');
+  leastConnections(a);
+  a.jump('chosen');
+  a.label('round robin');
+  nextInTurn(a, none);
+  a.label('chosen');
+}
+
+/** index = the u16 there in the table of the snapshot (r7); its bound must be known. Loses r1. */
+function loadSlot(a: Code, index: Register, table: 'maglev' | 'ready' | 'rotation'): void {
+  a.alu('shiftLeft', index, 1);
+  a.mov(r1, r7);
+  a.alu('add', r1, index);
+  a.alu('add', r1, SNAPSHOT.at[table]);
+  a.load(index, memory(r1, 0, U16));
+  a.alu('and', index, MAX_BACKENDS - 1);
+}
+
+/** r0 = jhash2 of the client's address (core/hash.ts). a, b, c are r0, r2, r3. */
+function hashClient(a: Code): void {
+  const [x, y, z] = [r0, r2, r3];
+  const word = (i: number): void => a.load(r4, part(local('client'), i * U32, U32));
+  a.loadMapValue(r1, 'settings', SETTINGS.at.hashSeed);
+  a.load(x, memory(r1, 0, U32));
+  a.alu32('add', x, (JHASH_INITIAL + ADDRESS_BYTES) >>> 0);
+  a.alu32('mov', y, x);
+  a.alu32('mov', z, x);
+  for (const [i, to] of [x, y, z].entries()) {
+    word(i);
+    a.alu32('add', to, r4);
+  }
+  // __jhash_mix: p = (p - q) ^ rol(q, bits); q += o
+  for (const [p, q, o, bits] of [
+    [x, z, y, 4],
+    [y, x, z, 6],
+    [z, y, x, 8],
+    [x, z, y, 16],
+    [y, x, z, 19],
+    [z, y, x, 4],
+  ] as const) {
+    a.alu32('sub', p, q);
+    rotate(a, q, bits);
+    a.alu32('xor', p, r4);
+    a.alu32('add', q, o);
+  }
+  word(3);
+  a.alu32('add', x, r4);
+  // __jhash_final: p = (p ^ q) - rol(q, bits)
+  for (const [p, q, bits] of [
+    [z, y, 14],
+    [x, z, 11],
+    [y, x, 25],
+    [z, y, 16],
+    [x, z, 4],
+    [y, x, 14],
+    [z, y, 24],
+  ] as const) {
+    a.alu32('xor', p, q);
+    rotate(a, q, bits);
+    a.alu32('sub', p, r4);
+  }
+  a.alu32('mov', x, z);
+}
+
+/** r4 = the word, rotated left. Loses r5. */
+function rotate(a: Code, word: Register, bits: number): void {
+  a.alu32('mov', r4, word);
+  a.alu32('shiftLeft', r4, bits);
+  a.alu32('mov', r5, word);
+  a.alu32('shiftRight', r5, 32 - bits);
+  a.alu32('or', r4, r5);
+}
+
+/** r0 = the next slot of the rotation. */
+function nextInTurn(a: Code, none: string): void {
+  a.load(r1, part(local('listener'), 0, U16));
+  lookupAt(a, 'listener_state', { index: r1, otherwise: none });
+  a.mov(r2, 1);
+  a.fetchAdd(field(r0, LISTENER_STATE, 'turns'), r2);
+  a.load(r1, field(r7, SNAPSHOT, 'rotationLength'));
+  a.jumpIf32(r2, '<', r1, 'in the round');
+  // The round is over, or the pool has shrunk below the turn.
+  a.store(field(r0, LISTENER_STATE, 'turns'), 1);
+  a.mov(r2, 0);
+  a.label('in the round');
+  a.jumpIf(r2, '>=', SNAPSHOT.bytes.rotation / U16, none);
+  a.mov(r0, r2);
+  loadSlot(a, r0, 'rotation');
+}
+
+/**
+ * r0 = the slot with the fewest live sessions per weight, from the one that the hash prefers (r0) on. The walk over the
+ * ready slots has all in registers: r6 where it is, r8 the pool's live sessions, r0 the best slot, r4 its sessions, r5 its
+ * weight, r2 the other slot, r3 its sessions, r9 its weight. What r6, r8 and r9 held waits on the stack. The position is
+ * in a map and not in a register or on the stack, where the verifier would follow it through each of 1,024 rounds.
+ */
+function leastConnections(a: Code): void {
+  a.store(local('context'), r6);
+  a.store(local('rules'), r8);
+  a.store(local('counters'), r9);
+  a.mov(r9, r0);
+  lookupAt(a, 'walk', { index: 0, otherwise: 'no live sessions' });
+  a.mov(r6, r0);
+  a.load(r1, field(r8, RULES, 'pool'));
+  lookupAt(a, 'live', { index: r1, otherwise: 'no live sessions' });
+  a.mov(r8, r0);
+  a.mov(r0, r9);
+  loadFigures(a, { slot: r0, sessions: r4, weight: r5 });
+  findSlot(a, r0);
+  a.load(r1, field(r1, BACKEND, 'readyIndex'));
+  a.store(field(r6, WALK, 'readyIndex'), r1);
+  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
+  a.store(field(r6, WALK, 'left'), r1);
+
+  a.label('next ready');
+  a.jumpIfLong('least is found');
+  a.load(r1, field(r6, WALK, 'left'));
+  a.alu('sub', r1, 1);
+  a.store(field(r6, WALK, 'left'), r1);
+  a.jumpIf(r1, '==', 0, 'least is found');
+  a.load(r2, field(r6, WALK, 'readyIndex'));
+  a.alu('add', r2, 1);
+  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
+  a.jumpIf(r2, '<', r1, 'within ready');
+  a.mov(r2, 0);
+  a.label('within ready');
+  a.store(field(r6, WALK, 'readyIndex'), r2);
+  a.alu('and', r2, MAX_BACKENDS - 1);
+  loadSlot(a, r2, 'ready');
+  loadFigures(a, { slot: r2, sessions: r3, weight: r9 });
+  // sessions / weight < best sessions / best weight, in whole numbers
+  a.mov(r1, r3);
+  a.alu('mul', r1, r5);
+  a.alu('mul', r9, r4);
+  a.jumpIf(r1, '>=', r9, 'next ready');
+  a.mov(r0, r2);
+  a.mov(r4, r3);
+  findSlot(a, r0);
+  a.load(r5, field(r1, BACKEND, 'weight'));
+  a.jump('next ready');
+
+  a.label('no live sessions');
+  a.mov(r0, r9);
+  a.label('least is found');
+  a.load(r6, local('context'));
+  a.load(r8, local('rules'));
+  a.load(r9, local('counters'));
+}
+
+/** r1 = the backend in the slot. */
+function findSlot(a: Code, slot: Register): void {
+  a.mov(r1, slot);
+  a.alu('mul', r1, BACKEND.size);
+  a.alu('add', r1, r7);
+  a.alu('add', r1, SNAPSHOT.at.backends);
+}
+
+/** Live sessions (0 if those counted are of another incarnation) and weight of a slot below MAX_BACKENDS. Loses r1. */
+function loadFigures(
+  a: Code,
+  { slot, sessions, weight }: { slot: Register; sessions: Register; weight: Register },
+): void {
+  findSlot(a, slot);
+  a.load(weight, field(r1, BACKEND, 'weight'));
+  a.load(r1, field(r1, BACKEND, 'usable'));
+  a.mov(sessions, slot);
+  a.alu('mul', sessions, LIVE.size);
+  a.alu('add', sessions, r8);
+  a.load(sessions, memory(sessions, 0, U64));
+  // { sessions, reference } less the reference: beyond 32 bits if it is another. Without a branch, which would double
+  // what the verifier has to follow: mask = (-beyond >> 63) - 1.
+  a.alu('shiftLeft', r1, 32);
+  a.alu('xor', sessions, r1);
+  a.mov(r1, sessions);
+  a.alu('shiftRight', r1, 32);
+  a.alu('mul', r1, -1);
+  a.alu('shiftRight', r1, 63);
+  a.alu('sub', r1, 1);
+  a.alu('and', sessions, r1);
+}

@@ -1,0 +1,255 @@
+/**
+ * What the parts of the packet programs agree on: registers, locals, and the shortest pieces of code.
+ *
+ *     r6   the packet's context (struct __sk_buff)
+ *     r7   the session, once it is known; before that whatever a part needs
+ *     r8   the listener's rules
+ *     r9   the listener's counters, of this CPU
+ */
+import {
+  DROPS,
+  FORWARDED,
+  FORWARDED_BYTES,
+  PER_DIRECTION,
+  RECEIVED,
+  RECEIVED_BYTES,
+} from '../../core/counters.ts';
+import { dropReason, type DropReasonName } from '../../core/drop-reason.ts';
+import { MAX_BACKENDS } from '../../core/limits.ts';
+import type { Assembler } from './assembler.ts';
+import { HELPER, SKB, TCX_DROP, TCX_NEXT } from './helpers.ts';
+import {
+  BACKEND,
+  HALF_OPEN,
+  LISTENER_KEY,
+  type MapName,
+  PIN_KEY,
+  POOL,
+  REVERSE_KEY,
+  RULES,
+  SESSION,
+  SESSION_KEY,
+  SETTINGS,
+  SNAPSHOT,
+} from './maps.ts';
+import { field, Frame, type Memory, memory, part, r0, r1, r2, r6, r8, r9, type Register } from './memory.ts';
+import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
+
+export type Code = Assembler<MapName>;
+
+/** Ways out, at the end of each program. */
+export const NEXT = 'next';
+const COUNT_DROP = 'count drop';
+
+/** Room for records that are being made, one after the other. */
+const SCRATCH_BYTES = SESSION.size;
+
+/** Locals of the packet programs. */
+export const LOCALS = new Frame(
+  struct({
+    // The three are a SESSION_KEY.
+    client: ADDRESS,
+    clientPort: U16,
+    listener: U16,
+    /** Bits of the port that decided whether to look closer. */
+    portFlags: U32,
+    // The two are a LISTENER_KEY.
+    contacted: ADDRESS,
+    contactedPort: U32,
+    /** The backend reference that was chosen. */
+    ref: U32,
+    // The verifier knows what is in these, since each has eight bytes for itself.
+    /** 1 for IPv6. */
+    isV6: U64,
+    /** 1 while a session that lives gets another backend. */
+    isRepin: U64,
+    /** Why the packet is no good, as a drop reason + 1, or 0. */
+    verdict: U64,
+    /** Offset of the UDP header in the packet. */
+    udp: U64,
+    /** Bytes of the payload. */
+    bytes: U64,
+    /** Datagrams in the packet: several where the system passes a batch as one. */
+    datagrams: U64,
+    nowNs: U64,
+    /** Address of the pool's snapshot. */
+    snapshot: U64,
+    /** Address of the client's pin, or 0. */
+    pin: U64,
+    // Where r6, r8 and r9 are kept while they serve for something else.
+    context: U64,
+    rules: U64,
+    counters: U64,
+    // The two are a PIN_KEY.
+    pinAddress: ADDRESS,
+    pinListener: U32,
+    /** Key of arrays. */
+    index: U32,
+    /** An element of a queue. */
+    victim: HALF_OPEN.size,
+    scratch: SCRATCH_BYTES,
+  }),
+);
+
+export const local = (name: Parameters<typeof LOCALS.at>[0]): Memory => LOCALS.at(name);
+
+export const sessionKey = (): Memory => ({ ...local('client'), bytes: SESSION_KEY.size });
+export const listenerKey = (): Memory => ({ ...local('contacted'), bytes: LISTENER_KEY.size });
+export const pinKey = (): Memory => ({ ...local('pinAddress'), bytes: PIN_KEY.size });
+
+/** A field of the reverse key in the scratch. */
+export const reverseKey = (name: keyof typeof REVERSE_KEY.at): Memory =>
+  part(local('scratch'), REVERSE_KEY.at[name], REVERSE_KEY.bytes[name]);
+
+/** to = from, in the widest steps that the stack's alignment of 8 allows. Loses `via`. */
+export function copy(a: Code, to: Memory, { from, via = r1 }: { from: Memory; via?: Register }): void {
+  for (let at = 0; at < from.bytes;) {
+    const left = from.bytes - at;
+    const step =
+      left >= 8 && (to.offset + at) % 8 === 0 && (from.offset + at) % 8 === 0 ? 8 : left >= 4 ? 4 : 2;
+    a.load(via, part(from, at, step));
+    a.store(part(to, at, step), via);
+    at += step;
+  }
+}
+
+/** Jumps unless two addresses are equal. Loses r1 and r2. */
+export function jumpUnlessSame(
+  a: Code,
+  one: Memory,
+  { other, target }: { other: Memory; target: string },
+): void {
+  for (let at = 0; at < ADDRESS; at += 8) {
+    a.load(r1, part(one, at, 8));
+    a.load(r2, part(other, at, 8));
+    a.jumpIf(r1, '!=', r2, target);
+  }
+}
+
+/** r0 = the element of a hash or array, or 0. */
+export function lookup(a: Code, map: MapName, key: Memory): void {
+  a.addressOf(r2, key);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapLookup);
+}
+
+/** r0 = the element of an array at the index that `index` holds, or a jump. */
+export function lookupAt(
+  a: Code,
+  map: MapName,
+  { index, otherwise }: { index: Register | number; otherwise: string },
+): void {
+  a.store(local('index'), index);
+  lookup(a, map, local('index'));
+  a.jumpIf(r0, '==', 0, otherwise);
+}
+
+/** memory += register or number, not atomically: of this CPU's counters, and of what one CPU writes. */
+export function add(a: Code, to: Memory, { by, via = r1 }: { by: Register | number; via?: Register }): void {
+  a.load(via, to);
+  a.alu('add', via, by);
+  a.store(to, via);
+}
+
+/** A counter of the listener. */
+export const counter = (index: number): Memory => memory(r9, index * U64, U64);
+
+/** local nowNs = the time. */
+export function readClock(a: Code): void {
+  const isFixed = a.unique('clock is fixed');
+  a.loadMapValue(r1, 'settings', SETTINGS.at.fixedClockNs);
+  a.load(r0, memory(r1, 0, U64));
+  a.jumpIf(r0, '!=', 0, isFixed);
+  a.call(HELPER.ktimeGetNs);
+  a.label(isFixed);
+  a.store(local('nowNs'), r0);
+}
+
+/** Finds rules (r8) and counters (r9) of the listener whose index `listener` holds. */
+export function findListener(a: Code, listener: Memory): void {
+  a.load(r1, listener);
+  lookupAt(a, 'rules', { index: r1, otherwise: NEXT });
+  a.mov(r8, r0);
+  lookup(a, 'counters', local('index'));
+  a.jumpIf(r0, '==', 0, NEXT);
+  a.mov(r9, r0);
+}
+
+/** Counts the packet as received, and drops it if parsing found it no good. */
+export function receive(a: Code, direction: number): void {
+  const base = direction * PER_DIRECTION;
+  const isGood = a.unique('packet is good');
+  a.load(r2, local('datagrams'));
+  add(a, counter(base + RECEIVED), { by: r2 });
+  a.load(r2, local('bytes'));
+  add(a, counter(base + RECEIVED_BYTES), { by: r2 });
+  a.load(r1, local('verdict'));
+  a.jumpIf(r1, '==', 0, isGood);
+  for (const name of ['malformed', 'fragment'] as const) {
+    const other = a.unique(`not ${name}`);
+    a.jumpIf(r1, '!=', dropReason(name) + 1, other);
+    drop(a, direction, name);
+    a.label(other);
+  }
+  a.jump(NEXT);
+  a.label(isGood);
+}
+
+export function forwarded(a: Code, direction: number): void {
+  const base = direction * PER_DIRECTION;
+  a.load(r2, local('datagrams'));
+  add(a, counter(base + FORWARDED), { by: r2 });
+  a.load(r2, local('bytes'));
+  add(a, counter(base + FORWARDED_BYTES), { by: r2 });
+}
+
+/** Counts and drops the packet. */
+export function drop(a: Code, direction: number, reason: DropReasonName): void {
+  a.mov(r1, (direction * PER_DIRECTION + DROPS + dropReason(reason)) * U64);
+  a.jump(COUNT_DROP);
+}
+
+/** The ways out; stands once, at the end of a packet program. */
+export function waysOut(a: Code): void {
+  a.label(COUNT_DROP);
+  a.alu('add', r9, r1);
+  a.load(r2, local('datagrams'));
+  add(a, memory(r9, 0, U64), { by: r2 });
+  a.mov(r0, TCX_DROP);
+  a.exit();
+  a.label(NEXT);
+  a.mov(r0, TCX_NEXT);
+  a.exit();
+}
+
+/** r0 = address of the listener's pool's snapshot that is in force, also kept as a local; a jump when there is none. */
+export function findSnapshot(a: Code, otherwise: string): void {
+  a.load(r1, field(r8, RULES, 'pool'));
+  lookupAt(a, 'pools', { index: r1, otherwise });
+  a.load(r1, field(r0, POOL, 'half'));
+  a.load(r2, field(r8, RULES, 'pool'));
+  a.alu('shiftLeft', r2, 1);
+  a.alu('add', r1, r2);
+  lookupAt(a, 'snapshots', { index: r1, otherwise });
+  a.store(local('index'), 0);
+  a.mov(r1, r0);
+  a.addressOf(r2, local('index'));
+  a.call(HELPER.mapLookup);
+  a.jumpIf(r0, '==', 0, otherwise);
+  a.store(local('snapshot'), r0);
+}
+
+/** ref = the address of the backend in the slot that the reference names, in the snapshot that is kept as a local. */
+export function findBackend(a: Code, ref: Register, via: Register): void {
+  a.load(via, local('snapshot'));
+  a.alu('and', ref, MAX_BACKENDS - 1);
+  a.alu('mul', ref, BACKEND.size);
+  a.alu('add', via, ref);
+  a.mov(ref, via);
+  a.alu('add', ref, SNAPSHOT.at.backends);
+}
+
+/** to = a u32 of the packet's context. */
+export function loadContext(a: Code, to: Register, name: keyof typeof SKB.at): void {
+  a.load(to, field(r6, SKB, name));
+}

@@ -1,0 +1,336 @@
+/**
+ * Reads a packet's headers: who sent it to whom, where its UDP header is, and how many bytes it carries.
+ *
+ *  1. the first HEADER_ROOM bytes are brought into the linear part of the packet, where they can be read;
+ *  2. IPv4: options are passed over. IPv6: hop-by-hop and destination options, routing headers that have arrived, and
+ *     fragment headers of whole datagrams are passed over, up to EXTENSION_HEADERS of them within HEADER_ROOM;
+ *  3. the port that matters is looked up in `ports`: whatever has nothing to do with the relay ends here;
+ *  4. addresses and ports are written where the caller wants them.
+ *
+ * Not ours, so passed on untouched: no IP, no UDP, VLAN-tagged, not for this host's link address, cut off before its ports,
+ * later fragments (they have no ports; without their first one they come to nothing), other extension headers. Ours but no
+ * good (local `verdict`): a first fragment, and lengths that contradict each other.
+ */
+import { dropReason } from '../../core/drop-reason.ts';
+import { type Code, loadContext, local, lookup, NEXT } from './program-frame.ts';
+import { HELPER, PACKET_HOST } from './helpers.ts';
+import { PORT } from './maps.ts';
+import {
+  field,
+  type Memory,
+  memory,
+  part,
+  r0,
+  r1,
+  r2,
+  r3,
+  r4,
+  r5,
+  r6,
+  r7,
+  r8,
+  r9,
+  type Register,
+} from './memory.ts';
+import { ADDRESS, struct, U16, U32 } from './struct.ts';
+
+/** Bytes from the IP header on that are looked at: more than IPv4 with all options and UDP, or IPv6 with 80 of extensions. */
+const HEADER_ROOM = 128;
+/** Extension headers of one packet that are passed over. */
+const EXTENSION_HEADERS = 4;
+
+const IPV4 = struct({
+  versionAndLength: 1,
+  service: 1,
+  totalLength: U16,
+  id: U16,
+  fragment: U16,
+  timeToLive: 1,
+  protocol: 1,
+  checksum: U16,
+  source: U32,
+  destination: U32,
+});
+const IPV6 = struct({
+  versionAndClass: 1,
+  flow: 3,
+  payloadLength: U16,
+  nextHeader: 1,
+  hopLimit: 1,
+  source: ADDRESS,
+  destination: ADDRESS,
+});
+export const UDP = struct({ source: U16, destination: U16, length: U16, checksum: U16 });
+
+const EXTENSION = struct({ nextHeader: 1, length: 1, fragment: U16 });
+/** Third byte of a routing header, after its type: how many stops are left. */
+const SEGMENTS_LEFT = 3;
+
+/** Protocol numbers; IPv6's "next header" is the same. */
+const UDP_PROTOCOL = 17;
+const HOP_BY_HOP = 0;
+const ROUTING = 43;
+const FRAGMENT = 44;
+const DESTINATION_OPTIONS = 60;
+
+/** Fields in network order, as a little-endian load sees them. */
+const ETHERTYPE_IPV4 = 0x0008;
+const ETHERTYPE_IPV6 = 0xdd86;
+const IPV4_FRAGMENT_OFFSET = 0xff1f;
+const IPV4_MORE_FRAGMENTS = 0x0020;
+const IPV6_FRAGMENT_OFFSET = 0xf8ff;
+const IPV6_MORE_FRAGMENTS = 0x0100;
+/** Bytes 8 to 11 of a v4-mapped address. */
+const V4_MAPPED = 0xffff_0000;
+
+const MALFORMED = dropReason('malformed') + 1;
+const FIRST_FRAGMENT = dropReason('fragment') + 1;
+
+export interface ParseOptions {
+  /** Bytes before the IP header: 14 of Ethernet, or 0. */
+  readonly linkHeaderBytes: number;
+  /** The port that decides whether the packet may be ours. */
+  readonly port: 'source' | 'destination';
+  /** Bits of PORT.flags, one of which that port must have. */
+  readonly wanted: number;
+  /** Where to write what was found: addresses, and ports in host order. */
+  readonly source: Memory;
+  readonly sourcePort: Memory;
+  readonly destination: Memory;
+  readonly destinationPort: Memory;
+}
+
+// While parsing: r7 the IP header, r8 the end of the linear part, r9 the UDP header, r5 its offset, r4 the bytes from there.
+const ip = r7;
+const end = r8;
+const udp = r9;
+
+export function parse(a: Code, options: ParseOptions): void {
+  const { linkHeaderBytes } = options;
+  a.store(local('verdict'), 0);
+  a.store(local('isV6'), 0);
+  loadContext(a, r1, 'vlanPresent');
+  a.jumpIf(r1, '!=', 0, NEXT);
+  makeLinear(a, linkHeaderBytes);
+  a.alu('add', ip, linkHeaderBytes);
+  loadContext(a, r1, 'protocol');
+  a.jumpIf(r1, '==', ETHERTYPE_IPV6, 'parse IPv6');
+  a.jumpIf(r1, '!=', ETHERTYPE_IPV4, NEXT);
+  parseIpv4(a, linkHeaderBytes);
+  a.label('parse IPv6');
+  parseIpv6(a, linkHeaderBytes);
+  a.label('parse UDP');
+  parseUdp(a, options);
+  writeAddresses(a, options);
+}
+
+/** r7 = the start of the packet, r8 = the end of its linear part, which has HEADER_ROOM bytes or all that there are. */
+function makeLinear(a: Code, linkHeaderBytes: number): void {
+  const room = linkHeaderBytes + HEADER_ROOM;
+  const loadEnds = (): void => {
+    loadContext(a, r7, 'data');
+    loadContext(a, r8, 'dataEnd');
+  };
+  loadContext(a, r2, 'len');
+  a.jumpIf(r2, '<=', room, 'packet is short');
+  a.mov(r2, room);
+  a.label('packet is short');
+  loadEnds();
+  a.mov(r3, r7);
+  a.alu('add', r3, r2);
+  a.jumpIf(r3, '<=', r8, 'packet is linear');
+  a.mov(r1, r6);
+  a.call(HELPER.skbPullData);
+  a.jumpIf(r0, '!=', 0, NEXT);
+  loadEnds();
+  a.label('packet is linear');
+}
+
+/** Jumps to NEXT unless `bytes` from `at` on are there. Loses r3. */
+function need(a: Code, at: Register, bytes: number): void {
+  a.mov(r3, at);
+  a.alu('add', r3, bytes);
+  a.jumpIf(r3, '>', end, NEXT);
+}
+
+function parseIpv4(a: Code, linkHeaderBytes: number): void {
+  need(a, ip, IPV4.size + UDP.size);
+  a.load(r1, field(ip, IPV4, 'protocol'));
+  a.jumpIf(r1, '!=', UDP_PROTOCOL, NEXT);
+  a.load(r5, field(ip, IPV4, 'versionAndLength'));
+  a.mov(r1, r5);
+  a.alu('shiftRight', r1, 4);
+  a.jumpIf(r1, '!=', 4, NEXT);
+  a.alu('and', r5, 15);
+  a.alu('shiftLeft', r5, 2);
+  a.jumpIf(r5, '<', IPV4.size, NEXT);
+
+  a.load(r1, field(ip, IPV4, 'fragment'));
+  a.jumpIf(r1, 'has', IPV4_FRAGMENT_OFFSET, NEXT);
+  a.load(r4, field(ip, IPV4, 'totalLength'));
+  a.swapBytes(r4, 16);
+  checkTotal(a, linkHeaderBytes);
+  a.jumpIf(r1, 'has', IPV4_MORE_FRAGMENTS, 'IPv4 fragment');
+  a.jump('IPv4 whole');
+  a.label('IPv4 fragment');
+  a.store(local('verdict'), FIRST_FRAGMENT);
+  a.label('IPv4 whole');
+  a.jumpIf(r4, '<', r5, NEXT);
+  a.alu('sub', r4, r5);
+  a.mov(udp, ip);
+  a.alu('add', udp, r5);
+  a.alu('add', r5, linkHeaderBytes);
+  a.jump('parse UDP');
+}
+
+/** verdict = malformed if the r4 bytes that the IP header promises are not there. Loses r2. */
+function checkTotal(a: Code, linkHeaderBytes: number): void {
+  const isThere = a.unique('all is there');
+  loadContext(a, r2, 'len');
+  a.alu('sub', r2, linkHeaderBytes);
+  a.jumpIf(r4, '<=', r2, isThere);
+  a.store(local('verdict'), MALFORMED);
+  a.label(isThere);
+}
+
+function parseIpv6(a: Code, linkHeaderBytes: number): void {
+  need(a, ip, IPV6.size);
+  a.load(r1, field(ip, IPV6, 'versionAndClass'));
+  a.alu('shiftRight', r1, 4);
+  a.jumpIf(r1, '!=', 6, NEXT);
+  for (const name of ['source', 'destination'] as const) jumpIfMapped(a, field(ip, IPV6, name));
+  a.store(local('isV6'), 1);
+
+  a.load(r4, field(ip, IPV6, 'payloadLength'));
+  a.swapBytes(r4, 16);
+  a.alu('add', r4, IPV6.size);
+  checkTotal(a, linkHeaderBytes);
+  a.alu('sub', r4, IPV6.size);
+  a.mov(udp, ip);
+  a.alu('add', udp, IPV6.size);
+  a.mov(r5, linkHeaderBytes + IPV6.size);
+  a.load(r1, field(ip, IPV6, 'nextHeader'));
+  for (let i = 0; i < EXTENSION_HEADERS; i++) passExtension(a, i);
+  a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
+  a.jump(NEXT);
+}
+
+/** One extension header of type r1 at r9, or on to the UDP header. */
+function passExtension(a: Code, i: number): void {
+  const next = `after extension ${i}`;
+  a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
+  need(a, udp, 8);
+  a.jumpIf(r1, '==', HOP_BY_HOP, `options ${i}`);
+  a.jumpIf(r1, '==', DESTINATION_OPTIONS, `options ${i}`);
+  a.jumpIf(r1, '==', FRAGMENT, `fragment ${i}`);
+  a.jumpIf(r1, '!=', ROUTING, NEXT);
+  a.load(r2, memory(udp, SEGMENTS_LEFT, 1));
+  a.jumpIf(r2, '!=', 0, NEXT);
+
+  a.label(`options ${i}`);
+  a.load(r2, field(udp, EXTENSION, 'length'));
+  a.alu('add', r2, 1);
+  a.alu('shiftLeft', r2, 3);
+  a.jumpIf(r2, '>', HEADER_ROOM, NEXT);
+  a.jump(next);
+
+  a.label(`fragment ${i}`);
+  a.load(r2, field(udp, EXTENSION, 'fragment'));
+  a.jumpIf(r2, 'has', IPV6_FRAGMENT_OFFSET, NEXT);
+  a.jumpIf(r2, 'has', IPV6_MORE_FRAGMENTS, `first fragment ${i}`);
+  a.jump(`whole ${i}`);
+  a.label(`first fragment ${i}`);
+  a.store(local('verdict'), FIRST_FRAGMENT);
+  a.label(`whole ${i}`);
+  a.mov(r2, 8);
+
+  a.label(next);
+  a.jumpIf(r4, '<', r2, NEXT);
+  a.load(r1, field(udp, EXTENSION, 'nextHeader'));
+  a.alu('sub', r4, r2);
+  a.alu('add', udp, r2);
+  a.alu('add', r5, r2);
+}
+
+/** Such an address has no business on the wire (RFC 4942 section 2.2), and would pass for the IPv4 one. */
+function jumpIfMapped(a: Code, address: Memory): void {
+  const isNot = a.unique('not mapped');
+  a.load(r1, part(address, 0, 8));
+  a.jumpIf(r1, '!=', 0, isNot);
+  a.load(r1, part(address, 8, 4));
+  a.jumpIf32(r1, '==', V4_MAPPED, NEXT);
+  a.label(isNot);
+}
+
+function parseUdp(a: Code, { port, wanted, sourcePort, destinationPort }: ParseOptions): void {
+  need(a, udp, UDP.size);
+  a.store(local('udp'), r5);
+  a.load(r1, field(udp, UDP, 'source'));
+  a.swapBytes(r1, 16);
+  a.store(sourcePort, r1);
+  a.load(r2, field(udp, UDP, 'destination'));
+  a.swapBytes(r2, 16);
+  a.store(destinationPort, r2);
+  countBytes(a);
+
+  a.store(local('index'), port === 'source' ? r1 : r2);
+  lookup(a, 'ports', local('index'));
+  a.jumpIf(r0, '==', 0, NEXT);
+  a.load(r1, field(r0, PORT, 'flags'));
+  a.alu('and', r1, wanted);
+  a.jumpIf(r1, '==', 0, NEXT);
+  a.store(local('portFlags'), r1);
+  loadContext(a, r1, 'gsoSegs');
+  a.jumpIf(r1, '!=', 0, 'is a batch');
+  a.mov(r1, 1);
+  a.label('is a batch');
+  a.store(local('datagrams'), r1);
+}
+
+/** bytes = what the UDP header says, or of a fragment what is there. r4: bytes from the UDP header on. Loses r3. */
+function countBytes(a: Code): void {
+  a.jumpIf(r4, '<', UDP.size, NEXT);
+  a.load(r3, local('verdict'));
+  a.jumpIf(r3, '==', FIRST_FRAGMENT, 'length is known');
+  a.load(r3, field(udp, UDP, 'length'));
+  a.swapBytes(r3, 16);
+  a.jumpIf(r3, '<', UDP.size, 'length is wrong');
+  a.jumpIf(r3, '>', r4, 'length is wrong');
+  a.mov(r4, r3);
+  a.jump('length is known');
+  a.label('length is wrong');
+  a.store(local('verdict'), MALFORMED);
+  a.label('length is known');
+  a.alu('sub', r4, UDP.size);
+  a.store(local('bytes'), r4);
+}
+
+function writeAddresses(a: Code, { source, destination }: ParseOptions): void {
+  const pairs = [
+    ['source', source],
+    ['destination', destination],
+  ] as const;
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '!=', 0, 'write IPv6');
+  for (const [name, to] of pairs) {
+    a.load(r1, field(ip, IPV4, name));
+    a.store(part(to, 0, 8), 0);
+    a.store(part(to, 8, 4), V4_MAPPED);
+    a.store(part(to, 12, 4), r1);
+  }
+  a.jump('parsed');
+  a.label('write IPv6');
+  for (const [name, to] of pairs) {
+    for (let at = 0; at < ADDRESS; at += 8) {
+      a.load(r1, part(field(ip, IPV6, name), at, 8));
+      a.store(part(to, at, 8), r1);
+    }
+  }
+  a.label('parsed');
+}
+
+/** Jumps to NEXT unless the packet was sent to this host's link address. */
+export function needOwnLinkAddress(a: Code): void {
+  loadContext(a, r1, 'packetType');
+  a.jumpIf(r1, '!=', PACKET_HOST, NEXT);
+}

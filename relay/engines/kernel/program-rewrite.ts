@@ -1,0 +1,167 @@
+/**
+ * Gives a packet another source or destination, and mends its checksums by the difference (RFC 1624):
+ *
+ *  1. the UDP checksum by the address, which is in its pseudo-header, and by the port. The kernel's helper knows what the
+ *     packet's state asks for: a partial checksum has the pseudo-header only, an absent one stays absent, and one that
+ *     comes out as 0 is sent as 0xffff;
+ *  2. address and port in place, and with IPv4 the header's own checksum.
+ *
+ * The helpers move the packet, so its pointers are read anew after them.
+ */
+import { CSUM_IPV6, CSUM_MARK_MANGLED_0, CSUM_PSEUDO_HEADER, HELPER, SKB } from './helpers.ts';
+import { type Code, drop, local } from './program-frame.ts';
+import { UDP } from './program-parse.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
+import { ADDRESS, U16, U32 } from './struct.ts';
+
+const IPV4_SIZE = 20;
+const IPV4_CHECKSUM = 10;
+const IPV6_SIZE = 40;
+
+/** Offsets of the addresses in the IP header. */
+const ADDRESS_AT = {
+  source: { v4: 12, v6: 8 },
+  destination: { v4: 16, v6: 24 },
+} as const;
+
+export interface RewriteOptions {
+  readonly linkHeaderBytes: number;
+  readonly direction: number;
+  readonly side: 'source' | 'destination';
+  /** Addresses of 16 bytes and ports in host order, on the stack or at r7 to r9. */
+  readonly from: Memory;
+  readonly fromPort: Memory;
+  readonly to: Memory;
+  readonly toPort: Memory;
+}
+
+export function rewrite(a: Code, options: RewriteOptions): void {
+  const [v6, done] = [a.unique('rewrite IPv6'), a.unique('rewritten')];
+  mendPortSum(a, options);
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '!=', 0, v6);
+  rewriteIpv4(a, options);
+  a.jump(done);
+  a.label(v6);
+  rewriteIpv6(a, options);
+  a.label(done);
+}
+
+/** r2 = offset of the UDP checksum; calls the helper on the packet. */
+function mendSum(a: Code, flags: number): void {
+  a.mov(r1, r6);
+  a.load(r2, local('udp'));
+  a.alu('add', r2, UDP.at.checksum);
+  a.mov(r5, flags);
+  a.call(HELPER.l4CsumReplace);
+}
+
+function mendPortSum(a: Code, { fromPort, toPort }: RewriteOptions): void {
+  const isSame = a.unique('same port');
+  a.load(r3, fromPort);
+  a.load(r4, toPort);
+  a.jumpIf(r3, '==', r4, isSame);
+  a.swapBytes(r3, 16);
+  a.swapBytes(r4, 16);
+  mendSum(a, U16 | CSUM_MARK_MANGLED_0);
+  a.label(isSame);
+}
+
+function failUnlessMended(a: Code, direction: number): void {
+  const isMended = a.unique('mended');
+  a.jumpIf(r0, '==', 0, isMended);
+  drop(a, direction, 'send-failed');
+  a.label(isMended);
+}
+
+function rewriteIpv4(a: Code, options: RewriteOptions): void {
+  const { linkHeaderBytes, direction, side, from, to } = options;
+  a.load(r3, part(from, 12, U32));
+  a.load(r4, part(to, 12, U32));
+  mendSum(a, U32 | CSUM_PSEUDO_HEADER | CSUM_MARK_MANGLED_0);
+  failUnlessMended(a, direction);
+
+  loadPacket(a, { bytes: linkHeaderBytes + IPV4_SIZE, direction });
+  a.load(r4, part(to, 12, U32));
+  a.store(memory(r2, linkHeaderBytes + ADDRESS_AT[side].v4, U32), r4);
+  // ~(~checksum + ~old + new), 16 bits at a time with the carries folded back in
+  a.load(r5, memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16));
+  a.alu('xor', r5, 0xffff);
+  a.alu('add', r5, r4);
+  a.load(r4, part(from, 12, U32));
+  a.alu32('xor', r4, 0xffff_ffff);
+  a.alu('add', r5, r4);
+  // Below 2^34; after three folds within 16 bits.
+  for (let fold = 0; fold < 3; fold++) {
+    a.mov(r4, r5);
+    a.alu('shiftRight', r4, 16);
+    a.alu('and', r5, 0xffff);
+    a.alu('add', r5, r4);
+  }
+  a.alu('xor', r5, 0xffff);
+  a.store(memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16), r5);
+  storePort(a, options);
+}
+
+function rewriteIpv6(a: Code, options: RewriteOptions): void {
+  const { linkHeaderBytes, direction, side, from, to } = options;
+  const isMended = a.unique('mended IPv6');
+  const flags = CSUM_PSEUDO_HEADER | CSUM_MARK_MANGLED_0;
+  addressDifference(a, from, to);
+  mendSum(a, flags | CSUM_IPV6);
+  a.jumpIf(r0, '==', 0, isMended);
+  // Kernels that do not know the flag refuse it.
+  addressDifference(a, from, to);
+  mendSum(a, flags);
+  failUnlessMended(a, direction);
+  a.label(isMended);
+
+  loadPacket(a, { bytes: linkHeaderBytes + IPV6_SIZE, direction });
+  for (let at = 0; at < ADDRESS; at += 8) {
+    a.load(r4, part(to, at, 8));
+    a.store(memory(r2, linkHeaderBytes + ADDRESS_AT[side].v6 + at, 8), r4);
+  }
+  storePort(a, options);
+}
+
+/** r3 and r4 as the checksum helper takes a difference of any length. */
+function addressDifference(a: Code, from: Memory, to: Memory): void {
+  for (const [pointer, length, address] of [
+    [r1, r2, from],
+    [r3, r4, to],
+  ] as const) {
+    a.addressOf(pointer, address);
+    a.mov(length, ADDRESS);
+  }
+  a.mov(r5, 0);
+  a.call(HELPER.csumDiff);
+  a.mov(r4, r0);
+  a.mov(r3, 0);
+}
+
+/** r2 = start of the packet, r3 = its end, at least `bytes` further. */
+function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: number }): void {
+  const isThere = a.unique('packet is there');
+  a.load(r2, field(r6, SKB, 'data'));
+  a.load(r3, field(r6, SKB, 'dataEnd'));
+  a.mov(r4, r2);
+  a.alu('add', r4, bytes);
+  a.jumpIf(r4, '<=', r3, isThere);
+  drop(a, direction, 'send-failed');
+  a.label(isThere);
+}
+
+/** r2 and r3 as loadPacket leaves them. */
+function storePort(a: Code, { direction, side, toPort }: RewriteOptions): void {
+  const isThere = a.unique('UDP is there');
+  a.load(r4, local('udp'));
+  a.alu('add', r2, r4);
+  a.mov(r4, r2);
+  a.alu('add', r4, UDP.size);
+  a.jumpIf(r4, '<=', r3, isThere);
+  drop(a, direction, 'send-failed');
+  a.label(isThere);
+  a.load(r4, toPort);
+  a.swapBytes(r4, 16);
+  a.store(field(r2, UDP, side), r4);
+}

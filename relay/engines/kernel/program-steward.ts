@@ -1,0 +1,139 @@
+/**
+ * What the engine wants done to sessions, pins and reverse records is done by this program, so that all bookkeeping is in one
+ * place and each decision is made again here, at the moment of the deed. The engine writes a list of requests into the map
+ * `requests` and has the program test-run as often (BPF_PROG_TEST_RUN); each run does one.
+ */
+import { SESSIONS_EXPIRED } from '../../core/counters.ts';
+import { HELPER } from './helpers.ts';
+import {
+  MAX_REQUESTS,
+  PIN,
+  PIN_KEY,
+  REQUEST,
+  REQUESTS,
+  REVERSE,
+  RULES,
+  SESSION,
+  SESSION_KEY,
+  SETTINGS,
+  STEWARD,
+} from './maps.ts';
+import { field, type Memory, memory, r0, r1, r2, r6, r7, r8, r9 } from './memory.ts';
+import { changeGauge, endSession, endSubprograms } from './program-end.ts';
+import { type Code, local, lookupAt, NEXT, readClock } from './program-frame.ts';
+import { U64 } from './struct.ts';
+
+const DONE = 'done';
+
+/** r6 the list, r7 the request's key, r8 the record, r9 the time. */
+export function steward(a: Code): void {
+  readClock(a);
+  a.load(r9, local('nowNs'));
+  a.loadMapValue(r6, 'requests');
+  a.load(r1, field(r6, REQUESTS, 'cursor'));
+  a.load(r2, field(r6, REQUESTS, 'count'));
+  a.jumpIf(r1, '>=', r2, NEXT);
+  a.jumpIf(r1, '>=', MAX_REQUESTS, NEXT);
+  a.mov(r2, r1);
+  a.alu('add', r2, 1);
+  a.store(field(r6, REQUESTS, 'cursor'), r2);
+  a.alu('mul', r1, REQUEST.size);
+  a.mov(r7, r6);
+  a.alu('add', r7, r1);
+  a.alu('add', r7, REQUESTS.at.requests);
+  a.load(r1, field(r7, REQUEST, 'operation'));
+  a.alu('add', r7, REQUEST.at.key);
+  for (const [name, number] of Object.entries(STEWARD)) a.jumpIf(r1, '==', number, name);
+  a.jump(NEXT);
+  expireSession(a);
+  endAnySession(a);
+  expirePin(a);
+  endRest(a);
+  a.label(DONE);
+  a.load(r1, field(r6, REQUESTS, 'done'));
+  a.alu('add', r1, 1);
+  a.store(field(r6, REQUESTS, 'done'), r1);
+  a.label(NEXT);
+  a.mov(r0, 0);
+  a.exit();
+  endSubprograms(a);
+}
+
+function expireSession(a: Code): void {
+  a.label('expireSession');
+  find(a, 'sessions');
+  a.load(r1, field(r7, SESSION_KEY, 'listener'));
+  requireOver(a, { since: field(r8, SESSION, 'lastSeenNs'), timeout: 'idleTimeoutNs' });
+  a.mov(r1, r7);
+  a.mov(r2, r9);
+  endSession(a, { counter: SESSIONS_EXPIRED, mayRest: true });
+  a.jumpIf(r0, '!=', 0, DONE);
+  a.jump(NEXT);
+}
+
+function endAnySession(a: Code): void {
+  a.label('endSession');
+  a.mov(r1, r7);
+  a.mov(r2, r9);
+  endSession(a, { counter: -1, mayRest: true });
+  a.jumpIf(r0, '!=', 0, DONE);
+  a.jump(NEXT);
+}
+
+function expirePin(a: Code): void {
+  a.label('expirePin');
+  find(a, 'pins');
+  a.load(r1, field(r8, PIN, 'live'));
+  a.jumpIf(r1, '!=', 0, NEXT);
+  a.load(r1, field(r7, PIN_KEY, 'listener'));
+  requireOver(a, { since: field(r8, PIN, 'lastUsedNs'), timeout: 'pinTimeoutNs' });
+  a.label('endPin');
+  remove(a, 'pins');
+  changeGauge(a, 'pins', -1);
+  a.jump(DONE);
+}
+
+function endRest(a: Code): void {
+  a.label('endRest');
+  find(a, 'reverse');
+  a.load(r2, field(r8, REVERSE, 'leftNs'));
+  a.jumpIf(r2, '==', 0, NEXT);
+  a.mov(r1, r9);
+  a.alu('sub', r1, r2);
+  a.loadMapValue(r2, 'settings', SETTINGS.at.quarantineNs);
+  a.load(r2, memory(r2, 0, U64));
+  a.jumpIf(r1, 'signed <', r2, NEXT);
+  remove(a, 'reverse');
+  changeGauge(a, 'reverses', -1);
+  changeGauge(a, 'resting', -1);
+  a.jump(DONE);
+}
+
+/** r8 = the record with the key (r7), or the end. */
+function find(a: Code, map: 'sessions' | 'pins' | 'reverse'): void {
+  a.mov(r2, r7);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapLookup);
+  a.jumpIf(r0, '==', 0, NEXT);
+  a.mov(r8, r0);
+}
+
+/** Ends unless the timeout of the listener whose index is r1 has passed since then. */
+function requireOver(
+  a: Code,
+  { since, timeout }: { since: Memory; timeout: 'idleTimeoutNs' | 'pinTimeoutNs' },
+): void {
+  lookupAt(a, 'rules', { index: r1, otherwise: NEXT });
+  a.mov(r1, r9);
+  a.load(r2, since);
+  a.alu('sub', r1, r2);
+  a.load(r2, field(r0, RULES, timeout));
+  a.jumpIf(r1, 'signed <', r2, NEXT);
+}
+
+function remove(a: Code, map: 'pins' | 'reverse'): void {
+  a.mov(r2, r7);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapDelete);
+  a.jumpIf(r0, '!=', 0, NEXT);
+}
