@@ -210,13 +210,14 @@ function parseIpv6(a: Code, linkHeaderBytes: number): void {
   a.alu('add', udp, IPV6.size);
   a.mov(r5, linkHeaderBytes + IPV6.size);
   a.load(r1, field(ip, IPV6, 'nextHeader'));
-  for (let i = 0; i < EXTENSION_HEADERS; i++) passExtension(a, i);
+  for (let i = 0; i < EXTENSION_HEADERS; i++)
+    passExtension(a, { i, last: linkHeaderBytes + HEADER_ROOM - UDP.size });
   a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
   a.jump(NEXT);
 }
 
-/** One extension header of type r1 at r9, or on to the UDP header. */
-function passExtension(a: Code, i: number): void {
+/** One extension header of type r1 at r9, or on to the UDP header, which may be at `last` or before. */
+function passExtension(a: Code, { i, last }: { i: number; last: number }): void {
   const next = `after extension ${i}`;
   a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
   need(a, udp, 8);
@@ -250,6 +251,7 @@ function passExtension(a: Code, i: number): void {
   a.alu('sub', r4, r2);
   a.alu('add', udp, r2);
   a.alu('add', r5, r2);
+  a.jumpIf(r5, '>', last, NEXT);
 }
 
 /** Such an address has no business on the wire (RFC 4942 section 2.2), and would pass for the IPv4 one. */

@@ -1,0 +1,161 @@
+/** UDP packets by hand, from the Ethernet header on, and checksums computed from nothing. */
+import { Endpoint, type IpAddress } from '../../net/address.ts';
+
+export const ETHERNET_BYTES = 14;
+const UDP_BYTES = 8;
+const UDP_PROTOCOL = 17;
+
+export interface PacketOptions {
+  readonly source: string;
+  readonly destination: string;
+  readonly payload?: Uint8Array;
+  /** IPv4: options, a multiple of 4 bytes. */
+  readonly ipOptions?: Uint8Array;
+  /** IPv4: flags and fragment offset as they stand in the header. */
+  readonly fragment?: number;
+  /** IPv6: extension headers in front of UDP, each with its type; their "next header" bytes are filled in. */
+  readonly extensions?: readonly { readonly type: number; readonly bytes: Uint8Array }[];
+  /** What stands in the UDP checksum. Default: the right one. */
+  readonly checksum?: number;
+  /** What stands in the UDP length, if not the right one. */
+  readonly udpLength?: number;
+  /** What stands in the IP header's length field, if not the right one. */
+  readonly ipLength?: number;
+  readonly protocol?: number;
+  /** Bytes after the IP packet, as Ethernet pads short frames. */
+  readonly padding?: number;
+  /** First byte of the destination's link address. */
+  readonly link?: number;
+}
+
+export function packet(options: PacketOptions): Uint8Array {
+  const source = Endpoint.parse(options.source);
+  const destination = Endpoint.parse(options.destination);
+  const { payload = new Uint8Array(0), protocol = UDP_PROTOCOL, padding = 0, link = 0 } = options;
+  const udp = Buffer.alloc(UDP_BYTES + payload.length);
+  udp.writeUInt16BE(source.port, 0);
+  udp.writeUInt16BE(destination.port, 2);
+  udp.writeUInt16BE(options.udpLength ?? udp.length, 4);
+  udp.set(payload, UDP_BYTES);
+  udp.writeUInt16BE(options.checksum ?? udpChecksum(source.ip, destination.ip, udp), 6);
+  const ethernet = Buffer.alloc(ETHERNET_BYTES);
+  ethernet[0] = link;
+  ethernet.writeUInt16BE(source.ip.isV4 ? 0x0800 : 0x86dd, 12);
+  const header = source.ip.isV4
+    ? ipv4Header(source.ip, destination.ip, { options, udp, protocol })
+    : ipv6Header(source.ip, destination.ip, { options, udp, protocol });
+  return Buffer.concat([ethernet, header, udp, Buffer.alloc(padding)]);
+}
+
+interface Inner {
+  readonly options: PacketOptions;
+  readonly udp: Uint8Array;
+  readonly protocol: number;
+}
+
+function ipv4Header(
+  source: IpAddress,
+  destination: IpAddress,
+  { options, udp, protocol }: Inner,
+): Uint8Array {
+  const { ipOptions = new Uint8Array(0), fragment = 0 } = options;
+  const header = Buffer.alloc(20 + ipOptions.length);
+  header[0] = 0x40 | (header.length / 4);
+  header.writeUInt16BE(options.ipLength ?? header.length + udp.length, 2);
+  header.writeUInt16BE(0x1234, 4);
+  header.writeUInt16BE(fragment, 6);
+  header[8] = 64;
+  header[9] = protocol;
+  header.set(source.bytes.subarray(12), 12);
+  header.set(destination.bytes.subarray(12), 16);
+  header.set(ipOptions, 20);
+  header.writeUInt16BE(~sum16(header) & 0xffff, 10);
+  return header;
+}
+
+function ipv6Header(
+  source: IpAddress,
+  destination: IpAddress,
+  { options, udp, protocol }: Inner,
+): Uint8Array {
+  const { extensions = [] } = options;
+  const types = [...extensions.map(({ type }) => type), protocol];
+  const chain = extensions.map(({ bytes }, i) => {
+    const filled = Uint8Array.from(bytes);
+    filled[0] = types[i + 1]!;
+    return filled;
+  });
+  const length = chain.reduce((total, { length }) => total + length, 0);
+  const header = Buffer.alloc(40);
+  header[0] = 0x60;
+  header.writeUInt16BE(options.ipLength ?? length + udp.length, 4);
+  header[6] = types[0]!;
+  header[7] = 64;
+  header.set(source.bytes, 8);
+  header.set(destination.bytes, 24);
+  return Buffer.concat([header, ...chain]);
+}
+
+/** Ones' complement sum of big-endian 16-bit words, a last odd byte padded with 0. */
+function sum16(...parts: readonly Uint8Array[]): number {
+  let sum = 0;
+  for (const bytes of parts) {
+    for (let i = 0; i < bytes.length; i += 2) sum += (bytes[i]! << 8) | (bytes[i + 1] ?? 0);
+  }
+  while (sum > 0xffff) sum = (sum & 0xffff) + Math.floor(sum / 0x10000);
+  return sum;
+}
+
+/** RFC 768: over the pseudo-header and the datagram, with its checksum field taken as 0; 0 itself is sent as 0xffff. */
+function udpChecksum(source: IpAddress, destination: IpAddress, udp: Uint8Array): number {
+  const bytes = Buffer.from(udp);
+  bytes.writeUInt16BE(0, 6);
+  const pseudo = Buffer.from([0, UDP_PROTOCOL, udp.length >> 8, udp.length & 255]);
+  const from = source.isV4 ? 12 : 0;
+  const sum = sum16(source.bytes.subarray(from), destination.bytes.subarray(from), pseudo, bytes);
+  return ~sum & 0xffff || 0xffff;
+}
+
+export interface Parsed {
+  readonly source: string;
+  readonly destination: string;
+  readonly payload: Uint8Array;
+  readonly checksum: number;
+  /** What the UDP checksum should be. */
+  readonly rightChecksum: number;
+  /** Whether the IPv4 header's checksum is right; true for IPv6. */
+  readonly isHeaderRight: boolean;
+}
+
+/** Reads a packet that `packet` made, or that a program rewrote. */
+export function parsePacket(bytes: Uint8Array): Parsed {
+  const frame = Buffer.from(bytes);
+  const ip = frame.subarray(ETHERNET_BYTES);
+  const isV4 = ip[0]! >> 4 === 4;
+  let start = isV4 ? (ip[0]! & 15) * 4 : 40;
+  for (let type = isV4 ? UDP_PROTOCOL : ip[6]!; type !== UDP_PROTOCOL;) {
+    const length = type === 44 ? 8 : (ip[start + 1]! + 1) * 8;
+    type = ip[start]!;
+    start += length;
+  }
+  const udp = ip.subarray(start, start + ip.readUInt16BE(start + 4));
+  const address = (at: number): IpAddress => {
+    const text = isV4
+      ? [...ip.subarray(at, at + 4)].join('.')
+      : `[${ip
+          .subarray(at, at + 16)
+          .toString('hex')
+          .match(/.{4}/g)!
+          .join(':')}]`;
+    return Endpoint.parse(`${text}:1`).ip;
+  };
+  const [source, destination] = isV4 ? [address(12), address(16)] : [address(8), address(24)];
+  return {
+    source: new Endpoint(source, udp.readUInt16BE(0)).toString(),
+    destination: new Endpoint(destination, udp.readUInt16BE(2)).toString(),
+    payload: udp.subarray(UDP_BYTES),
+    checksum: udp.readUInt16BE(6),
+    rightChecksum: udpChecksum(source, destination, udp),
+    isHeaderRight: !isV4 || sum16(ip.subarray(0, (ip[0]! & 15) * 4)) === 0xffff,
+  };
+}
