@@ -151,11 +151,20 @@ export class PacketRig {
     maps.listeners.update(key, value);
   }
 
+  /** Adds a ready backend; it is in force once the pool is published. */
+  add(id: string, endpoint: string, weight = 1): void {
+    this.pool.add({ id, endpoint: Endpoint.parse(endpoint), weight });
+  }
+
+  /** Live sessions of a backend. */
+  live(id: string): number {
+    return [...this.#writer.backends()].find(({ entry }) => entry.id === id)?.liveSessions ?? 0;
+  }
+
   /** Adds ready backends, `a` first, and publishes the pool. */
   async backends(...endpoints: readonly string[]): Promise<void> {
     for (const text of endpoints) {
-      const id = String.fromCharCode(97 + this.pool.list().length);
-      this.pool.add({ id, endpoint: Endpoint.parse(text), weight: 1 });
+      this.add(String.fromCharCode(97 + this.pool.list().length), text);
     }
     await this.publish();
   }
