@@ -68,9 +68,15 @@ export const TCX_DROP = 2;
 /** linux/if_packet.h: the datagram is for this host's link address. */
 export const PACKET_HOST = 0;
 
+/** net/net_namespace.h: LOOPBACK_IFINDEX, in every namespace. */
+export const LOOPBACK_INTERFACE = 1;
+
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 
+/** BPF_FIB_LKUP_RET_SUCCESS, and BPF_FIB_LKUP_RET_NO_NEIGH: the interface is known, the neighbour's link address is not yet. */
+export const FIB_SUCCESS = 0;
+export const FIB_NO_NEIGHBOUR = 7;
 /** BPF_FIB_LKUP_RET_NOT_FWDED: the destination is this host's own. */
 export const FIB_NOT_FORWARDED = 4;
 /** BPF_FIB_LKUP_RET_FWD_DISABLED: the interface does not forward, so what it lets in is for this host. */

@@ -242,8 +242,8 @@ export const FIGURES = struct({
   replies: U64,
 });
 
-/** The one record of `walk`, of each CPU: where the walk of least-connections over the ready slots is. */
-export const WALK = struct({ readyIndex: U32, left: U32 });
+/** The one record of `walk`, of each CPU: where a loop is, in a ring, and how many rounds it has left. */
+export const WALK = struct({ place: U32, left: U32 });
 
 /** The one record of `gauges`. */
 export const GAUGES = struct({

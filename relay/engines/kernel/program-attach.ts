@@ -8,8 +8,8 @@
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { BPF_ANY } from '../../../net/linux/abi.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, REVERSE, REVERSE_KEY, SESSION, SESSION_KEY } from './maps.ts';
-import { field, type Memory, part, r0, r1, r2, r3, r4, r7 } from './memory.ts';
+import { BACKEND, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './maps.ts';
+import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { changeGauge } from './program-end.ts';
 import {
   type Code,
@@ -19,22 +19,21 @@ import {
   local,
   lookup,
   NEXT,
+  otherSession,
   reverseKey,
-  sessionKey,
+  writeReverse,
 } from './program-frame.ts';
+import { takeRelayPort } from './program-relay.ts';
 import { ADDRESS } from './struct.ts';
-
-/** The value of the reverse record, behind its key in the scratch. */
-const reverseValue = (name: keyof typeof REVERSE.at): Memory =>
-  part(local('scratch'), REVERSE_VALUE_AT + REVERSE.at[name], REVERSE.bytes[name]);
-const REVERSE_VALUE_AT = 8 * Math.ceil(REVERSE_KEY.size / 8);
-/** The session that had the record. */
-const OTHER_AT = REVERSE_VALUE_AT + REVERSE.size;
-const other = (): Memory => part(local('scratch'), OTHER_AT, SESSION_KEY.size);
 
 /** Gives the session (r7), whose backend is in the snapshot, its reverse record. Keeps r6 to r9. */
 export function attach(a: Code): void {
   noteBackend(a);
+  a.load(r1, field(r8, RULES, 'sourceAddress'));
+  a.jumpIf(r1, '==', SOURCE_CLIENT, 'seen as it is');
+  takeRelayPort(a);
+  a.jump('attached');
+  a.label('seen as it is');
   for (const [to, from] of [
     ['seen', 'client'],
     ['seenPort', 'clientPort'],
@@ -52,7 +51,7 @@ export function attach(a: Code): void {
   a.label('write reverse record');
   // In this order: a direct datagram on another CPU first deletes the record, then unmarks the session.
   a.store(field(r7, SESSION, 'attached'), 1);
-  writeRecord(a);
+  writeReverse(a, BPF_ANY);
   a.jumpIf(r0, '==', 0, 'attached');
   a.store(field(r7, SESSION, 'attached'), 0);
   changeGauge(a, 'reverses', -1);
@@ -81,7 +80,7 @@ function noteBackend(a: Code): void {
 
 /** The record that is there (r0) was another session's, or rests, or is this session's own. */
 function takeOver(a: Code): void {
-  copy(a, other(), { from: field(r0, REVERSE, 'session') });
+  copy(a, otherSession(), { from: field(r0, REVERSE, 'session') });
   a.load(r1, field(r0, REVERSE, 'leftNs'));
   a.jumpIf(r1, '==', 0, 'record is in use');
   changeGauge(a, 'resting', -1);
@@ -90,23 +89,11 @@ function takeOver(a: Code): void {
   a.label('record is taken over');
 }
 
-/** The session with the key `other`, if there still is one, has no reverse record from now on. */
+/** The session with the key `otherSession`, if there still is one, has no reverse record from now on. */
 function unmark(a: Code, done: string): void {
-  lookup(a, 'sessions', other());
+  lookup(a, 'sessions', otherSession());
   a.jumpIf(r0, '==', 0, done);
   a.store(field(r0, SESSION, 'attached'), 0);
-}
-
-function writeRecord(a: Code): void {
-  copy(a, reverseValue('session'), { from: sessionKey() });
-  a.load(r1, field(r7, SESSION, 'ref'));
-  a.store(reverseValue('ref'), r1);
-  a.store(reverseValue('leftNs'), 0);
-  a.addressOf(r2, local('scratch'));
-  a.addressOf(r3, reverseValue('session'));
-  a.mov(r4, BPF_ANY);
-  a.loadMap(r1, 'reverse');
-  a.call(HELPER.mapUpdate);
 }
 
 /**
@@ -125,7 +112,7 @@ export function releaseDirect(a: Code): void {
   copy(a, reverseKey('seenPort'), { from: local('clientPort') });
   lookup(a, 'reverse', local('scratch'));
   a.jumpIf(r0, '==', 0, NEXT);
-  copy(a, other(), { from: field(r0, REVERSE, 'session') });
+  copy(a, otherSession(), { from: field(r0, REVERSE, 'session') });
   a.load(r7, field(r0, REVERSE, 'leftNs'));
   a.addressOf(r2, local('scratch'));
   a.loadMap(r1, 'reverse');

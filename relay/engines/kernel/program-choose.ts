@@ -133,7 +133,7 @@ function leastConnections(a: Code): void {
   loadFigures(a, { slot: r0, sessions: r4, weight: r5 });
   findSlot(a, r0);
   a.load(r1, field(r1, BACKEND, 'readyIndex'));
-  a.store(field(r6, WALK, 'readyIndex'), r1);
+  a.store(field(r6, WALK, 'place'), r1);
   a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
   a.store(field(r6, WALK, 'left'), r1);
 
@@ -143,13 +143,13 @@ function leastConnections(a: Code): void {
   a.alu('sub', r1, 1);
   a.store(field(r6, WALK, 'left'), r1);
   a.jumpIf(r1, '==', 0, 'least is found');
-  a.load(r2, field(r6, WALK, 'readyIndex'));
+  a.load(r2, field(r6, WALK, 'place'));
   a.alu('add', r2, 1);
   a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
   a.jumpIf(r2, '<', r1, 'within ready');
   a.mov(r2, 0);
   a.label('within ready');
-  a.store(field(r6, WALK, 'readyIndex'), r2);
+  a.store(field(r6, WALK, 'place'), r2);
   a.alu('and', r2, MAX_BACKENDS - 1);
   loadSlot(a, r2, 'ready');
   loadFigures(a, { slot: r2, sessions: r3, weight: r9 });

@@ -25,14 +25,32 @@ import {
   type MapName,
   PIN_KEY,
   POOL,
+  REVERSE,
   REVERSE_KEY,
   RULES,
   SESSION,
   SESSION_KEY,
   SETTINGS,
   SNAPSHOT,
+  WALK,
 } from './maps.ts';
-import { field, Frame, type Memory, memory, part, r0, r1, r2, r6, r8, r9, type Register } from './memory.ts';
+import {
+  field,
+  Frame,
+  type Memory,
+  memory,
+  part,
+  r0,
+  r1,
+  r2,
+  r3,
+  r4,
+  r6,
+  r7,
+  r8,
+  r9,
+  type Register,
+} from './memory.ts';
 import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
 
 export type Code = Assembler<MapName>;
@@ -101,6 +119,29 @@ export const pinKey = (): Memory => ({ ...local('pinAddress'), bytes: PIN_KEY.si
 export const reverseKey = (name: keyof typeof REVERSE_KEY.at): Memory =>
   part(local('scratch'), REVERSE_KEY.at[name], REVERSE_KEY.bytes[name]);
 
+const REVERSE_VALUE_AT = 8 * Math.ceil(REVERSE_KEY.size / 8);
+
+/** A field of the value of a reverse record, behind its key in the scratch. */
+export const reverseValue = (name: keyof typeof REVERSE.at): Memory =>
+  part(local('scratch'), REVERSE_VALUE_AT + REVERSE.at[name], REVERSE.bytes[name]);
+
+/** Room for the key of another session, behind the reverse record in the scratch. */
+export const otherSession = (): Memory =>
+  part(local('scratch'), REVERSE_VALUE_AT + REVERSE.size, SESSION_KEY.size);
+
+/** Stores the reverse record of the session (r7) under the key in the scratch; r0 = 0, or what forbade it. */
+export function writeReverse(a: Code, flags: number): void {
+  copy(a, reverseValue('session'), { from: sessionKey() });
+  a.load(r1, field(r7, SESSION, 'ref'));
+  a.store(reverseValue('ref'), r1);
+  a.store(reverseValue('leftNs'), 0);
+  a.addressOf(r2, local('scratch'));
+  a.addressOf(r3, reverseValue('session'));
+  a.mov(r4, flags);
+  a.loadMap(r1, 'reverse');
+  a.call(HELPER.mapUpdate);
+}
+
 /** to = from, in the widest steps that the stack's alignment of 8 allows. Loses `via`. */
 export function copy(a: Code, to: Memory, { from, via = r1 }: { from: Memory; via?: Register }): void {
   for (let at = 0; at < from.bytes;) {
@@ -149,6 +190,23 @@ export function add(a: Code, to: Memory, { by, via = r1 }: { by: Register | numb
   a.load(via, to);
   a.alu('add', via, by);
   a.store(to, via);
+}
+
+/** Rounds left of the loop that follows. What counts is in a map, so that the verifier need not follow each round. */
+export function startRounds(a: Code, rounds: number, otherwise: string): void {
+  lookupAt(a, 'walk', { index: 0, otherwise });
+  a.store(field(r0, WALK, 'left'), rounds);
+}
+
+/** Begins a round, or jumps when none is left. Loses r0 to r5. */
+export function nextRound(a: Code, label: string, otherwise: string): void {
+  a.label(label);
+  a.jumpIfLong(otherwise);
+  lookupAt(a, 'walk', { index: 0, otherwise });
+  a.load(r1, field(r0, WALK, 'left'));
+  a.jumpIf(r1, '==', 0, otherwise);
+  a.alu('sub', r1, 1);
+  a.store(field(r0, WALK, 'left'), r1);
 }
 
 /** A counter of the listener. */

@@ -32,19 +32,22 @@ import {
   drop,
   findBackend,
   findSnapshot,
+  loadContext,
   local,
   lookup,
   lookupAt,
+  nextRound,
   pinKey,
   reverseKey,
   sessionKey,
+  startRounds,
 } from './program-frame.ts';
 import { U32, U64 } from './struct.ts';
 
 /** Half-open candidates that are looked at to make room for one session. */
-const EVICTIONS = 32;
+const EVICTIONS = 64;
 /** Pins that are looked at to make room for one. */
-const PIN_EVICTIONS = 16;
+const PIN_EVICTIONS = 32;
 /** Attempts to take a token of the listener while other CPUs take theirs. */
 const TOKEN_ATTEMPTS = 4;
 
@@ -215,6 +218,8 @@ function insertSession(a: Code, { existing }: OpenOptions): void {
   copy(a, session('local'), { from: local('contacted') });
   a.load(r1, local('contactedPort'));
   a.store(session('localPort'), r1);
+  loadContext(a, r1, 'interface');
+  a.store(session('interface'), r1);
   storeSession(a);
   a.jumpIf(r0, '==', 0, 'session is stored');
   lookup(a, 'sessions', sessionKey());
@@ -239,12 +244,10 @@ function storeSession(a: Code): void {
   a.call(HELPER.mapUpdate);
 }
 
-/** Ends the oldest session that its client has sent one datagram to and no more, or jumps. Loses r7. */
+/** Ends the oldest session that its client has sent one datagram to and no more, or jumps. */
 function evictHalfOpen(a: Code): void {
-  a.mov(r7, 0);
-  a.label('next half-open');
-  a.jumpIf(r7, '>=', EVICTIONS, 'no room for a session');
-  a.alu('add', r7, 1);
+  startRounds(a, EVICTIONS, 'no room for a session');
+  nextRound(a, 'next half-open', 'no room for a session');
   pop(a, 'half_open');
   a.jumpIf(r0, '!=', 0, 'no room for a session');
   lookup(a, 'sessions', victim('session'));
@@ -327,17 +330,16 @@ function storePin(a: Code): void {
  */
 function evictPin(a: Code): void {
   const candidate = part(local('victim'), 0, PIN_KEY.size);
-  a.mov(r7, 0);
-  a.label('next pin');
-  a.jumpIf(r7, '>=', 2 * PIN_EVICTIONS, 'no room for a pin');
-  a.alu('add', r7, 1);
+  startRounds(a, 2 * PIN_EVICTIONS, 'no room for a pin');
+  nextRound(a, 'next pin', 'no room for a pin');
+  a.mov(r7, r1);
   pop(a, 'pin_order');
   a.jumpIf(r0, '!=', 0, 'no room for a pin');
   lookup(a, 'pins', candidate);
   a.jumpIf(r0, '==', 0, 'next pin');
   a.load(r1, field(r0, PIN, 'live'));
   a.jumpIf(r1, '!=', 0, 'pin stays');
-  a.jumpIf(r7, '>', PIN_EVICTIONS, 'pin goes');
+  a.jumpIf(r7, '<', PIN_EVICTIONS, 'pin goes');
   a.load(r1, field(r0, PIN, 'confirmed'));
   a.jumpIf(r1, '==', 0, 'pin goes');
   a.label('pin stays');

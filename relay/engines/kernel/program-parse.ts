@@ -5,7 +5,8 @@
  *  2. IPv4: options are passed over. IPv6: hop-by-hop and destination options, routing headers that have arrived, and
  *     fragment headers of whole datagrams are passed over, up to EXTENSION_HEADERS of them within HEADER_ROOM;
  *  3. the port that matters is looked up in `ports`: whatever has nothing to do with the relay ends here;
- *  4. addresses and ports are written where the caller wants them.
+ *  4. addresses and ports are written where the caller wants them; the port's listener, if it is a relay port, as the
+ *     local `listener`.
  *
  * Not ours, so passed on untouched: no IP, no UDP, VLAN-tagged, not for this host's link address, cut off before its ports,
  * later fragments (they have no ports; without their first one they come to nothing), other extension headers. Ours but no
@@ -282,6 +283,8 @@ function parseUdp(a: Code, { port, wanted, sourcePort, destinationPort }: ParseO
   a.alu('and', r1, wanted);
   a.jumpIf(r1, '==', 0, NEXT);
   a.store(local('portFlags'), r1);
+  a.load(r1, field(r0, PORT, 'listener'));
+  a.store(local('listener'), r1);
   loadContext(a, r1, 'gsoSegs');
   a.jumpIf(r1, '!=', 0, 'is a batch');
   a.mov(r1, 1);

@@ -32,12 +32,14 @@ import {
   PORT_ANY_V4,
   PORT_BACKEND,
   PORT_LISTENER,
+  PORT_RELAY,
   REPLY_TIME_BUCKETS,
   REVERSE,
   RULES,
   SESSION,
+  SOURCE_CLIENT,
 } from './maps.ts';
-import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
+import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, type Register } from './memory.ts';
 import { attach, releaseDirect } from './program-attach.ts';
 import { endSession, endSubprograms } from './program-end.ts';
 import {
@@ -65,6 +67,7 @@ import {
 } from './program-frame.ts';
 import { open, OPEN, REPIN } from './program-open.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
+import { dropUnawaited, keyOfReply, redirect, requireRelayAddress, sendOut } from './program-relay.ts';
 import { rewrite } from './program-rewrite.ts';
 import { steward } from './program-steward.ts';
 import { ADDRESS, U32, U64 } from './struct.ts';
@@ -96,7 +99,7 @@ function ingress(a: Code, linkHeaderBytes: number): void {
   parse(a, {
     linkHeaderBytes,
     port: 'destination',
-    wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND,
+    wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND | PORT_RELAY,
     source: local('client'),
     sourcePort: local('clientPort'),
     destination: local('contacted'),
@@ -126,16 +129,98 @@ function ingress(a: Code, linkHeaderBytes: number): void {
     to: field(r7, SESSION, 'backend'),
     toPort: field(r7, SESSION, 'backendPort'),
   });
+  a.load(r1, field(r8, RULES, 'sourceAddress'));
+  a.jumpIf(r1, '!=', SOURCE_CLIENT, 'from the relay');
+  a.label('to the backend');
   forwarded(a, DOWNSTREAM);
   a.jump(NEXT);
+  sendFromRelay(a, linkHeaderBytes);
+
   a.label('not a listener');
+  a.load(r1, local('portFlags'));
+  a.jumpIf(r1, 'has', PORT_RELAY, 'to a relay port');
+  a.label('no relay port of this address');
   a.load(r1, local('portFlags'));
   a.jumpIf(r1, 'has', PORT_BACKEND, 'direct');
   a.jump(NEXT);
   a.label('direct');
   releaseDirect(a);
+  relayReply(a, linkHeaderBytes);
+  unwantedReplies(a);
   waysOut(a);
   endSubprograms(a);
+}
+
+/** sourceAddress `relay`, towards the backend: the source is rewritten too, and the packet sent out. */
+function sendFromRelay(a: Code, linkHeaderBytes: number): void {
+  a.label('from the relay');
+  rewrite(a, {
+    linkHeaderBytes,
+    direction: DOWNSTREAM,
+    side: 'source',
+    from: local('client'),
+    fromPort: local('clientPort'),
+    to: field(r7, SESSION, 'seen'),
+    toPort: field(r7, SESSION, 'seenPort'),
+  });
+  const destination = field(r7, SESSION, 'backend');
+  const fallback = (to: Register): void => loadContext(a, to, 'interface');
+  sendOut(a, { direction: DOWNSTREAM, destination, fallback }, 'to the backend');
+  forwarded(a, DOWNSTREAM);
+  redirect(a);
+}
+
+/** A packet to a relay port, on ingress: the way of a reply with sourceAddress `relay`. */
+function relayReply(a: Code, linkHeaderBytes: number): void {
+  a.label('to a relay port');
+  findListener(a, local('listener'));
+  requireRelayAddress(a, 'no relay port of this address');
+  readClock(a);
+  receive(a, UPSTREAM);
+  keyOfReply(a);
+  lookup(a, 'reverse', local('scratch'));
+  a.jumpIf(r0, '!=', 0, 'reply is awaited');
+  dropUnawaited(a);
+  a.label('reply is awaited');
+  a.mov(r7, r0);
+  copy(a, sessionKey(), { from: field(r7, REVERSE, 'session') });
+  admitReply(a);
+  for (const [side, from, fromPort, to, toPort] of [
+    ['source', 'backend', 'backendPort', field(r7, SESSION, 'local'), field(r7, SESSION, 'localPort')],
+    ['destination', 'seen', 'seenPort', local('client'), local('clientPort')],
+  ] as const) {
+    rewrite(a, {
+      linkHeaderBytes,
+      direction: UPSTREAM,
+      side,
+      from: reverseKey(from),
+      fromPort: reverseKey(fromPort),
+      to,
+      toPort,
+    });
+  }
+  const fallback = (to: Register): void => a.load(to, field(r7, SESSION, 'interface'));
+  sendOut(a, { direction: UPSTREAM, destination: local('client'), fallback }, 'to the client');
+  forwarded(a, UPSTREAM);
+  redirect(a);
+  a.label('to the client');
+  forwarded(a, UPSTREAM);
+  a.jump(NEXT);
+}
+
+/** The checks and figures of a reply, whose reverse record is in r7. Then r7 is its session. */
+function admitReply(a: Code): void {
+  requireBackend(a);
+  requireSession(a);
+  limitAmplification(a);
+  reply(a);
+}
+
+function unwantedReplies(a: Code): void {
+  a.label('late reply');
+  drop(a, UPSTREAM, 'late-reply');
+  a.label('unknown upstream');
+  drop(a, UPSTREAM, 'unknown-upstream');
 }
 
 /** local listener = index of the listener that was contacted: by its own address, or by any of this host's. */
@@ -237,6 +322,8 @@ function touch(a: Code): void {
   confirmPin(a);
   a.label('past half-open');
   noteInterval(a);
+  loadContext(a, r1, 'interface');
+  a.store(field(r7, SESSION, 'interface'), r1);
   a.load(r1, local('nowNs'));
   a.store(field(r7, SESSION, 'lastSeenNs'), r1);
   a.load(r2, local('bytes'));
@@ -317,12 +404,12 @@ function egress(a: Code, linkHeaderBytes: number): void {
   a.mov(r7, r0);
   copy(a, sessionKey(), { from: field(r7, REVERSE, 'session') });
   findListener(a, local('listener'));
+  // With sourceAddress `relay` replies are rewritten where they come in.
+  a.load(r1, field(r8, RULES, 'sourceAddress'));
+  a.jumpIf(r1, '!=', SOURCE_CLIENT, NEXT);
   readClock(a);
   receive(a, UPSTREAM);
-  requireBackend(a);
-  requireSession(a);
-  limitAmplification(a);
-  reply(a);
+  admitReply(a);
   rewrite(a, {
     linkHeaderBytes,
     direction: UPSTREAM,
@@ -334,10 +421,7 @@ function egress(a: Code, linkHeaderBytes: number): void {
   });
   forwarded(a, UPSTREAM);
   a.jump(NEXT);
-  a.label('late reply');
-  drop(a, UPSTREAM, 'late-reply');
-  a.label('unknown upstream');
-  drop(a, UPSTREAM, 'unknown-upstream');
+  unwantedReplies(a);
   waysOut(a);
 }
 
