@@ -14,6 +14,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ readonly command: unknow
   bots: () => import('./botclient/command.ts'),
   bench: () => import('./bench/command.ts'),
   config: () => import('./relay/config-command.ts'),
+  detach: () => import('./relay/detach-command.ts'),
 };
 
 /** What yargs finds wrong with the command line. */

@@ -17,7 +17,7 @@ import { startGameServers } from './game-servers.ts';
 import { measurePayloadTable } from './payload-table.ts';
 import type { Progress } from './progress.ts';
 import type { AbsentPeer, BenchResults, LadderResult, LoadComparison, LoadRun, Plan } from './results.ts';
-import { openDirect, openPeer, openRelay, type Route } from './routes.ts';
+import { DIAL_ENGINE, openDirect, openPeer, openRelay, type Route } from './routes.ts';
 import { measureSessionTableLookup } from './session-table-lookup.ts';
 import { rankRuns } from './standings.ts';
 import { summarise } from './summary.ts';
@@ -175,11 +175,11 @@ async function climbLadders(
   return ladders;
 }
 
-/** The first engine, once for each setting of --coalesce, in turns. */
+/** The engine that has the dial, once for each setting of --coalesce, in turns. */
 async function turnDial(backends: readonly string[], options: BenchmarkOptions): Promise<LoadRun[]> {
   const { plan, progress } = options;
   const relays = await Promise.all(
-    plan.dialUs.map((us) => openRelay(plan.engines[0]!, { ...options, backends }, ['--coalesce', `${us}`])),
+    plan.dialUs.map((us) => openRelay(DIAL_ENGINE, { ...options, backends }, ['--coalesce', `${us}`])),
   );
   for (const relay of relays) await warmRouteUp(relay, mainLoad(plan, 'binary'));
   const runs: LoadRun[] = [];

@@ -11,7 +11,7 @@ import { options, wrongFlag } from './flags.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
 import { makePlan } from './plan.ts';
-import { PEERS } from './routes.ts';
+import { DIAL_ENGINE, PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
 import {
@@ -91,8 +91,8 @@ export async function runBench(args: Arguments): Promise<void> {
 }
 
 function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {
-  if (dial !== undefined && engine[0] !== 'mmsg') {
-    throw wrongFlag('--dial', 'turns --coalesce of the engine mmsg, which must come first in --engine');
+  if (dial !== undefined && !engine.includes(DIAL_ENGINE)) {
+    throw wrongFlag('--dial', `turns --coalesce of the engine ${DIAL_ENGINE}, which must be in --engine`);
   }
   const { players, loads, ladder, rounds, seed, quick } = asked;
   const peers = asked.peers ?? (quick ? [] : Object.keys(PEERS));

@@ -4,6 +4,7 @@
  */
 import { loadLibc } from '../net/linux/libc.ts';
 import { RelayError } from '../net/relay-error.ts';
+import { whyUnavailable } from '../relay/engines/kernel/availability.ts';
 import { openNginx } from './nginx.ts';
 import { pinRunning } from './pinning.ts';
 import { tickrelay, type EventFields, type ProcessGroup } from './process-group.ts';
@@ -33,9 +34,13 @@ export type OpenRoute = (options: RouteOptions) => Promise<Route>;
 
 /** What `--engine` takes, best first. The comparison is one worker for one worker. */
 export const ENGINES: Readonly<Record<string, readonly string[]>> = {
+  kernel: ['--source-address', 'client'],
   mmsg: ['--workers', '1'],
   dgram: [],
 };
+
+/** The engine whose --coalesce `--dial` turns. */
+export const DIAL_ENGINE = 'mmsg';
 
 /** What `--peers` takes. Opening one throws a RelayError when it can't be had here. */
 export const PEERS: Readonly<Record<string, OpenRoute>> = {
@@ -44,8 +49,11 @@ export const PEERS: Readonly<Record<string, OpenRoute>> = {
 
 /** The engines that run on this machine. */
 export function availableEngines(): string[] {
-  const hasMmsg = !('unavailable' in loadLibc());
-  return Object.keys(ENGINES).filter((engine) => engine !== 'mmsg' || hasMmsg);
+  const runs: Readonly<Record<string, boolean>> = {
+    kernel: whyUnavailable() === undefined,
+    mmsg: !('unavailable' in loadLibc()),
+  };
+  return Object.keys(ENGINES).filter((engine) => runs[engine] ?? true);
 }
 
 export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route {
@@ -57,6 +65,9 @@ export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route 
     close: () => Promise.resolve(),
   };
 }
+
+/** Relays opened so far. */
+let opened = 0;
 
 /** Opens a relay of ours. @param flags further ones, after those of the table */
 export async function openRelay(
@@ -71,6 +82,8 @@ export async function openRelay(
       ...['--udp', '127.0.0.1:0'],
       ...backends.flatMap((backend) => ['--backend', backend]),
       ...['--engine', engine, ...settings],
+      // Beside whatever relay runs here, and beside another route of this run.
+      ...['--name', `bench-${process.pid}-${opened++}`],
       ...['--admin', '127.0.0.1:0'],
       // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
       ...['--shutdown-deadline', '1ms'],

@@ -4,18 +4,15 @@ import type { CommandModule } from 'yargs';
 import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-line.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
-import { ENGINE_CHOICES } from './control/config-schema.ts';
+import { ENGINE_CHOICES, SOURCE_ADDRESSES } from './control/config-schema.ts';
 import { type CheckedConfig, loadConfig } from './control/config.ts';
 import { ALGORITHMS } from './core/select.ts';
 import { Relay, type RelayAddresses } from './relay.ts';
 
 type RelayArguments = RelayFlags & { readonly config?: string | undefined; readonly json: boolean };
 
-/** A file may name `kernel` and is told why it can't run; nobody is invited to try. */
-const OFFERED_ENGINES = ENGINE_CHOICES.filter((engine) => engine !== 'kernel');
-
 /** Flags that may be repeated. */
-const LIST_FLAGS = ['backend', 'tcp', 'registerAllow'];
+const LIST_FLAGS = ['backend', 'tcp', 'registerAllow', 'interface'];
 
 /** Flags that describe the relay itself; a file says the same with more detail, so the two don't mix. */
 const CONFIG_FLAGS = [
@@ -32,6 +29,10 @@ const CONFIG_FLAGS = [
   'workers',
   'coalesce',
   'hash-seed',
+  'name',
+  'interface',
+  'source-address',
+  'keep-attached',
   'max-sessions',
   'shutdown-deadline',
 ] as const;
@@ -56,7 +57,7 @@ export const command: CommandModule<object, RelayArguments> = {
           requiresArg: true,
           describe: 'TCP pass-through, like 5432=10.0.0.3:5432,10.0.0.5:5432; repeat for more',
         },
-        engine: { choices: OFFERED_ENGINES, describe: 'Data plane for UDP; default auto' },
+        engine: { choices: ENGINE_CHOICES, describe: 'Data plane for UDP; default auto' },
         algorithm: { choices: ALGORITHMS, describe: 'How new players are spread; default ip-hash' },
         'idle-timeout': { type: 'string', requiresArg: true, describe: 'Ends silent sessions; default 120s' },
         'health-check': {
@@ -90,6 +91,27 @@ export const command: CommandModule<object, RelayArguments> = {
           type: 'string',
           requiresArg: true,
           describe: 'Seed of ip-hash; relays that share it agree; default 0',
+        },
+        name: {
+          type: 'string',
+          requiresArg: true,
+          describe:
+            'Tells relays of one machine apart; engine kernel leaves its sessions under it; default tickrelay',
+        },
+        interface: {
+          type: 'string',
+          array: true,
+          requiresArg: true,
+          describe:
+            'Engine kernel: where clients arrive; repeat for more; default: where the address is, and lo',
+        },
+        'source-address': {
+          choices: SOURCE_ADDRESSES,
+          describe: 'Engine kernel: whose address backends see; default client',
+        },
+        'keep-attached': {
+          type: 'boolean',
+          describe: 'Engine kernel: at the end, leave the programs attached, so that players play on',
         },
         'max-sessions': {
           type: 'string',

@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../net/address.ts';
 import { VERSION } from '../version.ts';
+import { RelayError } from '../net/relay-error.ts';
 import { AdminServer } from './control/admin-server.ts';
 import { ConfigReloader } from './control/config-reloader.ts';
 import type { RelayConfig } from './control/config.ts';
@@ -72,6 +73,7 @@ export class Relay {
       tcpDescriptors: tcpDescriptors(config),
       workers: config.workers,
       coalesceUs: config.coalesceUs,
+      kernel: { name: config.name, ...config.kernel },
       hashSeed: config.hashSeed,
       tableSeed: randomInt(2 ** 32),
       now: this.#now,
@@ -208,9 +210,9 @@ export class Relay {
     await this.#control.applyConfig(next);
     this.#warnOfSmallBuffers();
     // A change of these takes effect after a restart; the reload has warned.
-    const { engine, workers, coalesceUs, hashSeed, limits } = this.#config;
+    const { name, engine, workers, coalesceUs, hashSeed, kernel, limits } = this.#config;
     const log = { level: this.#logLevel ?? next.log.level };
-    this.#config = { ...next, engine, workers, coalesceUs, hashSeed, limits, log };
+    this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, log };
     this.#logger.level = log.level;
   }
 
@@ -240,6 +242,13 @@ export class Relay {
       capacity: () => engine.capacity(),
       sessions: (query) => engine.sessions(query),
       connections: (query) => tcp.connections(query),
+      endSession: (listener, client) => {
+        if (engine.endSession !== undefined) return engine.endSession(listener, client);
+        throw new RelayError(
+          'TICKRELAY_ERR_ENGINE',
+          `engine ${engine.name} can't end a single session; kernel can`,
+        );
+      },
       closeConnection: (id) => tcp.closeConnection(id),
       readiness: () => this.#readiness(),
       config: () => this.#config,

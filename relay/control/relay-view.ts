@@ -83,6 +83,8 @@ export interface RelayView {
   sessions(query: ClientQuery): Promise<SessionRows>;
   /** @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address */
   connections(query: ClientQuery): ConnectionRows;
+  /** Returns whether there was one. @throws RelayError TICKRELAY_ERR_ENGINE when the engine can't end a single session */
+  endSession(listener: string, client: Endpoint): boolean;
   /** Returns whether there was one with this id. */
   closeConnection(id: number): boolean;
   /** Not ready until every listener is bound, while a pool settles, and from the beginning of the drain. */

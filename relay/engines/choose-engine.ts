@@ -11,6 +11,8 @@ import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
 import type { Engine, EngineName } from './engine.ts';
+import { whyUnavailable } from './kernel/availability.ts';
+import { KernelEngine } from './kernel/kernel-engine.ts';
 import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
 
@@ -25,19 +27,54 @@ export type EngineSettings = Omit<UserspaceEngineOptions, 'name' | 'openSocket' 
   /** Worker threads of engines that have them; absent: one for each core. */
   readonly workers?: number | undefined;
   readonly coalesceUs?: number;
+  readonly kernel: KernelSettings;
 };
+
+/** What only the engine `kernel` needs. */
+export interface KernelSettings {
+  /** The relay's name. */
+  readonly name: string;
+  readonly interfaces: readonly string[];
+  /** Whose address backends see; undefined: nobody has said, so the engine must be named. */
+  readonly sourceAddress: 'client' | 'relay' | undefined;
+  readonly bpffs: string;
+  readonly keepAttached: boolean;
+}
 
 interface EngineEntry {
   readonly name: EngineName;
   /** @returns why the engine can't run here, or undefined when it can */
-  readonly unavailable: () => string | undefined;
-  readonly create: (settings: EngineSettings) => Engine;
+  readonly unavailable: (settings: EngineSettings) => string | undefined;
+  /** @returns why `auto` passes it over although it can run here */
+  readonly unasked?: (settings: EngineSettings) => string | undefined;
+  /** @throws RelayError TICKRELAY_ERR_ENGINE for what only shows when it is tried */
+  readonly create: (settings: EngineSettings) => CreatedEngine;
 }
 
-const notBuiltIn = (): string => 'this version of tickrelay does not have it yet';
+/** An engine, and what it has to say of how it began. */
+type CreatedEngine = Engine & { readonly origin?: string };
+
+const AUTO = 'auto: the best that works here';
 
 /** Best first. A new engine is one line here and one in test/contract/engine-harness.ts. */
 const ENGINES: readonly EngineEntry[] = [
+  {
+    name: 'kernel',
+    unavailable: ({ kernel }) =>
+      kernel.sourceAddress === 'relay'
+        ? 'sourceAddress relay is not built yet; take client'
+        : whyUnavailable(),
+    unasked: ({ kernel }) =>
+      kernel.sourceAddress === undefined
+        ? 'it sends backends the players’ own addresses, which only works where answers come back through this ' +
+          'host; set kernel.sourceAddress to client if they do'
+        : undefined,
+    create: ({ kernel, maxSessions, hashSeed, onTrouble }) => {
+      const loaded = loadLibc();
+      assert('libc' in loaded);
+      return new KernelEngine({ ...kernel, libc: loaded.libc, maxSessions, hashSeed, onTrouble });
+    },
+  },
   {
     name: 'mmsg',
     unavailable: () => {
@@ -77,24 +114,45 @@ export interface ChosenEngine {
  *   descriptors for the upstream sockets that were asked for
  */
 export function chooseEngine(choice: EngineName | 'auto', settings: EngineSettings): ChosenEngine {
-  if (choice === 'auto') {
-    const passedOver: string[] = [];
-    for (const { name, unavailable, create } of ENGINES) {
-      const why = unavailable();
-      if (why === undefined) return { engine: create(settings), reason: autoReason(passedOver) };
-      passedOver.push(`${name} can't run: ${why}`);
-    }
+  if (choice !== 'auto') return namedEngine(choice, settings);
+  const passedOver: string[] = [];
+  for (const entry of ENGINES) {
+    const unasked = entry.unasked?.(settings);
+    const tried = unasked === undefined ? tryEngine(entry, settings) : { why: unasked };
+    if ('engine' in tried) return { ...tried, reason: reasonOf(tried.engine, [AUTO, ...passedOver]) };
+    passedOver.push(`${entry.name} ${unasked === undefined ? "can't run" : 'is not taken'}: ${tried.why}`);
   }
+  assert.fail('the portable engine runs anywhere');
+}
+
+function namedEngine(choice: EngineName, settings: EngineSettings): ChosenEngine {
   const named = ENGINES.find(({ name }) => name === choice);
-  const why = named === undefined ? notBuiltIn() : named.unavailable();
-  if (named === undefined || why !== undefined) {
-    const works = ENGINES.filter(({ unavailable }) => unavailable() === undefined).map(({ name }) => name);
-    throw new RelayError(
-      'TICKRELAY_ERR_ENGINE',
-      `engine ${choice} can't run here: ${why}; choose auto or ${works.join(', ')}`,
-    );
+  assert(named !== undefined);
+  const tried = tryEngine(named, settings);
+  if ('engine' in tried) return { ...tried, reason: reasonOf(tried.engine, ['chosen by the configuration']) };
+  const others = ENGINES.filter((entry) => entry !== named && entry.unavailable(settings) === undefined);
+  throw new RelayError(
+    'TICKRELAY_ERR_ENGINE',
+    `engine ${choice} can't run here: ${tried.why}; choose auto or ${others.map(({ name }) => name).join(', ')}`,
+  );
+}
+
+function tryEngine(
+  { unavailable, create }: EngineEntry,
+  settings: EngineSettings,
+): { readonly engine: CreatedEngine } | { readonly why: string } {
+  const why = unavailable(settings);
+  if (why !== undefined) return { why };
+  try {
+    return { engine: create(settings) };
+  } catch (error) {
+    if (!(error instanceof RelayError) || error.code !== 'TICKRELAY_ERR_ENGINE') throw error;
+    return { why: error.message };
   }
-  return { engine: named.create(settings), reason: 'chosen by the configuration' };
+}
+
+function reasonOf({ origin }: CreatedEngine, reasons: readonly string[]): string {
+  return [...reasons, ...(origin === undefined ? [] : [origin])].join('; ');
 }
 
 /**
@@ -130,8 +188,4 @@ function withinDescriptors(settings: EngineSettings): EngineSettings & { maxUpst
 function descriptorLimit(wanted: number): number {
   const loaded = loadLibc();
   return 'libc' in loaded ? raiseDescriptorLimit(loaded.libc, wanted) : readDescriptorLimit();
-}
-
-function autoReason(passedOver: readonly string[]): string {
-  return ['auto: the best that works here', ...passedOver].join('; ');
 }

@@ -103,6 +103,12 @@ export interface Engine {
   /** Sessions that the tables can hold, and hold. */
   capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number };
   sessions(query: SessionQuery): Promise<SessionListing>;
+  /**
+   * Ends one session, where the engine can: the client's next datagram opens another. Its pin stays.
+   *
+   * @returns whether there was such a session
+   */
+  endSession?(listener: string, client: Endpoint): boolean;
 
   /** No new sessions from now on; live ones go on. */
   drain(): Promise<void>;

@@ -5,6 +5,8 @@ import { openDgramSocket } from '../../net/dgram-socket.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
 import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
 import { type Answer, UdpPeer } from '../support/udp-peer.ts';
@@ -43,7 +45,34 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
   },
   'mmsg, one worker': (settings) => mmsg(settings, 1),
   'mmsg, three workers': (settings) => mmsg(settings, 3),
+  'kernel, source client': kernel,
 };
+
+let kernelEngines = 0;
+
+/** On loopback, with nothing pinned: all of it ends with the engine. */
+function kernel({ maxSessions = 1_000 }: EngineSettings): EngineUnderTest | string {
+  const unavailable = whyUnavailable();
+  const loaded = loadLibc();
+  if (unavailable !== undefined || 'unavailable' in loaded) return unavailable ?? 'no system calls';
+  let clockMs = 1_000_000;
+  const engine = new KernelEngine({
+    libc: loaded.libc,
+    name: `contract-${process.pid}-${kernelEngines++}`,
+    maxSessions,
+    hashSeed: 0,
+    interfaces: ['lo'],
+    upstreamQuarantineMs: QUARANTINE_MS,
+    clockMs,
+  });
+  return {
+    engine,
+    advance: (ms) => {
+      clockMs += ms;
+      return engine.setClock(clockMs);
+    },
+  };
+}
 
 function mmsg(settings: EngineSettings, workers: number): EngineUnderTest | string {
   const loaded = loadLibc();
@@ -82,6 +111,12 @@ export const UNSEEING_ENGINES = ['dgram'];
 
 /** Engines that answer from the address contacted only where an interface lists it: not from 127.0.0.2, which none does. */
 export const LISTED_ONLY_ENGINES = ['dgram'];
+
+/**
+ * Engines whose backends see the player's own address and port: there are no upstream sockets to run short of, and who sends to
+ * that address sends to the player, not to the relay.
+ */
+export const TRANSPARENT_ENGINES = ['kernel, source client'];
 
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',

@@ -10,6 +10,7 @@ import { postgresPrograms } from '../../bench/postgres-cluster.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
 import type { BenchResults, SessionLoadResults, SoakResults } from '../../bench/results.ts';
 import { WORKLOADS, type TcpResults } from '../../bench/tcp/tcp-results.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 
 const DEADLINE_MS = 240_000;
 
@@ -69,7 +70,8 @@ describe('tickrelay bench', () => {
 
       const names = results.routes.map(({ name }) => name);
       const peers = hasNginx() ? ['nginx'] : [];
-      expect(names).toEqual(['direct', 'mmsg', 'dgram', ...peers]);
+      const kernel = whyUnavailable() === undefined ? ['kernel'] : [];
+      expect(names).toEqual(['direct', ...kernel, 'mmsg', 'dgram', ...peers]);
       expect(results.absent.map(({ name }) => name)).toEqual(hasNginx() ? [] : ['nginx']);
       expect(results.comparison.runs.map(({ route }) => route)).toEqual([...names, ...names]);
       expect(results.comparison.loads.map(({ players }) => players)).toEqual([4, 8]);
@@ -115,7 +117,7 @@ describe('tickrelay bench', () => {
     'soaks one engine: samples of memory and descriptors, and every update answered',
     { timeout: DEADLINE_MS },
     async () => {
-      const bench = start('--soak', '20s', '--players', '20');
+      const bench = start('--soak', '20s', '--players', '20', '--engine', 'mmsg');
       const { code } = await bench.ended(DEADLINE_MS);
       const { run, samples, growth, route } = (await readJson('soak.json')) as SoakResults;
       expect(route.name).toBe('mmsg');
@@ -156,7 +158,7 @@ describe('tickrelay bench', () => {
   });
 
   it.each([
-    ['--engine', 'dgram,warp', '--engine takes a list of mmsg, dgram, not "warp"'],
+    ['--engine', 'dgram,warp', '--engine takes a list of kernel, mmsg, dgram, not "warp"'],
     ['--peers', 'apache', '--peers takes a list of nginx, not "apache"'],
     ['--loads', '300,100', '--loads takes ascending integers from 2 to 10000'],
     ['--soak', '1s', '--soak takes at least 3s, not "1s"'],

@@ -98,7 +98,9 @@ describe('a mistake in the flags or the file', () => {
       ['relay', '--udp', '127.0.0.1:0', '--udp', '127.0.0.1:1'],
       '--udp is given more than once: 127.0.0.1:0, 127.0.0.1:1',
     ],
-    [['relay', '--udp', '127.0.0.1:0', '--engine', 'kernel'], 'Choices: "auto", "dgram", "mmsg"'],
+    [['relay', '--udp', '127.0.0.1:0', '--engine', 'kernal'], 'Choices: "auto", "dgram", "mmsg", "kernel"'],
+    [['relay', '--udp', '127.0.0.1:0', '--source-address', 'mine'], 'Choices: "client", "relay"'],
+    [['relay', '--udp', '127.0.0.1:0', '--interface', 'a/b'], '--interface: "a/b" should be the name of an'],
     [['relay', '--udp', '127.0.0.1:0', ...BACKEND, '--algorithm', 'iphash'], 'Choices'],
     [['relay', '--upd', '127.0.0.1:0'], 'Unknown argument: upd (did you mean --udp?)'],
     [['gameserver', '--relpy', 'tick'], 'Unknown argument: relpy (did you mean --reply?)'],
@@ -154,7 +156,8 @@ describe('a mistake in the flags or the file', () => {
   });
 
   test('an engine that cannot run here ends the relay with exit code 1', async () => {
-    const file = stage.writeFile('kernel.yaml', gameConfig({ rest: { engine: 'kernel' } }));
+    const rest = { engine: 'kernel', kernel: { bpffs: '/nonexistent' } };
+    const file = stage.writeFile('kernel.yaml', gameConfig({ rest }));
     const run = await runCli('relay', '--config', file);
     expect(run.code).toBe(1);
     expect(told(run)).toEqual([
@@ -164,7 +167,7 @@ describe('a mistake in the flags or the file', () => {
 });
 
 describe('help and results', () => {
-  test.each(['relay', 'gameserver', 'bots', 'bench', 'config'])(
+  test.each(['relay', 'gameserver', 'bots', 'bench', 'config', 'detach'])(
     'tickrelay %s --help has examples and exit codes, and succeeds',
     async (command) => {
       const run = await runCli(command, '--help');

@@ -35,8 +35,8 @@ export class Stage {
   }
 
   /** Starts a relay from a configuration file, and waits until it is ready. */
-  relay(config: object, flags: readonly string[] = []): Promise<RelayProcess> {
-    return RelayProcess.fromConfig(this.#group, config, join(this.folder, 'relay.yaml'), flags);
+  relay(config: object, flags: readonly string[] = [], file = 'relay.yaml'): Promise<RelayProcess> {
+    return RelayProcess.fromConfig(this.#group, config, join(this.folder, file), flags);
   }
 
   /** Starts a relay from flags alone. */

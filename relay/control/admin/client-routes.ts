@@ -1,5 +1,6 @@
 /** Live UDP sessions and TCP connections: list them, and end a connection. */
 import type { FastifyInstance } from 'fastify';
+import { Endpoint } from '../../../net/address.ts';
 import { suggestion } from '../config-problems.ts';
 import { Refusal } from '../refusal.ts';
 import type { ClientQuery } from '../relay-view.ts';
@@ -16,6 +17,16 @@ export function clientRoutes(app: FastifyInstance, { relay }: AdminContext): voi
 
   app.get<{ Querystring: QueryString }>('/v1/connections', ({ query }) =>
     relay.connections(readQuery(query)),
+  );
+
+  app.delete<{ Params: { listener: string; client: string } }>(
+    '/v1/sessions/:listener/:client',
+    async ({ params: { listener, client } }, reply) => {
+      if (!relay.endSession(listener, Endpoint.parse(client))) {
+        throw new Refusal(404, 'TICKRELAY_ERR_POOL', 'the relay has no such session');
+      }
+      return reply.code(204).send();
+    },
   );
 
   app.delete<{ Params: { id: string } }>('/v1/connections/:id', async ({ params: { id } }, reply) => {

@@ -108,6 +108,16 @@ test.each([
   expect(answer.json<{ message: string }>().message).toContain(message);
 });
 
+test('a session can be ended by its listener and client', async () => {
+  const rig = createRig();
+  const end = (client: string) =>
+    rig.server.app.inject({ method: 'DELETE', url: `/v1/sessions/game/${encodeURIComponent(client)}` });
+  expect((await end('192.0.2.1:4000')).statusCode).toBe(204);
+  expect((await end('[2001:db8::1]:4001')).statusCode).toBe(404);
+  expect((await end('nobody')).statusCode).toBe(400);
+  expect(rig.relay.ended).toEqual(['game 192.0.2.1:4000', 'game [2001:db8::1]:4001']);
+});
+
 test('a connection can be ended by its id', async () => {
   const rig = createRig();
   const end = (id: string) => rig.server.app.inject({ method: 'DELETE', url: `/v1/connections/${id}` });

@@ -39,6 +39,7 @@ export class FakeRelay implements RelayView {
   state: Readiness = { ready: true, reasons: [] };
   readonly counters = new ListenerCounters();
   readonly closed: number[] = [];
+  readonly ended: string[] = [];
   readonly queries: ClientQuery[] = [];
   failure: Error | undefined;
 
@@ -95,6 +96,11 @@ export class FakeRelay implements RelayView {
   connections = (query: ClientQuery) => {
     this.queries.push(query);
     return { connections: [{ id: 7 }], total: 1, truncated: false };
+  };
+
+  endSession = (listener: string, client: Endpoint) => {
+    this.ended.push(`${listener} ${client.toString()}`);
+    return client.port === 4000;
   };
 
   closeConnection = (id: number) => {

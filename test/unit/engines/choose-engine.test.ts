@@ -8,6 +8,13 @@ const SETTINGS = {
   tableSeed: 0,
   workers: 1,
   now: () => performance.now(),
+  kernel: {
+    name: `test-${process.pid}`,
+    interfaces: [],
+    sourceAddress: undefined,
+    bpffs: '/nosuch',
+    keepAttached: false,
+  },
 };
 
 test('auto takes an engine that runs here, and says that it was auto', async () => {

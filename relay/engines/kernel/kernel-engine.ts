@@ -1,0 +1,384 @@
+/**
+ * The kernel data plane: eBPF programs on the client-facing interfaces move every datagram; this side writes what the control
+ * plane decides into their maps, expires sessions, and reads figures and sessions back.
+ *
+ *     1. the name is taken, the BPF file system found
+ *     2. maps: taken over from a relay of this name that left them, or made and pinned
+ *     3. programs: loaded; the links that were left take them in place of theirs
+ *     4. addListener: the address is bound, the rules written, the interfaces attached
+ *
+ * With `bpffs` absent nothing is pinned and everything ends with the process; tests run so.
+ */
+import type { Endpoint } from '../../../net/address.ts';
+import type { Libc } from '../../../net/linux/libc.ts';
+import { RelayError } from '../../../net/relay-error.ts';
+import { BackendPool } from '../../core/backend-pool.ts';
+import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
+import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
+import type { ReplyTimes } from '../../core/reply-times.ts';
+import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
+import { interfacesOf } from './attach.ts';
+import { PinDirectory, requireBpffs } from './bpffs.ts';
+import { KernelMaps } from './kernel-maps.ts';
+import { type KernelListener, ListenerTable } from './listener-table.ts';
+import { Bpf } from './loader.ts';
+import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
+import { takeName } from './name-lock.ts';
+import { PoolWriter } from './pool-writer.ts';
+import { Attachments, loadProgram } from './programs.ts';
+import { listSessions } from './session-listing.ts';
+import { Steward } from './steward.ts';
+import { Sweeper } from './sweeper.ts';
+
+/** Pools that listeners of one relay may use. */
+const MAX_POOLS = 32;
+
+/** Time between two sweep steps, and what one may take, in ms. */
+const SWEEP_INTERVAL_MS = 50;
+const SWEEP_BUDGET_MS = 5;
+/** The least time from one round of sweeps to the next, in ms. */
+const SWEEP_ROUND_MS = 1_000;
+
+/** How long listeners of a relay before this one go on before this one, which has not claimed them, removes them, in ms. */
+const CLAIM_MS = 10_000;
+
+const NS_PER_MS = 1e6;
+
+export interface KernelEngineOptions {
+  readonly libc: Libc;
+  /** The relay's name, one relay of each at a time. */
+  readonly name: string;
+  readonly maxSessions: number;
+  /** Seed of ip-hash. */
+  readonly hashSeed: number;
+  /** Where clients arrive; empty: the interfaces of the listeners' addresses. */
+  readonly interfaces: readonly string[];
+  /** The BPF file system to pin to; absent: nothing outlives the process. */
+  readonly bpffs?: string | undefined;
+  /** Whether `close` leaves the programs attached. Needs `bpffs`. */
+  readonly keepAttached?: boolean;
+  readonly upstreamQuarantineMs?: number;
+  /** The time in ms, which stands still but for `setClock`; for tests. Default: the system's monotonic clock. */
+  readonly clockMs?: number;
+  readonly onTrouble?: ((error: unknown) => void) | undefined;
+}
+
+export class KernelEngine implements Engine {
+  readonly name = 'kernel';
+  readonly isLasting: boolean;
+  /** How it began, for the log: anew, or with the sessions of a relay before it. */
+  readonly origin: string;
+  readonly #options: KernelEngineOptions;
+  readonly #bpf: Bpf;
+  readonly #maps: KernelMaps;
+  readonly #pins: PinDirectory | undefined;
+  readonly #lock: { release(): void } | undefined;
+  readonly #attachments: Attachments;
+  readonly #listeners: ListenerTable;
+  readonly #sweeper: Sweeper;
+  readonly #steward: Steward;
+  readonly #pools = new Map<string, PoolWriter>();
+  readonly #snapshots = new Map<string, PoolSnapshot>();
+  readonly #sweepTimer: NodeJS.Timeout;
+  readonly #claimTimer: NodeJS.Timeout | undefined;
+  #clockMs: number;
+  #nextRoundMs = 0;
+  #isClosed = false;
+
+  /** @throws RelayError TICKRELAY_ERR_ENGINE saying what is missing */
+  constructor(options: KernelEngineOptions) {
+    this.#options = options;
+    this.isLasting = options.keepAttached === true && options.bpffs !== undefined;
+    this.#clockMs = options.clockMs ?? 0;
+    const { libc, onTrouble } = options;
+    const ground = openGround(options);
+    const { adopted } = ground;
+    this.#bpf = ground.bpf;
+    this.#lock = ground.lock;
+    this.#pins = ground.pins;
+    this.#maps = ground.maps;
+    this.#steward = ground.steward;
+    this.#writeSettings();
+    this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
+    this.#listeners = new ListenerTable(libc, this.#maps);
+    this.#sweeper = new Sweeper({
+      bpf: this.#bpf,
+      maps: this.#maps,
+      steward: this.#steward,
+      timeouts: (index) => this.#listeners.timeouts(index),
+      nowNs: () => this.#nowNs(),
+      quarantineNs: this.#quarantineMs * NS_PER_MS,
+    });
+    if (adopted === true) {
+      this.#adopt();
+      this.#claimTimer = setTimeout(() => this.#listeners.removeUnclaimed(), CLAIM_MS).unref();
+    }
+    this.origin = this.#describeOrigin(adopted);
+    this.#sweepTimer = setInterval(() => {
+      try {
+        this.sweep(SWEEP_BUDGET_MS);
+      } catch (error) {
+        onTrouble?.(error);
+      }
+    }, SWEEP_INTERVAL_MS).unref();
+  }
+
+  async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
+    const bound = this.#listeners.bind(spec);
+    try {
+      const interfaces = interfacesOf(bound.local, this.#options.interfaces);
+      const pool = await this.#poolOf(spec.pool);
+      this.#attachments.add(interfaces);
+      return this.#listeners.open(spec, bound, pool).local;
+    } catch (error) {
+      this.#listeners.unbind(bound.socket);
+      throw error;
+    }
+  }
+
+  updateListener(spec: UdpListenerSpec): Promise<void> {
+    this.#listeners.update(spec);
+    return Promise.resolve();
+  }
+
+  async removeListener(name: string): Promise<void> {
+    this.#listeners.remove(name);
+    // A round that began before may have passed some of its sessions.
+    for (let rounds = 0; rounds < 2; rounds++) await this.#sweepRound();
+  }
+
+  async publish(snapshot: PoolSnapshot): Promise<void> {
+    this.#snapshots.set(snapshot.pool, snapshot);
+    const pool = this.#pools.get(snapshot.pool);
+    // What is known from a relay before this one holds until the pool has settled.
+    if (pool === undefined || snapshot.isSettling === true) return;
+    await pool.publish(snapshot);
+  }
+
+  listeners(): readonly ListenerStatus[] {
+    return this.#listeners.all().map((listener) => this.#status(listener));
+  }
+
+  capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number } {
+    if (this.#isClosed) return { maxSessions: this.#options.maxSessions, liveSessions: 0, livePins: 0 };
+    const { gauges } = this.#maps.mapped;
+    return {
+      maxSessions: this.#options.maxSessions,
+      liveSessions: gauges.getU64(GAUGES.at.sessions),
+      livePins: gauges.getU64(GAUGES.at.pins),
+    };
+  }
+
+  async sessions(query: SessionQuery): Promise<SessionListing> {
+    if (this.#isClosed) return { sessions: [], total: 0, truncated: false };
+    const source = { bpf: this.#bpf, sessions: this.#maps.maps.sessions };
+    return listSessions(source, query, {
+      nowNs: this.#nowNs(),
+      listener: (index) => {
+        const listener = this.#listeners.at(index);
+        if (listener === undefined) return undefined;
+        return { name: listener.spec.name, backendOf: (ref) => listener.pool.backendOf(ref) };
+      },
+    });
+  }
+
+  endSession(name: string, client: Endpoint): boolean {
+    const listener = this.#listeners.get(name);
+    if (listener === undefined) return false;
+    const key = new Uint8Array(SESSION_KEY.size);
+    key.set(client.ip.bytes, SESSION_KEY.at.address);
+    const view = new DataView(key.buffer);
+    view.setUint16(SESSION_KEY.at.port, client.port, true);
+    view.setUint16(SESSION_KEY.at.listener, listener.index, true);
+    this.#steward.add('endSession', key);
+    return this.#steward.flush() > 0;
+  }
+
+  drain(): Promise<void> {
+    this.#maps.mapped.settings.setU32(SETTINGS.at.draining, 1);
+    return Promise.resolve();
+  }
+
+  /** With `keepAttached` only this process's part ends, and traffic goes on. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearInterval(this.#sweepTimer);
+    clearTimeout(this.#claimTimer);
+    await Promise.all(Array.from(this.#pools.values(), (pool) => pool.idle()));
+    if (!this.isLasting) {
+      this.#attachments.detach();
+      this.#pins?.remove();
+    }
+    this.#listeners.close();
+    this.#attachments.close();
+    this.#sweeper.close();
+    this.#steward.close();
+    this.#maps.close();
+    this.#bpf.close();
+    this.#lock?.release();
+  }
+
+  /**
+   * Expires what is due, for at most about this long; goes on where the last call ended, and not sooner than
+   * SWEEP_ROUND_MS after a round's end. Runs by itself every 50 ms.
+   */
+  sweep(budgetMs: number): void {
+    const startMs = performance.now();
+    if (startMs < this.#nextRoundMs) return;
+    if (this.#sweeper.sweep(budgetMs)) this.#nextRoundMs = startMs + SWEEP_ROUND_MS;
+  }
+
+  /** Sets the time that stands still, and expires what is due by then. */
+  async setClock(clockMs: number): Promise<void> {
+    this.#clockMs = clockMs;
+    this.#maps.mapped.settings.setU64(SETTINGS.at.fixedClockNs, clockMs * NS_PER_MS);
+    await this.#sweepRound();
+  }
+
+  get #quarantineMs(): number {
+    return this.#options.upstreamQuarantineMs ?? UPSTREAM_QUARANTINE_MS;
+  }
+
+  #nowNs(): number {
+    return this.#clockMs === 0 ? Number(process.hrtime.bigint()) : this.#clockMs * NS_PER_MS;
+  }
+
+  #writeSettings(): void {
+    const { settings } = this.#maps.mapped;
+    settings.setU32(SETTINGS.at.draining, 0);
+    settings.setU64(SETTINGS.at.fixedClockNs, this.#clockMs * NS_PER_MS);
+    settings.setU64(SETTINGS.at.quarantineNs, this.#quarantineMs * NS_PER_MS);
+    settings.setU32(SETTINGS.at.maxResting, this.#options.maxSessions);
+    settings.setU32(SETTINGS.at.hashSeed, this.#options.hashSeed);
+  }
+
+  /** Pools and links of a relay before this one. Listeners are found again as they are added. */
+  #adopt(): void {
+    for (let index = 0; index < MAX_POOLS; index++) {
+      const name = this.#maps.names.pool(index);
+      if (name === '') continue;
+      const pool = new PoolWriter(this.#maps, index);
+      pool.adopt();
+      this.#pools.set(name, pool);
+    }
+    this.#attachments.adopt();
+  }
+
+  #describeOrigin(adopted: Ground['adopted']): string {
+    const mib = Math.ceil(this.#maps.memoryBytes / 2 ** 20);
+    const memory = `${mib} MiB of kernel memory for ${this.#options.maxSessions} sessions`;
+    if (adopted === false) return memory;
+    if (typeof adopted === 'string') return `${memory}; what was left could not be adopted: ${adopted}`;
+    return `${memory}; adopted ${this.capacity().liveSessions} sessions`;
+  }
+
+  /** The pool's writer; a pool that was not published yet is empty. */
+  async #poolOf(name: string): Promise<PoolWriter> {
+    let pool = this.#pools.get(name);
+    if (pool !== undefined) return pool;
+    const index = Array.from({ length: MAX_POOLS }, (_, i) => i).find((i) => this.#maps.names.pool(i) === '');
+    if (index === undefined) {
+      throw new RelayError(
+        'TICKRELAY_ERR_LIMIT',
+        `engine kernel has room for ${MAX_POOLS} pools of UDP listeners, and "${name}" is one more`,
+      );
+    }
+    pool = new PoolWriter(this.#maps, index);
+    this.#maps.names.setPool(index, name);
+    this.#pools.set(name, pool);
+    await pool.publish(this.#snapshots.get(name) ?? new BackendPool(name).snapshot());
+    return pool;
+  }
+
+  #status(listener: KernelListener): ListenerStatus {
+    const { spec, local, pool } = listener;
+    const counters = this.#listeners.counters(listener);
+    const sessionsByBackend = new Map<string, number>();
+    const replyTimesByBackend = new Map<string, ReplyTimes>();
+    for (const { slot, entry, liveSessions } of pool.backends()) {
+      sessionsByBackend.set(entry.id, liveSessions);
+      replyTimesByBackend.set(entry.id, pool.replyTimes(slot));
+    }
+    return {
+      name: spec.name,
+      local,
+      pool: spec.pool,
+      counts: counters.dump(),
+      liveSessions: counters.liveSessions,
+      sessionsByBackend,
+      upstreamSockets: 0,
+      replyTimesByBackend,
+    };
+  }
+
+  /** A whole round, in slices between which the event loop has its turn. */
+  async #sweepRound(): Promise<void> {
+    while (!this.#isClosed && !this.#sweeper.sweep(SWEEP_BUDGET_MS)) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+/** What an engine stands on. */
+interface Ground {
+  readonly bpf: Bpf;
+  readonly lock: { release(): void } | undefined;
+  readonly pins: PinDirectory | undefined;
+  readonly maps: KernelMaps;
+  readonly steward: Steward;
+  /** Whether the maps are those of a relay before this one; a text says why what it left does not fit. */
+  readonly adopted: boolean | string;
+}
+
+/** Steps 1 and 2 of the head of this file, and the steward; on a failure nothing stays open. @throws RelayError */
+function openGround({ libc, name, bpffs, maxSessions }: KernelEngineOptions): Ground {
+  const opened: (() => void)[] = [];
+  try {
+    const bpf = new Bpf(libc);
+    opened.push(() => bpf.close());
+    let lock: Ground['lock'];
+    let pins: PinDirectory | undefined;
+    if (bpffs !== undefined) {
+      lock = lockName(libc, name, bpffs);
+      opened.push(() => lock?.release());
+      requireBpffs(libc, bpffs);
+      pins = new PinDirectory(bpffs, name);
+    }
+    const sizes = { maxSessions, maxPools: MAX_POOLS };
+    const left = pins?.exists === true ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
+    const maps = left instanceof KernelMaps ? left : makeMaps(bpf, sizes, pins);
+    opened.push(() => maps.close());
+    const program = loadProgram(bpf, maps, { hook: 'steward' });
+    const steward = new Steward(bpf, program, maps.mapped.requests);
+    const adopted = left instanceof KernelMaps ? true : (left ?? false);
+    return { bpf, lock, pins, maps, steward, adopted };
+  } catch (error) {
+    for (const close of opened.reverse()) close();
+    throw error;
+  }
+}
+
+/** New maps, in the place of what cannot be adopted. */
+function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): KernelMaps {
+  pins?.remove();
+  const maps = KernelMaps.create(bpf, sizes);
+  try {
+    pins?.make();
+    if (pins !== undefined) maps.pin(pins);
+    return maps;
+  } catch (error) {
+    maps.close();
+    throw error;
+  }
+}
+
+/** @throws RelayError TICKRELAY_ERR_ENGINE when a relay of this name runs */
+function lockName(libc: Libc, name: string, scope: string): { release(): void } {
+  const lock = takeName(libc, name, scope);
+  if (lock !== undefined) return lock;
+  throw new RelayError(
+    'TICKRELAY_ERR_ENGINE',
+    `a relay named "${name}" runs on this machine already; give this one another name (--name)`,
+  );
+}

@@ -1,0 +1,159 @@
+/**
+ * The programs of one relay, loaded for the kinds of interface that it has, and the links that hold them at their hooks. Links
+ * that a relay before this one left pinned take the new programs in place.
+ */
+import { Arena } from '../../../net/linux/arena.ts';
+import { errnoName, type Libc } from '../../../net/linux/libc.ts';
+import { IFREQ, AF_INET, SIOCGIFHWADDR, SOCK_CLOEXEC, SOCK_DGRAM } from '../../../net/linux/abi.ts';
+import { RelayError } from '../../../net/relay-error.ts';
+import { attach, attachedTo, detach, HOOKS, type Hook, interfaceIndex, replaceProgram } from './attach.ts';
+import type { PinDirectory } from './bpffs.ts';
+import type { KernelMaps } from './kernel-maps.ts';
+import type { Bpf } from './loader.ts';
+import { assembleProgram } from './program.ts';
+
+/** Bytes of an Ethernet header, which loopback and veth have too. */
+const ETHERNET_HEADER = 14;
+
+/** linux/if_arp.h: kinds of interface by the bytes before the IP header. */
+const LINK_HEADER_BYTES: ReadonlyMap<number, number> = new Map([
+  [1, ETHERNET_HEADER], // ARPHRD_ETHER
+  [772, ETHERNET_HEADER], // ARPHRD_LOOPBACK
+  [512, 0], // ARPHRD_PPP
+  [519, 0], // ARPHRD_RAWIP
+  [768, 0], // ARPHRD_TUNNEL
+  [769, 0], // ARPHRD_TUNNEL6
+  [776, 0], // ARPHRD_SIT
+  [778, 0], // ARPHRD_IPGRE
+  [65_534, 0], // ARPHRD_NONE: tun, WireGuard
+]);
+
+export class Attachments {
+  readonly #bpf: Bpf;
+  readonly #maps: KernelMaps;
+  readonly #pins: PinDirectory | undefined;
+  /** Program descriptors by hook and link header. */
+  readonly #programs = new Map<string, number>();
+  /** Link descriptors by `INTERFACE-HOOK`, in the order in which they were attached. */
+  readonly #links = new Map<string, number>();
+
+  constructor(bpf: Bpf, maps: KernelMaps, pins: PinDirectory | undefined) {
+    this.#bpf = bpf;
+    this.#maps = maps;
+    this.#pins = pins;
+  }
+
+  /** Interfaces that the programs are attached to. */
+  get interfaces(): readonly string[] {
+    return [...new Set(Array.from(this.#links.keys(), (name) => name.slice(0, name.lastIndexOf('-'))))];
+  }
+
+  /** Takes over the pinned links, and puts this version's programs in the place of what they held. */
+  adopt(): void {
+    if (this.#pins === undefined) return;
+    for (const name of this.#pins.links()) {
+      const path = this.#pins.linkPath(name);
+      const link = this.#bpf.open(path)!;
+      const at = name.lastIndexOf('-');
+      const target = { interface: name.slice(0, at), hook: name.slice(at + 1) as Hook };
+      // An interface that is gone, or another one under the same name, has no link of ours.
+      const isAttached =
+        HOOKS.includes(target.hook) &&
+        attachedTo(this.#bpf, link) !== 0 &&
+        attachedTo(this.#bpf, link) === this.#bpf.libc.if_nametoindex(target.interface);
+      if (!isAttached) {
+        this.#pins.unlink(path);
+        this.#bpf.closeFd(link);
+        continue;
+      }
+      replaceProgram(this.#bpf, link, this.#program(target));
+      this.#links.set(name, link);
+    }
+  }
+
+  /**
+   * Attaches both directions to each interface that does not have them yet; egress first, so that the first reply already
+   * finds its way.
+   *
+   * @throws RelayError TICKRELAY_ERR_BIND for an interface that is not there, TICKRELAY_ERR_ENGINE
+   */
+  add(interfaces: readonly string[]): void {
+    for (const name of interfaces) interfaceIndex(this.#bpf.libc, name);
+    for (const hook of ['egress', 'ingress'] as const) {
+      for (const name of interfaces) {
+        const key = `${name}-${hook}`;
+        if (this.#links.has(key)) continue;
+        const target = { interface: name, hook };
+        const link = attach(this.#bpf, this.#program(target), target);
+        this.#links.set(key, link);
+        if (this.#pins !== undefined) this.#bpf.pin(link, this.#pins.linkPath(key));
+      }
+    }
+  }
+
+  /** Takes the programs off their interfaces; ingress first, so that no reply to what still came in goes astray. */
+  detach(): void {
+    const links = [...this.#links];
+    for (const hook of HOOKS) {
+      for (const [name, link] of links) if (name.endsWith(`-${hook}`)) detach(this.#bpf, link);
+    }
+  }
+
+  /** Lets go of descriptors. Links that are pinned stay attached. */
+  close(): void {
+    for (const fd of [...this.#links.values(), ...this.#programs.values()]) this.#bpf.closeFd(fd);
+    this.#links.clear();
+    this.#programs.clear();
+  }
+
+  #program({ interface: name, hook }: { readonly interface: string; readonly hook: Hook }): number {
+    const linkHeaderBytes = linkHeaderOf(this.#bpf.libc, name);
+    const key = `${hook}-${linkHeaderBytes}`;
+    let program = this.#programs.get(key);
+    if (program === undefined) {
+      program = loadProgram(this.#bpf, this.#maps, { hook, linkHeaderBytes });
+      this.#programs.set(key, program);
+    }
+    return program;
+  }
+}
+
+/** @returns the descriptor of the program */
+export function loadProgram(
+  bpf: Bpf,
+  maps: KernelMaps,
+  options: { readonly hook: Hook | 'steward'; readonly linkHeaderBytes?: number },
+): number {
+  const { hook, linkHeaderBytes = ETHERNET_HEADER } = options;
+  const { link } = assembleProgram({ hook, linkHeaderBytes });
+  return bpf.loadProgram({ name: `tickrelay_${hook}`, instructions: link(maps.fds) });
+}
+
+/** @throws RelayError TICKRELAY_ERR_ENGINE for a kind of interface that the programs can't parse */
+function linkHeaderOf(libc: Libc, name: string): number {
+  const kind = interfaceKind(libc, name);
+  const bytes = LINK_HEADER_BYTES.get(kind);
+  if (bytes !== undefined) return bytes;
+  throw new RelayError(
+    'TICKRELAY_ERR_ENGINE',
+    `engine kernel can't read the packets of interface "${name}" (link type ${kind}); name others under kernel.interfaces`,
+  );
+}
+
+/** The ARPHRD_ number of an interface. */
+function interfaceKind(libc: Libc, name: string): number {
+  const memory = new Arena(libc, 4_096);
+  const socket = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  try {
+    memory.bytes.set(Buffer.from(name).subarray(0, IFREQ.hardwareFamily - 1), IFREQ.name);
+    if (libc.ioctl(socket, SIOCGIFHWADDR, memory.address) === 0)
+      return memory.u16[IFREQ.hardwareFamily >> 1]!;
+    throw new RelayError(
+      'TICKRELAY_ERR_BIND',
+      `can't ask about interface "${name}": ${errnoName(libc.errno())}`,
+    );
+  } finally {
+    libc.close(socket);
+    memory.free();
+  }
+}

@@ -1,0 +1,18 @@
+/** A BPF file system of a test's own: what is pinned in it, and with that every program that only a pin holds, goes with it. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export class BpfFileSystem {
+  readonly path = mkdtempSync(join(tmpdir(), 'tickrelay-bpffs-'));
+
+  constructor() {
+    execFileSync('mount', ['-t', 'bpf', 'bpf', this.path]);
+  }
+
+  close(): void {
+    execFileSync('umount', [this.path]);
+    rmdirSync(this.path);
+  }
+}
