@@ -10,6 +10,7 @@ import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import {
   ALGORITHM_NUMBERS,
   GAUGES,
+  INTER_ARRIVAL_BUCKETS,
   LISTENER,
   LISTENER_KEY,
   PIN,
@@ -228,6 +229,20 @@ export class PacketRig {
 
   session(client: string, listener = 0): Record<keyof typeof SESSION.at, number> | undefined {
     return this.#read('sessions', { key: this.sessionKey(client, listener), record: SESSION });
+  }
+
+  /** The histogram of the session's inter-arrival times. */
+  interArrival(client: string): number[] {
+    const value = new Uint8Array(SESSION.size);
+    this.maps.maps.sessions.lookup(this.sessionKey(client), value);
+    return [...new Uint32Array(value.buffer, SESSION.at.interArrival, INTER_ARRIVAL_BUCKETS)];
+  }
+
+  /** The histogram of the backend's reply times, and their sum in seconds. */
+  replyTimes(id: string): { counts: readonly number[]; sum: number } {
+    const { slot } = [...this.#writer.backends()].find(({ entry }) => entry.id === id)!;
+    const { counts, sumSeconds } = this.#writer.replyTimes(slot);
+    return { counts, sum: sumSeconds };
   }
 
   pinKey(client: string, listener = 0): Uint8Array {
