@@ -239,7 +239,7 @@ export function readReceiveBuffer(libc: Libc, fd: number): number {
 }
 
 /** Writes a socket address at the arena's beginning. @returns its length */
-function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
+export function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
   memory.bytes[SOCKADDR_IN.port] = port >>> 8;
   memory.bytes[SOCKADDR_IN.port + 1] = port;
   memory.u16[0] = ip.isV4 ? AF_INET : AF_INET6;

@@ -18,7 +18,7 @@ export function describeConfig(config: RelayConfig): Readonly<Record<string, unk
     workers: workers ?? 'auto',
     coalesceUs,
     hashSeed,
-    kernel,
+    kernel: { ...kernel, relayPorts: `${kernel.relayPorts.first}-${kernel.relayPorts.last}` },
     listeners: listeners.map(describeListener),
     pools: Object.fromEntries(pools.map((pool) => [pool.name, describePool(pool)])),
     ...(admin && { admin: { listen: admin.listen.toString(), ...hidden(admin.token) } }),

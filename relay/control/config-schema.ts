@@ -73,6 +73,12 @@ const flag = scalar('true or false', (input) => {
   return typeof input === 'boolean' ? input : undefined;
 });
 
+const portRange = scalar('a range of ports, such as "61000-65535"', (input) => {
+  const match = typeof input === 'string' ? /^(\d{1,5})-(\d{1,5})$/.exec(input) : null;
+  const [first, last] = [Number(match?.[1]), Number(match?.[2])];
+  return first >= 1 && last >= first && last <= 65_535 ? { first, last } : undefined;
+});
+
 /** The kernel takes up to 15 bytes, without spaces and slashes. */
 const interfaceName = text('the name of an interface, such as eth0', (input) => /^[^\s/]{1,15}$/.test(input));
 
@@ -332,6 +338,7 @@ export const rootSchema = section({
   kernel: section({
     interfaces: z.array(interfaceName).default([]),
     sourceAddress: oneOf(SOURCE_ADDRESSES).optional(),
+    relayPorts: portRange.default(limits.DEFAULT_RELAY_PORTS),
     bpffs: text('an absolute path', (input) => /^\/[^\0]*$/.test(input)).default('/sys/fs/bpf'),
     keepAttached: flag.default(false),
   })

@@ -138,6 +138,8 @@ export interface KernelConfig {
   readonly interfaces: readonly string[];
   /** Whose address backends see; undefined: as `client`, but only where the engine is named. */
   readonly sourceAddress: 'client' | 'relay' | undefined;
+  /** With `relay`: the ports towards backends. */
+  readonly relayPorts: { readonly first: number; readonly last: number };
   /** Where the BPF file system is, or may be mounted. */
   readonly bpffs: string;
   /** At the end, leaves the programs where they are, so that traffic goes on without the relay. */

@@ -12,6 +12,7 @@ import { RelayError } from '../../net/relay-error.ts';
 import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
 import type { Engine, EngineName } from './engine.ts';
 import { whyUnavailable } from './kernel/availability.ts';
+import type { PortRange } from './kernel/relay-source.ts';
 import { KernelEngine } from './kernel/kernel-engine.ts';
 import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';
@@ -37,6 +38,8 @@ export interface KernelSettings {
   readonly interfaces: readonly string[];
   /** Whose address backends see; undefined: nobody has said, so the engine must be named. */
   readonly sourceAddress: 'client' | 'relay' | undefined;
+  /** With sourceAddress `relay`: the relay's ports towards backends. */
+  readonly relayPorts: PortRange;
   readonly bpffs: string;
   readonly keepAttached: boolean;
 }
@@ -60,19 +63,24 @@ const AUTO = 'auto: the best that works here';
 const ENGINES: readonly EngineEntry[] = [
   {
     name: 'kernel',
-    unavailable: ({ kernel }) =>
-      kernel.sourceAddress === 'relay'
-        ? 'sourceAddress relay is not built yet; take client'
-        : whyUnavailable(),
+    unavailable: whyUnavailable,
     unasked: ({ kernel }) =>
       kernel.sourceAddress === undefined
-        ? 'it sends backends the players’ own addresses, which only works where answers come back through this ' +
-          'host; set kernel.sourceAddress to client if they do'
+        ? 'nobody has said whose address backends shall see; set kernel.sourceAddress to relay, or to client where ' +
+          'their answers come back through this host'
         : undefined,
-    create: ({ kernel, maxSessions, hashSeed, onTrouble }) => {
+    create: ({ kernel, maxSessions, maxUpstreamSockets, hashSeed, onTrouble }) => {
       const loaded = loadLibc();
       assert('libc' in loaded);
-      return new KernelEngine({ ...kernel, libc: loaded.libc, maxSessions, hashSeed, onTrouble });
+      return new KernelEngine({
+        ...kernel,
+        relayPorts: kernel.sourceAddress === 'relay' ? kernel.relayPorts : undefined,
+        libc: loaded.libc,
+        maxSessions,
+        maxUpstreamSockets,
+        hashSeed,
+        onTrouble,
+      });
     },
   },
   {

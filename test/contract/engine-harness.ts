@@ -8,6 +8,7 @@ import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
+import type { PortRange } from '../../relay/engines/kernel/relay-source.ts';
 import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
 import { type Answer, UdpPeer } from '../support/udp-peer.ts';
 
@@ -45,13 +46,17 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
   },
   'mmsg, one worker': (settings) => mmsg(settings, 1),
   'mmsg, three workers': (settings) => mmsg(settings, 3),
-  'kernel, source client': kernel,
+  'kernel, source client': (settings) => kernel(settings, undefined),
+  'kernel, source relay': (settings) => kernel(settings, { first: 61_000, last: 64_999 }),
 };
 
 let kernelEngines = 0;
 
 /** On loopback, with nothing pinned: all of it ends with the engine. */
-function kernel({ maxSessions = 1_000 }: EngineSettings): EngineUnderTest | string {
+function kernel(
+  { maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSettings,
+  relayPorts: PortRange | undefined,
+): EngineUnderTest | string {
   const unavailable = whyUnavailable();
   const loaded = loadLibc();
   if (unavailable !== undefined || 'unavailable' in loaded) return unavailable ?? 'no system calls';
@@ -60,6 +65,8 @@ function kernel({ maxSessions = 1_000 }: EngineSettings): EngineUnderTest | stri
     libc: loaded.libc,
     name: `contract-${process.pid}-${kernelEngines++}`,
     maxSessions,
+    maxUpstreamSockets,
+    relayPorts,
     hashSeed: 0,
     interfaces: ['lo'],
     upstreamQuarantineMs: QUARANTINE_MS,
@@ -117,6 +124,9 @@ export const LISTED_ONLY_ENGINES = ['dgram'];
  * that address sends to the player, not to the relay.
  */
 export const TRANSPARENT_ENGINES = ['kernel, source client'];
+
+/** Engines without sockets towards backends: none can be counted, although ports may run short. */
+export const SOCKETLESS_ENGINES = [...TRANSPARENT_ENGINES, 'kernel, source relay'];
 
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',

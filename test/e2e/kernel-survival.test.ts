@@ -163,7 +163,11 @@ if (unavailable !== undefined) {
     test('do not disturb each other, whichever ends', async () => {
       const pool = await staticPool(2);
       const named = (name: string): Promise<RelayProcess> =>
-        stage.relay(gameConfig({ pool, rest: { ...kernel(), name } }), [], `${name}.yaml`);
+        stage.relay(
+          gameConfig({ pool, rest: { ...kernel(), name, shutdown: { deadline: '100ms' } } }),
+          [],
+          `${name}.yaml`,
+        );
       const one = await named('one');
       const two = await named('two');
       const playersOfOne = await stage.players(6, one.listener(), '127.20.1');

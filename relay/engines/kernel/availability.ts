@@ -10,8 +10,8 @@ import { type Libc, loadLibc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { Bpf } from './loader.ts';
 
-/** The first kernel with tcx links. */
-const LEAST_KERNEL = { major: 6, minor: 6 } as const;
+/** The first kernel whose verifier takes the programs' loops (may_goto); tcx links are in 6.6. */
+const LEAST_KERNEL = { major: 6, minor: 9 } as const;
 
 /** linux/capability.h */
 const CAP_NET_ADMIN = 12;
@@ -33,7 +33,7 @@ export function whyOldKernel(version: string): string | undefined {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   const { major: leastMajor, minor: leastMinor } = LEAST_KERNEL;
   if (major > leastMajor || (major === leastMajor && minor >= leastMinor)) return undefined;
-  return `it needs Linux ${leastMajor}.${leastMinor} or later for tcx links, this is ${version}`;
+  return `it needs Linux ${leastMajor}.${leastMinor} or later, this is ${version}`;
 }
 
 /** @param effective the set as a number, bit by bit */

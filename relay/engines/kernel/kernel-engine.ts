@@ -9,7 +9,7 @@
  *
  * With `bpffs` absent nothing is pinned and everything ends with the process; tests run so.
  */
-import type { Endpoint } from '../../../net/address.ts';
+import { Endpoint } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
@@ -26,6 +26,7 @@ import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
 import { takeName } from './name-lock.ts';
 import { PoolWriter } from './pool-writer.ts';
 import { Attachments, loadProgram } from './programs.ts';
+import type { PortRange } from './relay-source.ts';
 import { listSessions } from './session-listing.ts';
 import { Steward } from './steward.ts';
 import { Sweeper } from './sweeper.ts';
@@ -53,6 +54,10 @@ export interface KernelEngineOptions {
   readonly hashSeed: number;
   /** Where clients arrive; empty: the interfaces of the listeners' addresses. */
   readonly interfaces: readonly string[];
+  /** With it backends see the relay's own address and one of these ports; absent: they see the client's. */
+  readonly relayPorts?: PortRange | undefined;
+  /** With `relayPorts`: how many of them a listener may use. */
+  readonly maxUpstreamSockets?: number;
   /** The BPF file system to pin to; absent: nothing outlives the process. */
   readonly bpffs?: string | undefined;
   /** Whether `close` leaves the programs attached. Needs `bpffs`. */
@@ -100,7 +105,8 @@ export class KernelEngine implements Engine {
     this.#steward = ground.steward;
     this.#writeSettings();
     this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
-    this.#listeners = new ListenerTable(libc, this.#maps);
+    const { relayPorts: range, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
+    this.#listeners = new ListenerTable(libc, this.#maps, range && { range, most });
     this.#sweeper = new Sweeper({
       bpf: this.#bpf,
       maps: this.#maps,
@@ -114,13 +120,14 @@ export class KernelEngine implements Engine {
       this.#claimTimer = setTimeout(() => this.#listeners.removeUnclaimed(), CLAIM_MS).unref();
     }
     this.origin = this.#describeOrigin(adopted);
+    // Keeps the process alive, as sockets would: the programs need none.
     this.#sweepTimer = setInterval(() => {
       try {
         this.sweep(SWEEP_BUDGET_MS);
       } catch (error) {
         onTrouble?.(error);
       }
-    }, SWEEP_INTERVAL_MS).unref();
+    }, SWEEP_INTERVAL_MS);
   }
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
@@ -129,7 +136,9 @@ export class KernelEngine implements Engine {
       const interfaces = interfacesOf(bound.local, this.#options.interfaces);
       const pool = await this.#poolOf(spec.pool);
       this.#attachments.add(interfaces);
-      return this.#listeners.open(spec, bound, pool).local;
+      const { local } = this.#listeners.open(spec, bound, pool);
+      this.#reachBackends(pool);
+      return local;
     } catch (error) {
       this.#listeners.unbind(bound.socket);
       throw error;
@@ -153,6 +162,7 @@ export class KernelEngine implements Engine {
     // What is known from a relay before this one holds until the pool has settled.
     if (pool === undefined || snapshot.isSettling === true) return;
     await pool.publish(snapshot);
+    this.#reachBackends(pool);
   }
 
   listeners(): readonly ListenerStatus[] {
@@ -271,6 +281,14 @@ export class KernelEngine implements Engine {
     if (adopted === false) return memory;
     if (typeof adopted === 'string') return `${memory}; what was left could not be adopted: ${adopted}`;
     return `${memory}; adopted ${this.capacity().liveSessions} sessions`;
+  }
+
+  /** With sourceAddress `relay` replies come in where the backends are. */
+  #reachBackends(pool: PoolWriter): void {
+    if (this.#isClosed) return;
+    const addresses = this.#listeners.refresh(pool);
+    if (this.#options.interfaces.length > 0) return;
+    for (const ip of addresses) this.#attachments.add(interfacesOf(new Endpoint(ip, 0), []));
   }
 
   /** The pool's writer; a pool that was not published yet is empty. */

@@ -3,7 +3,7 @@
  * listener also holds a bound socket that nobody reads: the address can't be taken twice, and port 0 finds a free one.
  */
 import assert from 'node:assert/strict';
-import { Endpoint } from '../../../net/address.ts';
+import { Endpoint, type IpAddress } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { bindUdp, readLocal } from '../../../net/linux/mmsg-socket.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
@@ -18,10 +18,13 @@ import {
   PORT_ANY,
   PORT_ANY_V4,
   PORT_LISTENER,
+  PORT_RELAY,
   RULES,
   SOURCE_CLIENT,
+  SOURCE_RELAY,
 } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
+import { addressTowards, type PortRange, portsOf } from './relay-source.ts';
 import type { Timeouts } from './sweeper.ts';
 
 const NS_PER_MS = 1e6;
@@ -39,15 +42,24 @@ export interface KernelListener {
   readonly socket: number;
 }
 
+/** With sourceAddress `relay`: the ports of all listeners, and how many one may use. */
+export interface RelayPorts {
+  readonly range: PortRange;
+  readonly most: number;
+}
+
 export class ListenerTable {
   readonly #libc: Libc;
   readonly #maps: KernelMaps;
+  readonly #relayPorts: RelayPorts | undefined;
   readonly #byName = new Map<string, KernelListener>();
   readonly #byIndex: (KernelListener | undefined)[] = [];
 
-  constructor(libc: Libc, maps: KernelMaps) {
+  /** @param relayPorts absent: backends see the clients' own addresses */
+  constructor(libc: Libc, maps: KernelMaps, relayPorts?: RelayPorts) {
     this.#libc = libc;
     this.#maps = maps;
+    this.#relayPorts = relayPorts;
   }
 
   get(name: string): KernelListener | undefined {
@@ -98,6 +110,7 @@ export class ListenerTable {
     index ??= this.#indexes().find((i) => this.#maps.names.listener(i) === '');
     assert(index !== undefined, 'too many listeners');
     if (isNew) this.#clear(index);
+    if (this.#relayPorts !== undefined) this.#setRelayPorts(index, true);
     const listener = { index, spec, pool, ...bound };
     this.#maps.names.setListener(index, identity);
     this.#byIndex[index] = listener;
@@ -128,8 +141,31 @@ export class ListenerTable {
     this.#byIndex[listener.index] = undefined;
     this.#maps.names.setListener(listener.index, '');
     this.#announce(listener.local.port);
+    if (this.#relayPorts !== undefined) this.#setRelayPorts(listener.index, false);
     this.unbind(listener.socket);
     return listener;
+  }
+
+  /**
+   * The pool has other backends: with sourceAddress `relay` another address of this host may lead to them.
+   *
+   * @returns this host's addresses towards the backends
+   */
+  refresh(pool: PoolWriter): readonly IpAddress[] {
+    if (this.#relayPorts === undefined) return [];
+    for (const listener of this.#byName.values()) if (listener.pool === pool) this.#writeRules(listener);
+    const { relayV4, relayV6 } = this.relayAddresses(pool);
+    return [relayV4, relayV6].filter((ip) => ip !== undefined);
+  }
+
+  /** This host's addresses towards the first backend of each family. */
+  relayAddresses(pool: PoolWriter): Readonly<Record<'relayV4' | 'relayV6', IpAddress | undefined>> {
+    const endpoints = Array.from(pool.backends(), ({ entry }) => entry.endpoint);
+    const towards = (isV4: boolean): IpAddress | undefined => {
+      const first = endpoints.find(({ ip }) => ip.isV4 === isV4);
+      return first && addressTowards(this.#libc, first);
+    };
+    return { relayV4: towards(true), relayV6: towards(false) };
   }
 
   /** Removes what a relay before this one listened on and this one does not. @returns how many */
@@ -188,7 +224,7 @@ export class ListenerTable {
     };
     u32('pool', pool.index);
     u32('algorithm', ALGORITHM_NUMBERS[spec.algorithm]);
-    u32('sourceAddress', SOURCE_CLIENT);
+    this.#writeSource(index, pool);
     u32('sessionsPerSource', limits.sessionsPerSource);
     u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
     u64('pinTimeoutNs', spec.pinTimeoutMs * NS_PER_MS);
@@ -196,6 +232,32 @@ export class ListenerTable {
     rate(limits.sessionRate, 'listenerTokenNs', 'listenerBurstNs');
     u32('amplification', limits.amplification);
     u64('tickNs', TICK_NS);
+  }
+
+  #writeSource(index: number, pool: PoolWriter): void {
+    const { rules } = this.#maps.mapped;
+    const at = (field: keyof typeof RULES.at): number => rules.at(index, RULES.at[field]);
+    rules.setU32(at('sourceAddress'), this.#relayPorts === undefined ? SOURCE_CLIENT : SOURCE_RELAY);
+    if (this.#relayPorts === undefined) return;
+    const { first, last } = portsOf(index, this.#relayPorts.range, this.#relayPorts.most);
+    rules.setU16(at('firstRelayPort'), first);
+    rules.setU16(at('relayPorts'), last - first + 1);
+    for (const [field, ip] of Object.entries(this.relayAddresses(pool))) {
+      const to = at(field as 'relayV4' | 'relayV6');
+      if (ip === undefined) rules.bytes.fill(0, to, to + 16);
+      else rules.bytes.set(ip.bytes, to);
+    }
+  }
+
+  /** @throws RelayError TICKRELAY_ERR_LIMIT when there are none for this listener */
+  #setRelayPorts(index: number, isOpen: boolean): void {
+    const { ports } = this.#maps.mapped;
+    const { first, last } = portsOf(index, this.#relayPorts!.range, this.#relayPorts!.most);
+    for (let port = first; port <= last; port++) {
+      const at = ports.at(port, PORT.at.flags) >> 1;
+      ports.setU16(ports.at(port, PORT.at.listener), isOpen ? index : 0);
+      ports.u16[at] = isOpen ? ports.u16[at]! | PORT_RELAY : ports.u16[at]! & ~PORT_RELAY;
+    }
   }
 
   /** Writes which listeners have this port, for the programs' first look at a datagram. */

@@ -12,6 +12,7 @@ const SETTINGS = {
     name: `test-${process.pid}`,
     interfaces: [],
     sourceAddress: undefined,
+    relayPorts: { first: 61_000, last: 65_535 },
     bpffs: '/nosuch',
     keepAttached: false,
   },
