@@ -1,12 +1,12 @@
 /**
- * The kernel engine between machines: clients, relay and servers in namespaces of their own, where the server's answers come
- * back through the relay's host by routing.
+ * The kernel engine between machines: clients, relay and servers in namespaces of their own. Routed, the server's answers come
+ * back through the relay's host; one-armed, the server knows nothing of it, so the relay must use its own address.
  */
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { tickrelay, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
-import { NetworkBed, type Role, whyNoNamespaces } from '../support/netns.ts';
+import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
 import { Stage } from '../support/stage.ts';
 
 const unavailable = whyUnavailable() ?? whyNoNamespaces();
@@ -23,7 +23,7 @@ if (unavailable !== undefined) {
   let stage: Stage;
   let bed: NetworkBed;
 
-  const open = (topology: 'routed'): void => {
+  const open = (topology: Topology): void => {
     stage = new Stage();
     bed = stage.closing(NetworkBed.make(topology));
   };
@@ -35,11 +35,14 @@ if (unavailable !== undefined) {
     args: [`--net=/run/netns/${bed.namespace(role)}`, '--', spec.program ?? process.execPath, ...spec.args],
   });
 
-  const startRelay = async (listen: string, backend: string): Promise<ManagedProcess> => {
+  const startRelay = async (
+    sourceAddress: 'client' | 'relay',
+    { listen, backend }: { listen: string; backend: string },
+  ): Promise<ManagedProcess> => {
     const bpffs = stage.closing(new BpfFileSystem());
     const file = stage.writeFile('relay.yaml', {
       engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+      kernel: { bpffs: bpffs.path, sourceAddress },
       listeners: [{ name: 'game', protocol: 'udp', listen, pool: 'servers' }],
       pools: { servers: { backends: [backend] } },
       shutdown: { deadline: '10ms' },
@@ -58,72 +61,70 @@ if (unavailable !== undefined) {
   const endpoint = (address: string, port: number): string =>
     address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 
-  describe('routed', () => {
-    test.each([4, 6] as const)(
-      'players and servers meet over IPv%i, and no datagram is lost',
-      async (family) => {
-        open('routed');
-        const target = endpoint(bed.address('relay', family), 7777);
-        const backend = endpoint(bed.address('server', family), 7000);
-        const server = stage.start(
-          inside('server', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
-        );
-        await server.event('ready');
-        const relay = await startRelay(target, backend);
-        const bots = stage.start(
-          inside(
-            'client',
-            tickrelay('bots', [
-              'bots',
-              '--json',
-              ...['--target', target],
-              ...['--players', '5', '--tick', '64'],
-              ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '1s'],
-            ]),
-          ),
-        );
-        const summary = await bots.event('summary');
-        expect(summary).toMatchObject({ lost: 0 });
-        const { downstream, upstream } = await endOf(relay);
-        expect(downstream.received).toBeGreaterThan(5 * 64);
-        expect(downstream.forwarded).toBe(downstream.received);
-        expect(upstream.forwarded).toBe(downstream.forwarded);
-      },
-    );
+  const CASES: readonly (readonly [Topology, 'client' | 'relay', 4 | 6])[] = [
+    ['routed', 'client', 4],
+    ['routed', 'client', 6],
+    ['routed', 'relay', 4],
+    ['one-armed', 'relay', 4],
+    ['one-armed', 'relay', 6],
+  ];
 
-    test('a DNS server and client from Debian work through it unchanged', async () => {
-      open('routed');
-      const server = stage.start(
-        inside('server', {
-          name: 'dnsmasq',
-          program: 'dnsmasq',
-          args: [
-            ...['--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null', '--user=root'],
-            ...[
-              '--pid-file=',
-              '--bind-interfaces',
-              '--port=5353',
-              `--listen-address=${bed.address('server')}`,
-            ],
-            '--address=/players.example/203.0.113.7',
-          ],
-        }),
-      );
-      await startRelay(endpoint(bed.address('relay'), 53), endpoint(bed.address('server'), 5353));
-      // dig takes an answer only from the address that it asked.
-      const answers = Array.from({ length: 10 }, () =>
-        bed.run(
-          'client',
-          'dig',
-          `@${bed.address('relay')}`,
-          'players.example',
-          '+short',
-          '+tries=5',
-          '+time=2',
-        ),
-      );
-      expect(answers).toEqual(answers.map(() => '203.0.113.7\n'));
-      expect(server.exit).toBeUndefined();
-    });
+  test.each(CASES)('%s, with the address of the %s, over IPv%i: no datagram is lost', async (...of) => {
+    const [topology, sourceAddress, family] = of;
+    open(topology);
+    const listen = endpoint(bed.address('relay', family), 7777);
+    const backend = endpoint(bed.address('server', family), 7000);
+    const server = stage.start(
+      inside('server', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
+    );
+    await server.event('ready');
+    const relay = await startRelay(sourceAddress, { listen, backend });
+    const bots = stage.start(
+      inside(
+        'client',
+        tickrelay('bots', [
+          'bots',
+          '--json',
+          ...['--target', listen],
+          ...['--players', '5', '--tick', '64'],
+          ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '1s'],
+        ]),
+      ),
+    );
+    const summary = await bots.event('summary');
+    const { downstream, upstream } = await endOf(relay);
+    expect(summary).toMatchObject({ lost: 0 });
+    expect(downstream.received).toBeGreaterThan(5 * 64);
+    expect(downstream.forwarded).toBe(downstream.received);
+    expect(upstream.forwarded).toBe(downstream.forwarded);
+  });
+
+  test('a DNS server and client from Debian work through it unchanged', async () => {
+    open('one-armed');
+    const server = stage.start(
+      inside('server', {
+        name: 'dnsmasq',
+        program: 'dnsmasq',
+        args: [
+          ...['--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null', '--user=root'],
+          ...['--pid-file=', '--bind-interfaces', '--port=5353', `--listen-address=${bed.address('server')}`],
+          '--address=/players.example/203.0.113.7',
+        ],
+      }),
+    );
+    const listen = endpoint(bed.address('relay'), 53);
+    await startRelay('relay', { listen, backend: endpoint(bed.address('server'), 5353) });
+    // dig takes an answer only from the address that it asked.
+    const dig = [
+      'dig',
+      `@${bed.address('relay')}`,
+      'players.example',
+      '+short',
+      '+tries=5',
+      '+time=2',
+    ] as const;
+    const answers = Array.from({ length: 10 }, () => bed.run('client', ...dig));
+    expect(answers).toEqual(answers.map(() => '203.0.113.7\n'));
+    expect(server.exit).toBeUndefined();
   });
 }
