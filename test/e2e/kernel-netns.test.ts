@@ -61,6 +61,17 @@ if (unavailable !== undefined) {
   const endpoint = (address: string, port: number): string =>
     address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 
+  const play = (target: string): ManagedProcess =>
+    stage.start(
+      inside(
+        'client',
+        tickrelay('bots', [
+          ...['bots', '--json', '--target', target, '--players', '5', '--tick', '64'],
+          ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '1s'],
+        ]),
+      ),
+    );
+
   const CASES: readonly (readonly [Topology, 'client' | 'relay', 4 | 6])[] = [
     ['routed', 'client', 4],
     ['routed', 'client', 6],
@@ -79,24 +90,38 @@ if (unavailable !== undefined) {
     );
     await server.event('ready');
     const relay = await startRelay(sourceAddress, { listen, backend });
-    const bots = stage.start(
-      inside(
-        'client',
-        tickrelay('bots', [
-          'bots',
-          '--json',
-          ...['--target', listen],
-          ...['--players', '5', '--tick', '64'],
-          ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '1s'],
-        ]),
-      ),
-    );
-    const summary = await bots.event('summary');
+    const summary = await play(listen).event('summary');
     const { downstream, upstream } = await endOf(relay);
     expect(summary).toMatchObject({ lost: 0 });
     expect(downstream.received).toBeGreaterThan(5 * 64);
     expect(downstream.forwarded).toBe(downstream.received);
     expect(upstream.forwarded).toBe(downstream.forwarded);
+  });
+
+  test('a backend on the relay’s own host serves players of other machines, at an address of an interface', async () => {
+    open('routed');
+    const listen = endpoint(bed.address('relay'), 7777);
+    const backend = endpoint(bed.address('relay'), 7000);
+    const server = stage.start(
+      inside('relay', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
+    );
+    await server.event('ready');
+    const relay = await startRelay('client', { listen, backend });
+    expect(await play(listen).event('summary')).toMatchObject({ lost: 0 });
+    expect(relay.stderr).not.toContain("can't reach");
+  });
+
+  test.each([
+    ['client', '127.0.0.1', 'Linux routes nothing from outside to loopback'],
+    ['relay', '127.0.0.1', 'Linux routes nothing from outside to loopback'],
+    ['relay', '10.77.1.1', 'set kernel.sourceAddress to client'],
+  ] as const)('with the address of the %s, a backend on %s is warned of', async (...of) => {
+    const [sourceAddress, ip, remedy] = of;
+    open('routed');
+    const listen = endpoint(bed.address('relay'), 7777);
+    const relay = await startRelay(sourceAddress, { listen, backend: endpoint(ip, 7000) });
+    await expect.poll(() => relay.stderr).toContain(`can't reach the backend ${ip}:7000`);
+    expect(relay.stderr).toContain(remedy);
   });
 
   test('a DNS server and client from Debian work through it unchanged', async () => {

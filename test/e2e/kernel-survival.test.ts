@@ -26,6 +26,7 @@ if (unavailable !== undefined) {
   afterEach(() => stage.close());
 
   const kernel = (settings: object = {}): object => ({
+    name: 'tickrelay',
     engine: 'kernel',
     kernel: { bpffs: bpffs.path, sourceAddress: 'client', ...settings },
   });

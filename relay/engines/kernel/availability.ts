@@ -16,6 +16,7 @@ const LEAST_KERNEL = { major: 6, minor: 9 } as const;
 /** linux/capability.h */
 const CAP_NET_ADMIN = 12;
 const CAP_SYS_ADMIN = 21;
+const CAP_PERFMON = 38;
 const CAP_BPF = 39;
 
 /** `r0 = 0; exit`: the smallest program. */
@@ -39,11 +40,13 @@ export function whyOldKernel(version: string): string | undefined {
 /** @param effective the set as a number, bit by bit */
 export function whyNoCapability(effective: bigint): string | undefined {
   const has = (capability: number): boolean => ((effective >> BigInt(capability)) & 1n) === 1n;
-  if (has(CAP_SYS_ADMIN) && has(CAP_NET_ADMIN)) return undefined;
+  // CAP_SYS_ADMIN stands for the first two. CAP_PERFMON: the verifier then takes offsets into packets that are variable.
+  const isAdmin = has(CAP_SYS_ADMIN);
   const missing = [
-    ...(has(CAP_BPF) ? [] : ['CAP_BPF']),
+    ...(isAdmin || has(CAP_BPF) ? [] : ['CAP_BPF']),
+    ...(isAdmin || has(CAP_PERFMON) ? [] : ['CAP_PERFMON']),
     ...(has(CAP_NET_ADMIN) ? [] : ['CAP_NET_ADMIN']),
-  ].join(' and ');
+  ].join(', ');
   if (missing === '') return undefined;
   return `it needs ${missing}; run as root, or give the process the capabilities (setcap, AmbientCapabilities=, --cap-add)`;
 }

@@ -26,6 +26,7 @@ import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
 import { takeName } from './name-lock.ts';
 import { PoolWriter } from './pool-writer.ts';
 import { Attachments, loadProgram } from './programs.ts';
+import { whyUnreachable } from './reachability.ts';
 import type { PortRange } from './relay-source.ts';
 import { listSessions } from './session-listing.ts';
 import { Steward } from './steward.ts';
@@ -86,6 +87,8 @@ export class KernelEngine implements Engine {
   readonly #snapshots = new Map<string, PoolSnapshot>();
   readonly #sweepTimer: NodeJS.Timeout;
   readonly #claimTimer: NodeJS.Timeout | undefined;
+  /** What was warned of already. */
+  readonly #warned = new Set<string>();
   #clockMs: number;
   #nextRoundMs = 0;
   #isClosed = false;
@@ -278,17 +281,37 @@ export class KernelEngine implements Engine {
   #describeOrigin(adopted: Ground['adopted']): string {
     const mib = Math.ceil(this.#maps.memoryBytes / 2 ** 20);
     const memory = `${mib} MiB of kernel memory for ${this.#options.maxSessions} sessions`;
-    if (adopted === false) return memory;
-    if (typeof adopted === 'string') return `${memory}; what was left could not be adopted: ${adopted}`;
-    return `${memory}; adopted ${this.capacity().liveSessions} sessions`;
+    const dead = deadRelays(this.#options).map(
+      (name) => `; dead relay "${name}" is still attached, \`tickrelay detach ${name}\` removes it`,
+    );
+    const rest = dead.join('');
+    if (adopted === false) return `${memory}${rest}`;
+    if (typeof adopted === 'string')
+      return `${memory}; what was left could not be adopted: ${adopted}${rest}`;
+    return `${memory}; adopted ${this.capacity().liveSessions} sessions${rest}`;
   }
 
   /** With sourceAddress `relay` replies come in where the backends are. */
   #reachBackends(pool: PoolWriter): void {
     if (this.#isClosed) return;
+    this.#warnOfUnreachable(pool);
     const addresses = this.#listeners.refresh(pool);
     if (this.#options.interfaces.length > 0) return;
     for (const ip of addresses) this.#attachments.add(interfacesOf(new Endpoint(ip, 0), []));
+  }
+
+  /** Once for each backend of each listener. */
+  #warnOfUnreachable(pool: PoolWriter): void {
+    const sourceAddress = this.#options.relayPorts === undefined ? 'client' : 'relay';
+    for (const { local, ...listener } of this.#listeners.all()) {
+      if (listener.pool !== pool) continue;
+      for (const { entry } of pool.backends()) {
+        const why = whyUnreachable(local, entry.endpoint, sourceAddress);
+        if (why === undefined || this.#warned.has(why)) continue;
+        this.#warned.add(why);
+        this.#options.onTrouble?.(new RelayError('TICKRELAY_ERR_ENGINE', why));
+      }
+    }
   }
 
   /** The pool's writer; a pool that was not published yet is empty. */
@@ -336,6 +359,17 @@ export class KernelEngine implements Engine {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
+}
+
+/** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
+function deadRelays({ libc, name, bpffs }: KernelEngineOptions): readonly string[] {
+  if (bpffs === undefined) return [];
+  return PinDirectory.names(bpffs).filter((other) => {
+    if (other === name) return false;
+    const lock = takeName(libc, other, bpffs);
+    lock?.release();
+    return lock !== undefined;
+  });
 }
 
 /** What an engine stands on. */

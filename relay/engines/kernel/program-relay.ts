@@ -40,6 +40,7 @@ import {
   startRounds,
   writeReverse,
 } from './program-frame.ts';
+import { lowerHopLimit } from './program-rewrite.ts';
 import { ADDRESS, U32 } from './struct.ts';
 
 /** Relay ports that are tried for one session. */
@@ -182,6 +183,7 @@ export function dropUnawaited(a: Code): void {
 }
 
 export interface SendOptions {
+  readonly linkHeaderBytes: number;
   readonly direction: number;
   /** Where the packet goes to: 16 bytes on the stack or at r7. */
   readonly destination: Memory;
@@ -190,7 +192,11 @@ export interface SendOptions {
 }
 
 /** Sends the packet out past the routing stack; the program ends with it. On loopback goes on to `here`. */
-export function sendOut(a: Code, { direction, destination, fallback }: SendOptions, here: string): void {
+export function sendOut(
+  a: Code,
+  { linkHeaderBytes, direction, destination, fallback }: SendOptions,
+  here: string,
+): void {
   const [v6, ask, found, fits] = ['IPv6', 'ask', 'interface is known', 'fits'].map((name) =>
     a.unique(name),
   ) as [string, string, string, string];
@@ -231,6 +237,7 @@ export function sendOut(a: Code, { direction, destination, fallback }: SendOptio
   a.jumpIf(r0, '==', 0, fits);
   drop(a, direction, 'too-large');
   a.label(fits);
+  lowerHopLimit(a, { linkHeaderBytes, direction });
 }
 
 /** The end of a packet that `sendOut` found an interface for. */

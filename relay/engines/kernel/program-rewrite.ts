@@ -15,8 +15,10 @@ import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './
 import { ADDRESS, U16, U32 } from './struct.ts';
 
 const IPV4_SIZE = 20;
+const IPV4_TIME_TO_LIVE = 8;
 const IPV4_CHECKSUM = 10;
 const IPV6_SIZE = 40;
+const IPV6_HOP_LIMIT = 7;
 
 /** Offsets of the addresses in the IP header. */
 const ADDRESS_AT = {
@@ -140,7 +142,7 @@ function addressDifference(a: Code, from: Memory, to: Memory): void {
 }
 
 /** r2 = start of the packet, r3 = its end, at least `bytes` further. */
-function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: number }): void {
+export function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: number }): void {
   const isThere = a.unique('packet is there');
   a.load(r2, field(r6, SKB, 'data'));
   a.load(r3, field(r6, SKB, 'dataEnd'));
@@ -149,6 +151,45 @@ function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: n
   a.jumpIf(r4, '<=', r3, isThere);
   drop(a, direction, 'send-failed');
   a.label(isThere);
+}
+
+/**
+ * One hop less to go, as a router takes it off; a packet on its last one is dropped. IPv4's checksum is over the field as the
+ * upper byte of a word in network order, so it rises by 0x0100, or 1 as a little-endian load sees it.
+ */
+export function lowerHopLimit(
+  a: Code,
+  { linkHeaderBytes, direction }: { linkHeaderBytes: number; direction: number },
+): void {
+  const [v6, isLast, lowered] = ['IPv6 hops', 'last hop', 'hops are lowered'].map((name) =>
+    a.unique(name),
+  ) as [string, string, string];
+  const takeOne = (at: number): void => {
+    const hops = memory(r2, linkHeaderBytes + at, 1);
+    a.load(r4, hops);
+    a.jumpIf(r4, '<=', 1, isLast);
+    a.alu('sub', r4, 1);
+    a.store(hops, r4);
+  };
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '!=', 0, v6);
+  loadPacket(a, { bytes: linkHeaderBytes + IPV4_SIZE, direction });
+  takeOne(IPV4_TIME_TO_LIVE);
+  const checksum = memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16);
+  a.load(r4, checksum);
+  a.alu('add', r4, 1);
+  a.jumpIf(r4, '<', 0xffff, `${lowered} in IPv4`);
+  a.alu('add', r4, 1);
+  a.label(`${lowered} in IPv4`);
+  a.store(checksum, r4);
+  a.jump(lowered);
+  a.label(v6);
+  loadPacket(a, { bytes: linkHeaderBytes + IPV6_SIZE, direction });
+  takeOne(IPV6_HOP_LIMIT);
+  a.jump(lowered);
+  a.label(isLast);
+  drop(a, direction, 'send-failed');
+  a.label(lowered);
 }
 
 /** r2 and r3 as loadPacket leaves them. */

@@ -165,7 +165,7 @@ function sendFromRelay(a: Code, linkHeaderBytes: number): void {
   });
   const destination = field(r7, SESSION, 'backend');
   const fallback = (to: Register): void => loadContext(a, to, 'interface');
-  sendOut(a, { direction: DOWNSTREAM, destination, fallback }, 'to the backend');
+  sendOut(a, { linkHeaderBytes, direction: DOWNSTREAM, destination, fallback }, 'to the backend');
   forwarded(a, DOWNSTREAM);
   redirect(a);
 }
@@ -200,7 +200,11 @@ function relayReply(a: Code, linkHeaderBytes: number): void {
     });
   }
   const fallback = (to: Register): void => a.load(to, field(r7, SESSION, 'interface'));
-  sendOut(a, { direction: UPSTREAM, destination: local('client'), fallback }, 'to the client');
+  sendOut(
+    a,
+    { linkHeaderBytes, direction: UPSTREAM, destination: local('client'), fallback },
+    'to the client',
+  );
   forwarded(a, UPSTREAM);
   redirect(a);
   a.label('to the client');

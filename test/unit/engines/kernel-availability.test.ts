@@ -10,10 +10,12 @@ test('kernels before 6.9 are too old, later ones are not', () => {
 
 test('a process without the capabilities is told which it lacks', () => {
   const netAdmin = 1n << 12n;
+  const perfmon = 1n << 38n;
   const bpf = 1n << 39n;
-  expect(whyNoCapability(0n)).toMatch(/CAP_BPF and CAP_NET_ADMIN; run as root/);
-  expect(whyNoCapability(netAdmin)).toMatch(/needs CAP_BPF;/);
-  expect(whyNoCapability(bpf)).toMatch(/needs CAP_NET_ADMIN;/);
-  expect(whyNoCapability(bpf | netAdmin)).toBeUndefined();
+  expect(whyNoCapability(0n)).toMatch(/needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; run as root/);
+  expect(whyNoCapability(netAdmin | bpf)).toMatch(/needs CAP_PERFMON;/);
+  expect(whyNoCapability(bpf | perfmon)).toMatch(/needs CAP_NET_ADMIN;/);
+  expect(whyNoCapability(1n << 21n)).toMatch(/needs CAP_NET_ADMIN;/);
+  expect(whyNoCapability(bpf | perfmon | netAdmin)).toBeUndefined();
   expect(whyNoCapability((1n << 21n) | netAdmin)).toBeUndefined();
 });
