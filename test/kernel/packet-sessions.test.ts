@@ -359,6 +359,22 @@ if (unavailable !== undefined) {
       expect(small.pin('10.0.0.1')).toMatchObject({ confirmed: 1, live: 0 });
       expect(small.drops()).toEqual({});
     });
+
+    test('of confirmed pins gives up the oldest without sessions', async () => {
+      await listen([A], {}, small);
+      for (let i = 1; i <= 16; i++) {
+        send(client(i), { on: small });
+        send(client(i), { on: small });
+        small.steward.add('endSession', small.sessionKey(client(i)));
+        small.steward.flush();
+      }
+      expect(small.gauges()).toMatchObject({ sessions: 0, pins: 16 });
+      expect(send(client(17), { on: small }).verdict).toBe(NEXT);
+      expect(small.gauges()).toMatchObject({ sessions: 1, pins: 16 });
+      const kept = Array.from({ length: 17 }, (_, i) => small.pin(`10.0.0.${i + 1}`) !== undefined);
+      expect(kept.filter((isKept) => !isKept)).toHaveLength(1);
+      expect(kept[16]).toBe(true);
+    });
   });
 
   describe('with the relay’s own address as source', () => {
