@@ -34,7 +34,7 @@ export type OpenRoute = (options: RouteOptions) => Promise<Route>;
 
 /** What `--engine` takes, best first. The comparison is one worker for one worker. */
 export const ENGINES: Readonly<Record<string, readonly string[]>> = {
-  kernel: ['--source-address', 'client'],
+  kernel: ['--source-address', 'client', '--bpffs', 'none'],
   mmsg: ['--workers', '1'],
   dgram: [],
 };
@@ -66,9 +66,6 @@ export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route 
   };
 }
 
-/** Relays opened so far. */
-let opened = 0;
-
 /** Opens a relay of ours. @param flags further ones, after those of the table */
 export async function openRelay(
   engine: string,
@@ -82,8 +79,6 @@ export async function openRelay(
       ...['--udp', '127.0.0.1:0'],
       ...backends.flatMap((backend) => ['--backend', backend]),
       ...['--engine', engine, ...settings],
-      // Beside whatever relay runs here, and beside another route of this run.
-      ...['--name', `bench-${process.pid}-${opened++}`],
       ...['--admin', '127.0.0.1:0'],
       // Nobody plays any more when the route is closed, and sessions outlive their players by the idle timeout.
       ...['--shutdown-deadline', '1ms'],

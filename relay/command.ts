@@ -32,6 +32,7 @@ const CONFIG_FLAGS = [
   'name',
   'interface',
   'source-address',
+  'bpffs',
   'keep-attached',
   'max-sessions',
   'shutdown-deadline',
@@ -108,6 +109,12 @@ export const command: CommandModule<object, RelayArguments> = {
         'source-address': {
           choices: SOURCE_ADDRESSES,
           describe: 'Engine kernel: whose address backends see; default client',
+        },
+        bpffs: {
+          type: 'string',
+          requiresArg: true,
+          describe:
+            'Engine kernel: the BPF file system in which sessions outlive the relay, or none; default /sys/fs/bpf',
         },
         'keep-attached': {
           type: 'boolean',

@@ -34,6 +34,7 @@ export interface RelayFlags {
   /** Interfaces of the engine `kernel`. */
   readonly interface?: readonly string[] | undefined;
   readonly sourceAddress?: string | undefined;
+  readonly bpffs?: string | undefined;
   readonly keepAttached?: boolean | undefined;
   readonly maxSessions?: string | number | undefined;
   readonly shutdownDeadline?: string | undefined;
@@ -62,6 +63,7 @@ const FLAG_OF: readonly (readonly [RegExp, string])[] = [
   [/^name/, '--name'],
   [/^kernel\.interfaces/, '--interface'],
   [/^kernel\.sourceAddress/, '--source-address'],
+  [/^kernel\.bpffs/, '--bpffs'],
   [/^kernel\.keepAttached/, '--keep-attached'],
   [/^pools\.tcp-/, '--tcp'],
 ];
@@ -89,14 +91,14 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
   }
 
   const { name, engine, workers, coalesce, hashSeed, maxSessions, shutdownDeadline, logLevel } = flags;
-  const { interface: interfaces, sourceAddress, keepAttached } = flags;
+  const { interface: interfaces, sourceAddress, bpffs, keepAttached } = flags;
   const data = defined({
     name,
     engine,
     workers,
     coalesceUs: coalesce,
     hashSeed,
-    kernel: defined({ interfaces, sourceAddress, keepAttached }),
+    kernel: defined({ interfaces, sourceAddress, bpffs, keepAttached }),
     listeners,
     pools,
     admin: flags.admin === undefined ? undefined : defined({ listen: flags.admin, token: flags.adminToken }),

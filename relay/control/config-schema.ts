@@ -339,7 +339,9 @@ export const rootSchema = section({
     interfaces: z.array(interfaceName).default([]),
     sourceAddress: oneOf(SOURCE_ADDRESSES).optional(),
     relayPorts: portRange.default(limits.DEFAULT_RELAY_PORTS),
-    bpffs: text('an absolute path', (input) => /^\/[^\0]*$/.test(input)).default('/sys/fs/bpf'),
+    bpffs: text('an absolute path, or none', (input) => input === 'none' || /^\/[^\0]*$/.test(input)).default(
+      '/sys/fs/bpf',
+    ),
     keepAttached: flag.default(false),
   })
     .transform(({ sourceAddress, ...rest }) => ({ ...rest, sourceAddress }))

@@ -140,7 +140,7 @@ export interface KernelConfig {
   readonly sourceAddress: 'client' | 'relay' | undefined;
   /** With `relay`: the ports towards backends. */
   readonly relayPorts: { readonly first: number; readonly last: number };
-  /** Where the BPF file system is, or may be mounted. */
+  /** Where the BPF file system is, or may be mounted; `none`: nothing outlives the process. */
   readonly bpffs: string;
   /** At the end, leaves the programs where they are, so that traffic goes on without the relay. */
   readonly keepAttached: boolean;

@@ -40,6 +40,7 @@ export interface KernelSettings {
   readonly sourceAddress: 'client' | 'relay' | undefined;
   /** With sourceAddress `relay`: the relay's ports towards backends. */
   readonly relayPorts: PortRange;
+  /** A path, or `none`. */
   readonly bpffs: string;
   readonly keepAttached: boolean;
 }
@@ -74,6 +75,7 @@ const ENGINES: readonly EngineEntry[] = [
       assert('libc' in loaded);
       return new KernelEngine({
         ...kernel,
+        bpffs: kernel.bpffs === 'none' ? undefined : kernel.bpffs,
         relayPorts: kernel.sourceAddress === 'relay' ? kernel.relayPorts : undefined,
         libc: loaded.libc,
         maxSessions,

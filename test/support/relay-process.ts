@@ -83,7 +83,8 @@ export class RelayProcess {
     flags: readonly string[],
     { engine = ENGINE, descriptorLimit, env = {} }: RelaySurroundings = {},
   ): Promise<RelayProcess> {
-    const own = ['--engine', engine, ...(flags.includes('--name') ? [] : ['--name', uniqueName()])];
+    // Nothing may outlive a test, however it ends.
+    const own = ['--engine', engine, '--bpffs', 'none'];
     const spec = { ...tickrelay('relay', ['relay', '--json', ...own, ...flags]), env };
     const child = group.start(descriptorLimit === undefined ? spec : limited(spec, descriptorLimit));
     return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, undefined);
@@ -96,7 +97,6 @@ export class RelayProcess {
     path: string,
     flags: readonly string[] = [],
   ): Promise<RelayProcess> {
-    nameOf.set(path, uniqueName());
     writeConfig(path, config);
     return RelayProcess.#start(group, ['--config', path, ...flags], path);
   }
@@ -201,15 +201,6 @@ export class RelayProcess {
   }
 }
 
-let relaysNamed = 0;
-/** By configuration file: the name of the relay that was started from it last. */
-const nameOf = new Map<string, string>();
-
-/** Relays of one name would share what the kernel engine leaves behind. */
-function uniqueName(): string {
-  return `test-${process.pid}-${relaysNamed++}`;
-}
-
 /** The same under `ulimit -n`. */
 export function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec {
   const args = ['-c', `ulimit -n ${descriptorLimit}; exec "$0" "$@"`, process.execPath, ...spec.args];
@@ -218,9 +209,6 @@ export function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec
 
 /** JSON is YAML. */
 function writeConfig(path: string, config: object | string): void {
-  const name = nameOf.get(path);
-  writeFileSync(
-    path,
-    typeof config === 'string' ? config : JSON.stringify({ engine: ENGINE, name, ...config }),
-  );
+  const own = { engine: ENGINE, kernel: { bpffs: 'none' } };
+  writeFileSync(path, typeof config === 'string' ? config : JSON.stringify({ ...own, ...config }));
 }
