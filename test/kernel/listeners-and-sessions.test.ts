@@ -26,6 +26,7 @@ const DEFAULT_RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',
   idleTimeoutMs: 120_000,
   pinTimeoutMs: 600_000,
+  receiveBufferBytes: 65_536,
   limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
 };
 

@@ -58,7 +58,7 @@ export interface KernelEngineOptions {
   /** With it backends see the relay's own address and one of these ports; absent: they see the client's. */
   readonly relayPorts?: PortRange | undefined;
   /** With `relayPorts`: how many of them a listener may use. */
-  readonly maxUpstreamSockets?: number;
+  readonly maxUpstreamSockets?: number | undefined;
   /** The BPF file system to pin to; absent: nothing outlives the process. */
   readonly bpffs?: string | undefined;
   /** Whether `close` leaves the programs attached. Needs `bpffs`. */
@@ -349,6 +349,8 @@ export class KernelEngine implements Engine {
       liveSessions: counters.liveSessions,
       sessionsByBackend,
       upstreamSockets: 0,
+      // Datagrams pass before there is a buffer.
+      receiveBuffer: { askedBytes: spec.receiveBufferBytes, grantedBytes: undefined },
       replyTimesByBackend,
     };
   }
