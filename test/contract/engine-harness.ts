@@ -114,7 +114,7 @@ function defaults({ maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSet
 export const SHARING_ENGINES = ['mmsg, three workers'];
 
 /** Engines that ICMP errors of upstream sockets do not reach. */
-export const UNSEEING_ENGINES = ['dgram'];
+export const UNSEEING_ENGINES = ['dgram', 'kernel, source client', 'kernel, source relay'];
 
 /** Engines that answer from the address contacted only where an interface lists it: not from 127.0.0.2, which none does. */
 export const LISTED_ONLY_ENGINES = ['dgram'];
@@ -125,7 +125,10 @@ export const LISTED_ONLY_ENGINES = ['dgram'];
  */
 export const TRANSPARENT_ENGINES = ['kernel, source client'];
 
-/** Engines without sockets towards backends: none can be counted, although ports may run short. */
+/**
+ * Engines whose datagrams pass no socket: no buffers or upstream sockets can be counted, although ports may run short, and
+ * clients of one address family can't be sent to backends of the other.
+ */
 export const SOCKETLESS_ENGINES = [...TRANSPARENT_ENGINES, 'kernel, source relay'];
 
 export const RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {

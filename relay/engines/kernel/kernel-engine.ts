@@ -91,6 +91,7 @@ export class KernelEngine implements Engine {
   readonly #warned = new Set<string>();
   #clockMs: number;
   #nextRoundMs = 0;
+  #final: readonly ListenerStatus[] | undefined;
   #isClosed = false;
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE saying what is missing */
@@ -168,7 +169,9 @@ export class KernelEngine implements Engine {
     this.#reachBackends(pool);
   }
 
+  /** After the end: the listeners as they were then. */
   listeners(): readonly ListenerStatus[] {
+    if (this.#final !== undefined) return this.#final;
     return this.#listeners.all().map((listener) => this.#status(listener));
   }
 
@@ -223,6 +226,7 @@ export class KernelEngine implements Engine {
       this.#attachments.detach();
       this.#pins?.remove();
     }
+    this.#final = this.listeners().map((status) => (this.isLasting ? status : withoutSessions(status)));
     this.#listeners.close();
     this.#attachments.close();
     this.#sweeper.close();
@@ -361,6 +365,12 @@ export class KernelEngine implements Engine {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
+}
+
+/** They ended with the maps. */
+function withoutSessions(status: ListenerStatus): ListenerStatus {
+  const sessionsByBackend = new Map(Array.from(status.sessionsByBackend.keys(), (id) => [id, 0]));
+  return { ...status, liveSessions: 0, sessionsByBackend };
 }
 
 /** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
