@@ -93,6 +93,12 @@ if (unavailable !== undefined) {
     await relay.event('ready');
     return relay;
   };
+  /** Makes the client learn the relay's link address: a datagram that waits for it would come after the relay's end. */
+  const introduce = async (family: 4 | 6): Promise<void> => {
+    const address = bed.address('relay', family);
+    node('client', SEND, address, '9', '1', '1', '64');
+    await expect.poll(() => bed.run('client', 'ip', 'neighbour', 'show', address)).toContain('lladdr');
+  };
   /** What the relay says at its end of the datagrams from clients. */
   const downstreamOf = async (relay: ManagedProcess): Promise<Traffic> => {
     relay.signal('SIGTERM');
@@ -124,6 +130,7 @@ if (unavailable !== undefined) {
     async (family) => {
       open('one-armed');
       const relay = await startRelay('relay', family);
+      await introduce(family);
       const send = (hops: number): string =>
         node('client', SEND, bed.address('relay', family), '7777', '3', '14', `${hops}`);
       send(1);
@@ -143,6 +150,7 @@ if (unavailable !== undefined) {
       open('routed');
       bed.run('relay', 'ip', 'link', 'set', 'up0', 'mtu', '1300');
       const relay = await startRelay('relay', family);
+      await introduce(family);
       const headers = family === 6 ? 48 : 28;
       for (const bytes of [1_300 - headers, 1_301 - headers])
         node('client', SEND, bed.address('relay', family), '7777', '2', `${bytes}`, '64');

@@ -16,6 +16,9 @@ import { type ChildProcess, execFileSync, spawn, type SpawnOptions } from 'node:
 export type Role = 'client' | 'relay' | 'server';
 export type Topology = 'routed' | 'one-armed';
 
+/** The kernel tells of a link's state once a second at the most. */
+const CARRIER_DEADLINE_MS = 10_000;
+
 let bedsMade = 0;
 
 /** Why namespaces can't be made here, or undefined. */
@@ -49,6 +52,7 @@ export class NetworkBed {
       }
       if (topology === 'routed') bed.#makeRouted();
       else bed.#makeOneArmed();
+      bed.#awaitCarriers();
       return bed;
     } catch (error) {
       bed.#removeNamespaces();
@@ -164,6 +168,18 @@ export class NetworkBed {
     ip('-n', namespace, 'addr', 'add', `${addressOf(side, role, 4)}/24`, 'dev', device);
     ip('-n', namespace, 'addr', 'add', `${addressOf(side, role, 6)}/64`, 'dev', device, 'nodad');
     ip('-n', namespace, 'link', 'set', device, 'up');
+  }
+
+  /** A link that was set up carries a moment later; until then os.networkInterfaces() does not list its addresses. */
+  #awaitCarriers(): void {
+    const deadlineMs = performance.now() + CARRIER_DEADLINE_MS;
+    for (const role of ['client', 'relay', 'server'] as const) {
+      while (/state (?!UP|UNKNOWN)/.test(this.run(role, 'ip', '-o', 'link', 'show', 'type', 'veth'))) {
+        if (performance.now() > deadlineMs)
+          throw new Error(`the links of ${this.namespace(role)} carry nothing`);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+      }
+    }
   }
 
   #removeNamespaces(): void {
