@@ -7,7 +7,8 @@ import { availableEngines, ENGINES, PEERS } from './routes.ts';
 const MAX_PLAYERS = 10_000;
 /** What a relay holds by default. */
 const MAX_SESSIONS = 65_536;
-const MAX_COALESCE_US = 100_000;
+/** What the relay takes as --coalesce. */
+const MAX_COALESCE_US = 10_000;
 
 export const options = {
   players: {
@@ -19,7 +20,8 @@ export const options = {
   },
   loads: {
     describe: 'Players of each load at which the routes are compared',
-    defaultDescription: '--players and three times as many; with --quick --players',
+    defaultDescription:
+      '--players and three times as many; with --quick, or more than three relays, --players',
     requiresArg: true,
     type: 'string',
     coerce: ascending('--loads', [2, MAX_PLAYERS]),

@@ -4,6 +4,8 @@ import type { Pinning, Plan } from './results.ts';
 export const TICK_HZ = 128;
 export const GAME_SERVERS = 2;
 const LADDER = [50, 100, 150, 200, 250, 300, 400, 600, 800, 1_000] as const;
+/** Relays that can be compared at two loads, in several rounds, in the time that the benchmark has. */
+const MOST_AT_TWO_LOADS = 3;
 /** Whoever names rounds or steps wants them all: a day. */
 const NO_BUDGET_MS = 86_400_000;
 
@@ -15,7 +17,7 @@ export interface PlanOptions {
   readonly dialUs: readonly number[];
   readonly seed: number;
   readonly quick: boolean;
-  /** By default the players and three times as many, or the players alone when quick. */
+  /** By default the players, and three times as many where there is time: not when quick, and not with more than three relays. */
   readonly loads: readonly number[] | undefined;
   /** By default 3, or 1 when quick. */
   readonly rounds: number | undefined;
@@ -23,7 +25,7 @@ export interface PlanOptions {
 }
 
 export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions): Plan {
-  const { players } = asked;
+  const { players, engines, peers } = asked;
   const ladderBudgetMs = quick ? 3_500 : 18_000;
   const shared = {
     ...asked,
@@ -48,7 +50,8 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
       }
     : {
         ...shared,
-        loads: loads ?? [players, 3 * players],
+        loads:
+          loads ?? (engines.length + peers.length > MOST_AT_TWO_LOADS ? [players] : [players, 3 * players]),
         rounds: rounds ?? 3,
         ladder: ladder ?? LADDER,
         comparisonMs: 1_200,

@@ -18,12 +18,15 @@ interface Figure {
   readonly isTimed?: true;
   /** Whether other programs on the machine are part of the figure. */
   readonly isShared?: true;
+  /** Whether the figure is of the relay's process, in which the engine `kernel` does none of the work. */
+  readonly isOfProcess?: true;
 }
 
 const FIGURES: readonly Figure[] = [
   {
     name: 'process CPU',
     of: ({ processCpu, deliveredWhileRead }) => processCpu && processCpu.totalUs / deliveredWhileRead,
+    isOfProcess: true,
   },
   { name: 'machine CPU', of: (run) => run.machineCpuUsPerDatagram, isShared: true },
   { name: 'updates lost', of: ({ lost }) => lost, isCount: true },
@@ -48,9 +51,11 @@ export function rankRuns(runs: readonly LoadRun[], { routes, machineIsShared }: 
     runs.filter(({ generatorLimit }) => generatorLimit !== undefined).map(({ round }) => round),
   );
   const fair = runs.filter(({ round }) => !limited.has(round));
-  return FIGURES.map((figure) => {
+  return FIGURES.flatMap((figure) => {
     if (figure.isCount) return rankCounts(figure, runs, routes);
-    const standing = rankPaired(figure, figure.isTimed && fair.length > 0 ? fair : runs, routes);
+    const measured = figure.isOfProcess ? routes.filter((route) => !isInKernel(route)) : routes;
+    if (measured.length < 2) return [];
+    const standing = rankPaired(figure, figure.isTimed && fair.length > 0 ? fair : runs, measured);
     if (figure.isTimed && fair.length === 0) return undecided(standing, 'the load generator was the limit');
     if (figure.isShared && machineIsShared) return undecided(standing, 'other programs used the machine');
     return standing;
@@ -150,4 +155,9 @@ function pairedRatio(
 
 function undecided(standing: Standing, reason: string): Standing {
   return { ...standing, winners: [], undecided: reason };
+}
+
+/** @param route its name: an engine with its further flags, or a peer */
+function isInKernel(route: string): boolean {
+  return route.split(' ')[0] === 'kernel';
 }

@@ -6,7 +6,7 @@ import { leftoverNames, removeLeftover } from './engines/kernel/leftovers.ts';
 
 interface DetachArguments {
   readonly name: string | undefined;
-  readonly all: boolean;
+  readonly all: boolean | undefined;
   readonly bpffs: string;
 }
 
@@ -17,7 +17,8 @@ export const command: CommandModule<object, DetachArguments> = {
     yargs
       .positional('name', { type: 'string', describe: 'The relay’s name; default tickrelay' })
       .options({
-        all: { type: 'boolean', default: false, describe: 'Every relay that does not run' },
+        // Without a default, which would count as given beside a name.
+        all: { type: 'boolean', describe: 'Every relay that does not run' },
         bpffs: {
           type: 'string',
           requiresArg: true,
@@ -32,7 +33,7 @@ export const command: CommandModule<object, DetachArguments> = {
   handler: ({ name, all, bpffs }) => {
     const loaded = loadLibc();
     if ('unavailable' in loaded) throw new RelayError('TICKRELAY_ERR_ENGINE', loaded.unavailable);
-    const names = all ? leftoverNames(bpffs) : [name ?? 'tickrelay'];
+    const names = all === true ? leftoverNames(bpffs) : [name ?? 'tickrelay'];
     if (names.length === 0) process.stdout.write(`nothing is left in ${bpffs}\n`);
     for (const one of names) {
       const hooks = removeLeftover(loaded.libc, bpffs, one);

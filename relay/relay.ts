@@ -212,7 +212,8 @@ export class Relay {
     // A change of these takes effect after a restart; the reload has warned.
     const { name, engine, workers, coalesceUs, hashSeed, kernel, limits } = this.#config;
     const log = { level: this.#logLevel ?? next.log.level };
-    this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, log };
+    const admin = keptAdmin(this.#config.admin, next.admin);
+    this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, admin, log };
     this.#logger.level = log.level;
   }
 
@@ -274,10 +275,19 @@ export class Relay {
   }
 }
 
-/** A connection has two ends. */
+/**
+ * The admin server keeps its address until a restart, and so it keeps its token where a new configuration names no admin server:
+ * else whoever reaches the address could do anything.
+ */
+function keptAdmin(current: RelayConfig['admin'], next: RelayConfig['admin']): RelayConfig['admin'] {
+  return current && { ...(next ?? current), listen: current.listen };
+}
+
+/** A connection has two ends; one that waits in the queue has one. */
 function tcpDescriptors({ listeners }: RelayConfig): number {
   return listeners.reduce(
-    (sum, listener) => sum + (listener.protocol === 'tcp' ? 2 * listener.maxConnections : 0),
+    (sum, listener) =>
+      sum + (listener.protocol === 'tcp' ? 2 * listener.maxConnections + listener.queue.size : 0),
     0,
   );
 }

@@ -85,6 +85,10 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
   } else if ((flags.backend ?? []).length > 0) {
     problems.add(['--backend'], 'needs --udp, the public address in front of it');
   }
+  for (const [flag, value, needs] of dependentFlags(flags)) {
+    if (value !== undefined && flags[needs] === undefined)
+      problems.add([flag], `says nothing without --${needs}`);
+  }
   for (const text of flags.tcp ?? []) addTcp(text, { listeners, pools, problems });
   if (listeners.length === 0 && problems.isEmpty) {
     problems.add(['--udp'], 'is missing; give --udp ADDRESS:PORT, --tcp PORT=BACKENDS or --config FILE');
@@ -110,6 +114,21 @@ export function configFromFlags(flags: RelayFlags): CheckedConfig {
   const isUdpFirst = flags.udp !== undefined;
   if (checked === undefined) throw problems.toError('command line', (path) => describeFlag(path, isUdpFirst));
   return checked;
+}
+
+/** Flags that are about what another flag sets up: name, value, the other one. */
+function dependentFlags(flags: RelayFlags): readonly (readonly [string, unknown, 'udp' | 'admin'])[] {
+  const { algorithm, idleTimeout, healthCheck, registerToken, registerAllow, adminToken } = flags;
+  return [
+    ['--algorithm', algorithm, 'udp'],
+    ['--idle-timeout', idleTimeout, 'udp'],
+    ['--health-check', healthCheck, 'udp'],
+    ['--register-token', registerToken, 'udp'],
+    ['--register-token', registerToken, 'admin'],
+    ['--register-allow', registerAllow, 'udp'],
+    ['--register-allow', registerAllow, 'admin'],
+    ['--admin-token', adminToken, 'admin'],
+  ];
 }
 
 /**

@@ -128,6 +128,7 @@ if (unavailable !== undefined) {
       await expect.poll(() => player.unanswered).toBeGreaterThan(unanswered + 1);
       expect(player.answered).toBeLessThanOrEqual(answered + 1);
       expect(await detach()).toMatchObject({ code: 0, stdout: 'tickrelay: nothing was left\n' });
+      expect(await detach('eu-1')).toMatchObject({ code: 0, stdout: 'eu-1: nothing was left\n' });
     });
   });
 

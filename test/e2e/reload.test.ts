@@ -93,6 +93,16 @@ test('bad YAML sent to the admin API is refused with the key and value, and noth
   await expectUndisturbed(players);
 });
 
+test('a reload without an admin section leaves the admin server as closed as it was', async () => {
+  const token = 'a-token-of-the-admin-api';
+  const closed = await stage.relay(config([GAME], { admin: { listen: '127.0.0.1:0', token } }));
+  const { listeners, pools } = config() as { listeners: object; pools: object };
+  const { status } = await closed.request('/v1/config', { method: 'PUT', body: { listeners, pools }, token });
+  expect(status).toBe(200);
+  expect((await closed.request('/v1/config')).status).toBe(401);
+  expect((await closed.request('/v1/config', { token })).status).toBe(200);
+});
+
 test('after a bad reload a good one works: listeners come and go, rules change, players stay', async () => {
   const players = await stage.players(6, relay.listener());
   relay.writeConfig('nonsense');

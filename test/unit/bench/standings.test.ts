@@ -39,6 +39,16 @@ describe('the standings', () => {
     expect(standing.ratios['nginx']).toBe(1.5);
   });
 
+  it('do not compare the process of an engine that works in the kernel', () => {
+    const runs = rounds({ kernel: [1, 1], mmsg: [300, 300], nginx: [900, 900] });
+    const standings = rankRuns(runs, { routes: ['kernel', 'mmsg', 'nginx'], machineIsShared: false });
+    const standing = standings.find(({ figure }) => figure === 'process CPU')!;
+    expect(standing).toMatchObject({ values: { mmsg: 3, nginx: 9 }, winners: ['mmsg'] });
+    const alone = rankRuns(runs, { routes: ['kernel', 'mmsg'], machineIsShared: false });
+    expect(alone.map(({ figure }) => figure)).not.toContain('process CPU');
+    expect(alone.map(({ figure }) => figure)).toContain('machine CPU');
+  });
+
   it('call figures even that differ by less than 3 %', () => {
     const runs = rounds({ mmsg: [1_020, 1_020], dgram: [5_000, 5_000], nginx: [1_000, 1_000] });
     expect(rank(runs, 'process CPU').winners).toEqual(['mmsg', 'nginx']);

@@ -63,6 +63,10 @@ test.each([
   [{ tcp: ['nonsense'] }, '--tcp: "nonsense" should be like 5432=10.0.0.3:5432'],
   [{ tcp: ['5432=10.0.0.3'] }, '--tcp: "10.0.0.3" should be an IP address with a port'],
   [{ backend: ['10.0.0.3:7777'] }, '--backend: needs --udp'],
+  [{ tcp: ['5432=10.0.0.3:5432'], algorithm: 'ip-hash' }, '--algorithm: says nothing without --udp'],
+  [{ tcp: ['5432=10.0.0.3:5432'], idleTimeout: '5m' }, '--idle-timeout: says nothing without --udp'],
+  [{ udp: '0.0.0.0:7777', registerToken: 'x' }, '--register-token: says nothing without --admin'],
+  [{ udp: '0.0.0.0:7777', adminToken: 'x' }, '--admin-token: says nothing without --admin'],
   [{}, '--udp: is missing'],
 ])('a wrong flag is named: %j', (flags, message) => {
   expect(() => configFromFlags(flags)).toThrow(message);
