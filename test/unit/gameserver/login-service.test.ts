@@ -61,7 +61,8 @@ test('a player who is not let in is named', async () => {
     code: 'TICKRELAY_ERR_LOGIN',
     message: expect.stringContaining('does not let "player-9" in') as string,
   });
-  expect(service.counts).toMatchObject({ welcomed: 1, denied: 1 });
+  // Whether the other one was welcomed before the first refusal ended both is their race.
+  expect(service.counts).toMatchObject({ denied: 1 });
 });
 
 test('a store that can not be asked is no reason to let anybody in', async () => {
