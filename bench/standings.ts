@@ -55,7 +55,9 @@ export function rankRuns(runs: readonly LoadRun[], { routes, machineIsShared }: 
     if (figure.isCount) return rankCounts(figure, runs, routes);
     const measured = figure.isOfProcess ? routes.filter((route) => !isInKernel(route)) : routes;
     if (measured.length < 2) return [];
-    const standing = rankPaired(figure, figure.isTimed && fair.length > 0 ? fair : runs, measured);
+    const ranked = rankPaired(figure, figure.isTimed && fair.length > 0 ? fair : runs, measured);
+    // Ratios are the first route's.
+    const standing = measured[0] === routes[0] ? ranked : { ...ranked, ratios: {} };
     if (figure.isTimed && fair.length === 0) return undecided(standing, 'the load generator was the limit');
     if (figure.isShared && machineIsShared) return undecided(standing, 'other programs used the machine');
     return standing;

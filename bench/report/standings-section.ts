@@ -54,7 +54,8 @@ function tally({ name, detail }: RouteInfo, rows: readonly Row[]): Finding {
 /** Where the first engine lost to this rival, all of it. */
 function losses(lead: RouteInfo, rival: RouteInfo, rows: readonly Row[]): Finding[] {
   const lost = rows.filter(
-    ({ standing: { winners } }) => winners.includes(rival.name) && !winners.includes(lead.name),
+    ({ standing: { winners, values } }) =>
+      lead.name in values && winners.includes(rival.name) && !winners.includes(lead.name),
   );
   if (lost.length === 0) return [];
   const where = lost.map(({ players, standing }) => {

@@ -43,7 +43,7 @@ describe('the standings', () => {
     const runs = rounds({ kernel: [1, 1], mmsg: [300, 300], nginx: [900, 900] });
     const standings = rankRuns(runs, { routes: ['kernel', 'mmsg', 'nginx'], machineIsShared: false });
     const standing = standings.find(({ figure }) => figure === 'process CPU')!;
-    expect(standing).toMatchObject({ values: { mmsg: 3, nginx: 9 }, winners: ['mmsg'] });
+    expect(standing).toMatchObject({ values: { mmsg: 3, nginx: 9 }, winners: ['mmsg'], ratios: {} });
     const alone = rankRuns(runs, { routes: ['kernel', 'mmsg'], machineIsShared: false });
     expect(alone.map(({ figure }) => figure)).not.toContain('process CPU');
     expect(alone.map(({ figure }) => figure)).toContain('machine CPU');
