@@ -8,13 +8,14 @@ import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir, userInfo } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RelayError } from '../net/relay-error.ts';
 import { pinned } from './pinning.ts';
 import type { ManagedProcess } from './process-group.ts';
 import type { Route, RouteOptions } from './routes.ts';
+import { nginxStreamConfig } from './tcp/nginx-stream.ts';
 
 /** Where packages put modules, for an nginx that does not say. */
 const MODULE_DIRECTORIES = ['/usr/lib/nginx/modules', '/usr/lib64/nginx/modules', '/usr/local/libexec/nginx'];
@@ -109,21 +110,7 @@ export interface NginxSettings {
  * at its default: any number of answers to a datagram.
  */
 export function nginxConfig({ directory, module, listen, backends }: NginxSettings): string {
-  // Started by root, workers would become another user. Any other user stays what it is.
-  const user = process.getuid?.() === 0 ? `user ${userInfo().username};` : '';
-  return `${module === undefined ? '' : `load_module ${module};`}
-${user}
-daemon off;
-worker_processes 1;
-worker_rlimit_nofile 65536;
-pid ${directory}/nginx.pid;
-lock_file ${directory}/nginx.lock;
-error_log ${directory}/error.log error;
-events {
-  worker_connections 32768;
-}
-stream {
-  upstream game_servers {
+  const servers = `  upstream game_servers {
     hash $remote_addr consistent;
 ${backends.map((backend) => `    server ${backend};`).join('\n')}
   }
@@ -131,9 +118,8 @@ ${backends.map((backend) => `    server ${backend};`).join('\n')}
     listen ${listen} udp rcvbuf=4m sndbuf=4m;
     proxy_pass game_servers;
     proxy_timeout 120s;
-  }
-}
-`;
+  }`;
+  return nginxStreamConfig({ directory, module, servers });
 }
 
 /** The pid file is written when the sockets are bound. @throws RelayError TICKRELAY_ERR_LOAD */
