@@ -182,6 +182,8 @@ export const BPF_TEST_ATTR = {
   contextOut: 56,
 } as const;
 export const BPF_LINK_ATTR = { program: 0, interface: 4, attachType: 8, flags: 12 } as const;
+/** Without a program or link to stand before: before all. */
+export const BPF_F_BEFORE = 1 << 3;
 export const BPF_LINK_UPDATE_ATTR = { link: 0, program: 4, flags: 8 } as const;
 
 /** linux/bpf.h: struct bpf_map_info, bpf_prog_info and bpf_link_info, as far as they are read. */

@@ -98,11 +98,19 @@ export class RelayProcess {
     flags: readonly string[] = [],
   ): Promise<RelayProcess> {
     writeConfig(path, config);
-    return RelayProcess.#start(group, ['--config', path, ...flags], path);
+    const child = group.start(tickrelay('relay', ['relay', '--json', '--config', path, ...flags]));
+    return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, path);
   }
 
-  static async #start(group: ProcessGroup, flags: readonly string[], path?: string): Promise<RelayProcess> {
-    const child = group.start(tickrelay('relay', ['relay', '--json', ...flags]));
+  /** The same with the command line of another version. */
+  static async ofOtherVersion(
+    group: ProcessGroup,
+    cli: string,
+    { config, path }: { readonly config: object; readonly path: string },
+  ): Promise<RelayProcess> {
+    writeConfig(path, config);
+    const args = [cli, 'relay', '--json', '--config', path];
+    const child = group.start({ name: 'relay of another version', args });
     return new RelayProcess(child, (await child.event('ready')) as unknown as ReadyEvent, path);
   }
 

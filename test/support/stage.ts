@@ -39,6 +39,11 @@ export class Stage {
     return RelayProcess.fromConfig(this.#group, config, join(this.folder, file), flags);
   }
 
+  /** The same with the command line of another version (other-version.ts). */
+  relayOfOtherVersion(cli: string, config: object): Promise<RelayProcess> {
+    return RelayProcess.ofOtherVersion(this.#group, cli, { config, path: join(this.folder, 'relay.yaml') });
+  }
+
   /** Starts a relay from flags alone. */
   relayFromFlags(flags: readonly string[], surroundings?: RelaySurroundings): Promise<RelayProcess> {
     return RelayProcess.fromFlags(this.#group, flags, surroundings);

@@ -5,6 +5,7 @@
  */
 import { networkInterfaces } from 'node:os';
 import {
+  BPF_F_BEFORE,
   BPF_LINK_ATTR,
   BPF_LINK_CREATE,
   BPF_LINK_DETACH,
@@ -58,13 +59,22 @@ export function interfaceIndex(libc: Libc, name: string): number {
   throw new RelayError('TICKRELAY_ERR_BIND', `there is no interface "${name}"; \`ip link\` lists them`);
 }
 
-/** @returns the new link's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE */
-export function attach(bpf: Bpf, program: number, target: { interface: string; hook: Hook }): number {
+/**
+ * @param target isFirst: before whatever is attached there, instead of behind it
+ * @returns the new link's descriptor
+ * @throws RelayError TICKRELAY_ERR_ENGINE
+ */
+export function attach(
+  bpf: Bpf,
+  program: number,
+  target: { readonly interface: string; readonly hook: Hook; readonly isFirst?: boolean },
+): number {
   const index = interfaceIndex(bpf.libc, target.interface);
   const fd = bpf.run(BPF_LINK_CREATE, (attributes) => {
     attributes.u32(BPF_LINK_ATTR.program, program);
     attributes.u32(BPF_LINK_ATTR.interface, index);
     attributes.u32(BPF_LINK_ATTR.attachType, ATTACH_TYPE[target.hook]);
+    attributes.u32(BPF_LINK_ATTR.flags, target.isFirst === true ? BPF_F_BEFORE : 0);
   });
   if (fd < 0) throw failure(`attach to ${target.hook} of ${target.interface}`, fd);
   return fd;

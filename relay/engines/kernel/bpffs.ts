@@ -86,12 +86,20 @@ export class PinDirectory {
 
   /** Unpins everything. Links without another owner are detached by it, and maps freed. */
   remove(): void {
-    for (const kind of ['links', 'maps']) {
-      const directory = join(this.path, kind);
-      for (const name of entries(directory)) unlinkSync(join(directory, name));
-      if (existsSync(directory)) rmdirSync(directory);
-    }
+    this.#empty('links');
+    this.removeMaps();
     if (this.exists) rmdirSync(this.path);
+  }
+
+  /** Unpins the maps. Those that an attached program refers to live on with it. */
+  removeMaps(): void {
+    this.#empty('maps');
+  }
+
+  #empty(kind: 'links' | 'maps'): void {
+    const directory = join(this.path, kind);
+    for (const name of entries(directory)) unlinkSync(join(directory, name));
+    if (existsSync(directory)) rmdirSync(directory);
   }
 }
 

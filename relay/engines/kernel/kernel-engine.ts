@@ -119,9 +119,10 @@ export class KernelEngine implements Engine {
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
-    if (adopted === true) {
-      this.#adopt();
-      this.#claimTimer = setTimeout(() => this.#listeners.removeUnclaimed(), CLAIM_MS).unref();
+    if (adopted === true) this.#adoptPools();
+    if (adopted !== false) {
+      this.#attachments.adopt({ sharesMaps: adopted === true });
+      this.#claimTimer = setTimeout(() => this.#removeUnclaimed(), CLAIM_MS).unref();
     }
     this.origin = this.#describeOrigin(adopted);
     // Keeps the process alive, as sockets would: the programs need none.
@@ -136,15 +137,23 @@ export class KernelEngine implements Engine {
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
     const bound = this.#listeners.bind(spec);
+    let listener: KernelListener;
+    let interfaces: readonly string[];
     try {
-      const interfaces = interfacesOf(bound.local, this.#options.interfaces);
+      interfaces = interfacesOf(bound.local, this.#options.interfaces);
       const pool = await this.#poolOf(spec.pool);
-      this.#attachments.add(interfaces);
-      const { local } = this.#listeners.open(spec, bound, pool);
-      this.#reachBackends(pool);
-      return local;
+      listener = this.#listeners.open(spec, bound, pool);
     } catch (error) {
       this.#listeners.unbind(bound.socket);
+      throw error;
+    }
+    try {
+      // Last, so that programs which take the place of older ones know the listener from the first datagram on.
+      this.#attachments.add(interfaces);
+      this.#reachBackends(listener.pool);
+      return listener.local;
+    } catch (error) {
+      this.#listeners.remove(spec.name);
       throw error;
     }
   }
@@ -270,8 +279,8 @@ export class KernelEngine implements Engine {
     settings.setU32(SETTINGS.at.hashSeed, this.#options.hashSeed);
   }
 
-  /** Pools and links of a relay before this one. Listeners are found again as they are added. */
-  #adopt(): void {
+  /** Pools of a relay before this one. Listeners are found again as they are added. */
+  #adoptPools(): void {
     for (let index = 0; index < MAX_POOLS; index++) {
       const name = this.#maps.names.pool(index);
       if (name === '') continue;
@@ -279,7 +288,12 @@ export class KernelEngine implements Engine {
       pool.adopt();
       this.#pools.set(name, pool);
     }
-    this.#attachments.adopt();
+  }
+
+  /** What the relay before this one served and this one was not asked for. */
+  #removeUnclaimed(): void {
+    this.#listeners.removeUnclaimed();
+    this.#attachments.dropInherited();
   }
 
   #describeOrigin(adopted: Ground['adopted']): string {
@@ -291,7 +305,7 @@ export class KernelEngine implements Engine {
     const rest = dead.join('');
     if (adopted === false) return `${memory}${rest}`;
     if (typeof adopted === 'string')
-      return `${memory}; what was left could not be adopted: ${adopted}${rest}`;
+      return `${memory}; the sessions of the relay before this one could not be adopted: ${adopted}${rest}`;
     return `${memory}; adopted ${this.capacity().liveSessions} sessions${rest}`;
   }
 
@@ -423,9 +437,9 @@ function openGround({ libc, name, bpffs, maxSessions }: KernelEngineOptions): Gr
   }
 }
 
-/** New maps, in the place of what cannot be adopted. */
+/** New maps, in the place of what cannot be adopted. Its links stay, until the listeners are there to take them over. */
 function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): KernelMaps {
-  pins?.remove();
+  pins?.removeMaps();
   const maps = KernelMaps.create(bpf, sizes);
   try {
     pins?.make();

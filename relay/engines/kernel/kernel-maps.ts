@@ -65,37 +65,36 @@ export class KernelMaps {
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE, for want of memory for instance */
   static create(bpf: Bpf, sizes: MapSizes): KernelMaps {
-    const template = bpf.createMap(SNAPSHOT_MAP);
-    try {
-      const maps = new KernelMaps(bpf, sizes, (spec) =>
-        bpf.createMap(spec, spec.name === 'snapshots' ? template : 0),
-      );
-      const { settings } = maps.mapped;
-      settings.setU32(SETTINGS.at.layoutVersion, LAYOUT_VERSION);
-      return maps;
-    } finally {
-      bpf.closeFd(template);
-    }
+    const maps = new KernelMaps(bpf, sizes, (spec) => makeMap(bpf, spec));
+    maps.mapped.settings.setU32(SETTINGS.at.layoutVersion, LAYOUT_VERSION);
+    return maps;
   }
 
-  /** Takes over what is pinned. @returns the maps, or why they don't fit */
+  /**
+   * Takes over what is pinned. Maps that a later version of the programs brought with it are made; one that is there must
+   * be as this version lays it out.
+   *
+   * @returns the maps, or why they don't fit
+   */
   static adopt(bpf: Bpf, sizes: MapSizes, pins: PinDirectory): KernelMaps | string {
     const specs = [...Object.values(mapSpecs(sizes)), namesSpec(sizes)];
-    const fds = new Map(specs.map(({ name }) => [name, bpf.open(pins.mapPath(name))]));
-    const give = (why: string): string => {
-      for (const fd of fds.values()) if (fd !== undefined) bpf.closeFd(fd);
-      return why;
-    };
-    for (const spec of specs) {
-      const fd = fds.get(spec.name);
-      if (fd === undefined) return give(`the map ${spec.name} is missing`);
-      if (!isMapLike(bpf, fd, spec)) return give(`the map ${spec.name} has another size`);
+    const fds = new Map<string, number>();
+    for (const { name } of specs) {
+      const fd = bpf.open(pins.mapPath(name));
+      if (fd !== undefined) fds.set(name, fd);
     }
-    const settings = new MappedArray(bpf.libc, specs[0]!, fds.get('settings')!);
-    const version = settings.getU32(SETTINGS.at.layoutVersion);
-    settings.unmap();
-    if (version !== LAYOUT_VERSION) return give(`its maps are of version ${version}, not ${LAYOUT_VERSION}`);
-    const maps = new KernelMaps(bpf, sizes, ({ name }) => fds.get(name)!);
+    const why = whyUnfit(bpf, specs, fds);
+    if (why !== undefined) {
+      for (const fd of fds.values()) bpf.closeFd(fd);
+      return why;
+    }
+    const maps = new KernelMaps(bpf, sizes, (spec) => {
+      const fd = fds.get(spec.name);
+      if (fd !== undefined) return fd;
+      const made = makeMap(bpf, spec);
+      bpf.pin(made, pins.mapPath(spec.name));
+      return made;
+    });
     maps.#pins = pins;
     return maps;
   }
@@ -188,6 +187,36 @@ class Names {
     this.memory.clear(index);
     this.memory.bytes.set(Buffer.from(text).subarray(0, NAME_BYTES - 1), index * NAME_BYTES);
   }
+}
+
+/** @returns the map's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE */
+function makeMap(bpf: Bpf, spec: MapSpec): number {
+  if (spec.name !== 'snapshots') return bpf.createMap(spec);
+  const template = bpf.createMap(SNAPSHOT_MAP);
+  try {
+    return bpf.createMap(spec, template);
+  } finally {
+    bpf.closeFd(template);
+  }
+}
+
+/** Why the pinned maps can't be taken over by this version under this configuration; undefined when they can. */
+function whyUnfit(bpf: Bpf, specs: readonly MapSpec[], fds: ReadonlyMap<string, number>): string | undefined {
+  const settings = specs.find(({ name }) => name === 'settings')!;
+  const fd = fds.get('settings');
+  if (fd === undefined) return 'the map settings is missing';
+  if (isMapLike(bpf, fd, settings)) {
+    const memory = new MappedArray(bpf.libc, settings, fd);
+    const version = memory.getU32(SETTINGS.at.layoutVersion);
+    memory.unmap();
+    if (version !== LAYOUT_VERSION)
+      return `its maps have layout ${version}, this version's have ${LAYOUT_VERSION}`;
+  }
+  const unlike = specs.find((spec) => {
+    const pinned = fds.get(spec.name);
+    return pinned !== undefined && !isMapLike(bpf, pinned, spec);
+  });
+  return unlike && `the map ${unlike.name} has another size`;
 }
 
 function namesSpec({ maxPools }: MapSizes): MapSpec {

@@ -28,6 +28,11 @@ const LINK_HEADER_BYTES: ReadonlyMap<number, number> = new Map([
   [65_534, 0], // ARPHRD_NONE: tun, WireGuard
 ]);
 
+interface Target {
+  readonly interface: string;
+  readonly hook: Hook;
+}
+
 export class Attachments {
   readonly #bpf: Bpf;
   readonly #maps: KernelMaps;
@@ -36,6 +41,8 @@ export class Attachments {
   readonly #programs = new Map<string, number>();
   /** Link descriptors by `INTERFACE-HOOK`, in the order in which they were attached. */
   readonly #links = new Map<string, number>();
+  /** Links with programs on the maps of a relay before this one, likewise. */
+  readonly #inherited = new Map<string, number>();
 
   constructor(bpf: Bpf, maps: KernelMaps, pins: PinDirectory | undefined) {
     this.#bpf = bpf;
@@ -48,8 +55,11 @@ export class Attachments {
     return [...new Set(Array.from(this.#links.keys(), (name) => name.slice(0, name.lastIndexOf('-'))))];
   }
 
-  /** Takes over the pinned links, and puts this version's programs in the place of what they held. */
-  adopt(): void {
+  /**
+   * Takes over the pinned links. They take this version's programs where these share their maps with those that they hold.
+   * Else the old programs go on, on their own maps, behind those that `add` attaches, until `dropInherited`.
+   */
+  adopt({ sharesMaps }: { readonly sharesMaps: boolean }): void {
     if (this.#pins === undefined) return;
     for (const name of this.#pins.links()) {
       const path = this.#pins.linkPath(name);
@@ -64,16 +74,16 @@ export class Attachments {
       if (!isAttached) {
         this.#pins.unlink(path);
         this.#bpf.closeFd(link);
-        continue;
-      }
-      replaceProgram(this.#bpf, link, this.#program(target));
-      this.#links.set(name, link);
+      } else if (sharesMaps) {
+        replaceProgram(this.#bpf, link, this.#program(target));
+        this.#links.set(name, link);
+      } else this.#inherited.set(name, link);
     }
   }
 
   /**
    * Attaches both directions to each interface that does not have them yet; egress first, so that the first reply already
-   * finds its way.
+   * finds its way. Inherited programs stay behind them, and so still know the replies to what they have let in.
    *
    * @throws RelayError TICKRELAY_ERR_BIND for an interface that is not there, TICKRELAY_ERR_ENGINE
    */
@@ -83,17 +93,30 @@ export class Attachments {
       for (const name of interfaces) {
         const key = `${name}-${hook}`;
         if (this.#links.has(key)) continue;
-        const target = { interface: name, hook };
+        const target = { interface: name, hook, isFirst: this.#inherited.has(key) };
         const link = attach(this.#bpf, this.#program(target), target);
         this.#links.set(key, link);
-        if (this.#pins !== undefined) this.#bpf.pin(link, this.#pins.linkPath(key));
+        if (this.#pins === undefined) continue;
+        const path = this.#pins.linkPath(key);
+        if (target.isFirst) this.#pins.unlink(path);
+        this.#bpf.pin(link, path);
       }
     }
   }
 
+  /** Takes the programs of a relay before this one off, whose maps did not fit. */
+  dropInherited(): void {
+    for (const [key, link] of this.#inherited) {
+      detach(this.#bpf, link);
+      if (!this.#links.has(key)) this.#pins!.unlink(this.#pins!.linkPath(key));
+      this.#bpf.closeFd(link);
+    }
+    this.#inherited.clear();
+  }
+
   /** Takes the programs off their interfaces; ingress first, so that no reply to what still came in goes astray. */
   detach(): void {
-    const links = [...this.#links];
+    const links = [...this.#links, ...this.#inherited];
     for (const hook of HOOKS) {
       for (const [name, link] of links) if (name.endsWith(`-${hook}`)) detach(this.#bpf, link);
     }
@@ -101,12 +124,14 @@ export class Attachments {
 
   /** Lets go of descriptors. Links that are pinned stay attached. */
   close(): void {
-    for (const fd of [...this.#links.values(), ...this.#programs.values()]) this.#bpf.closeFd(fd);
+    const fds = [this.#links, this.#inherited, this.#programs].flatMap((map) => [...map.values()]);
+    for (const fd of fds) this.#bpf.closeFd(fd);
     this.#links.clear();
+    this.#inherited.clear();
     this.#programs.clear();
   }
 
-  #program({ interface: name, hook }: { readonly interface: string; readonly hook: Hook }): number {
+  #program({ interface: name, hook }: Target): number {
     const linkHeaderBytes = linkHeaderOf(this.#bpf.libc, name);
     const key = `${hook}-${linkHeaderBytes}`;
     let program = this.#programs.get(key);

@@ -1,0 +1,203 @@
+/**
+ * A relay of another version in the place of a dead one: its programs take the links over in one step, and where it lays out
+ * its maps in the same way it goes on with the sessions.
+ */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { BPF_LINK_INFO, BPF_PROG_INFO } from '../../net/linux/abi.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { attachedTo } from '../../relay/engines/kernel/attach.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
+import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { gameConfig } from '../support/game-fleet.ts';
+import { type Change, makeOtherVersion } from '../support/other-version.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
+import type { RelayProcess } from '../support/relay-process.ts';
+import { Stage } from '../support/stage.ts';
+import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
+import { until } from '../support/until.ts';
+
+const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
+const loaded = loadLibc();
+
+/** linux/bpf.h: enum bpf_cmd. */
+const BPF_PROG_GET_FD_BY_ID = 13;
+
+const PLAYERS = 24;
+const LINKS = ['lo-ingress', 'lo-egress'] as const;
+
+/** Other instructions in every program that opens sessions, and in the replies'; the records are the same. */
+const OTHER_PROGRAMS: readonly Change[] = [
+  {
+    file: 'relay/engines/kernel/program-open.js',
+    from: 'const EVICTIONS = 64;',
+    to: 'const EVICTIONS = 63;',
+  },
+  {
+    file: 'relay/engines/kernel/program.js',
+    from: "a.jumpIf(r2, '>', 1, 'may reply');",
+    to: "a.jumpIf(r2, '>=', 2, 'may reply');",
+  },
+];
+
+/** A session has a field more, so its record is longer. */
+const OTHER_RECORDS: readonly Change[] = [
+  {
+    file: 'relay/engines/kernel/maps.js',
+    from: 'interArrival: INTER_ARRIVAL_BUCKETS * U32,',
+    to: 'interArrival: INTER_ARRIVAL_BUCKETS * U32, more: U64,',
+  },
+];
+
+/** The records are as long, and mean something else. */
+const OTHER_LAYOUT: readonly Change[] = [
+  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
+];
+
+/** A map more, as a later version may bring. */
+const ANOTHER_MAP: readonly Change[] = [
+  {
+    file: 'relay/engines/kernel/maps.js',
+    from: "walk: perCpu('walk', WALK.size, 1),",
+    to: "walk: perCpu('walk', WALK.size, 1), more: array('more', 8, 1),",
+  },
+];
+
+if (unavailable !== undefined || 'unavailable' in loaded) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  let stage: Stage;
+  let bpffs: BpfFileSystem;
+  let players: readonly SteadyPlayer[];
+  let first: RelayProcess;
+  const bpf = new Bpf(loaded.libc);
+
+  let config: (listen: string, admin: string) => object;
+
+  beforeEach(async () => {
+    stage = new Stage();
+    bpffs = stage.closing(new BpfFileSystem());
+    const servers = await stage.gameServers(3);
+    const pool = { backends: servers.map(({ endpoint }) => endpoint.toString()) };
+    config = (listen, admin) =>
+      gameConfig({
+        listener: { listen },
+        pool,
+        rest: {
+          name: 'upgraded',
+          engine: 'kernel',
+          kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+          admin: { listen: admin },
+        },
+      });
+    first = await stage.relay(config('127.0.0.1:0', '127.0.0.1:0'));
+    players = await stage.players(PLAYERS, first.listener());
+    await playOn();
+  });
+  afterEach(() => stage.close());
+
+  const playOn = (answers = 20): Promise<unknown> =>
+    Promise.all(players.map((player) => player.answers(answers)));
+
+  /** The other version in the place of the first, which dies under load. */
+  const upgrade = async (changes: readonly Change[]): Promise<RelayProcess> => {
+    const cli = makeOtherVersion(`${stage.folder}/other`, changes);
+    first.process.signal('SIGKILL');
+    await first.process.ended(20_000);
+    await playOn();
+    const admin = first.admin.replace('http://', '');
+    const second = await stage.relayOfOtherVersion(cli, config(first.listener().toString(), admin));
+    await playOn();
+    return second;
+  };
+
+  /** Identity and tag, a hash of its instructions, of the program in each link; the links' own ids. */
+  const attached = (): { links: number[]; programs: number[]; tags: string[] } => {
+    const pins = new PinDirectory(bpffs.path, 'upgraded');
+    const found = LINKS.map((name) => {
+      const link = bpf.open(pins.linkPath(name))!;
+      const info = bpf.info(link);
+      const program = info.getUint32(BPF_LINK_INFO.program, true);
+      const fd = bpf.run(BPF_PROG_GET_FD_BY_ID, (attributes) => attributes.u32(0, program));
+      const tag = bpf.info(fd).getBigUint64(BPF_PROG_INFO.tag).toString(16);
+      for (const descriptor of [link, fd]) bpf.closeFd(descriptor);
+      return { link: info.getUint32(BPF_LINK_INFO.id, true), program, tag };
+    });
+    return {
+      links: found.map(({ link }) => link),
+      programs: found.map(({ program }) => program),
+      tags: found.map(({ tag }) => tag),
+    };
+  };
+
+  const report = async (what: string): Promise<void> => {
+    await settle(players);
+    const sum = (of: (player: SteadyPlayer) => number): number =>
+      players.reduce((total, player) => total + of(player), 0);
+    const lost = sum(({ unanswered }) => unanswered);
+    const sent = sum(({ answered }) => answered) + lost;
+    process.stdout.write(`${what}: ${lost} of ${sent} datagrams lost by ${players.length} players\n`);
+  };
+
+  test('other programs replace those that are attached, and not a datagram is lost and not a session', async () => {
+    const before = attached();
+    const servers = await first.serversByClient();
+    const counted = (await first.metric('datagrams_forwarded_total', { direction: 'downstream' }))!;
+    const second = await upgrade(OTHER_PROGRAMS);
+    const now = attached();
+    expect(now.links).toEqual(before.links);
+    for (const i of LINKS.keys()) {
+      expect(now.programs[i]).not.toBe(before.programs[i]);
+      expect(now.tags[i]).not.toBe(before.tags[i]);
+    }
+    expect(second.process.stderr).toContain(`adopted ${PLAYERS} sessions`);
+    expect(await second.serversByClient()).toEqual(servers);
+    expect(await second.metric('sessions_opened_total')).toBe(PLAYERS);
+    expect(await second.metric('sessions_repinned_total')).toBe(0);
+    expect(await second.metric('datagrams_forwarded_total', { direction: 'downstream' })).toBeGreaterThan(
+      counted,
+    );
+    await report('kill -9 and a changed version of the programs');
+    expect(disturbed(players)).toEqual([]);
+  });
+
+  test('a map that the other version brings with it is made, and the sessions go on', async () => {
+    const second = await upgrade(ANOTHER_MAP);
+    expect(second.process.stderr).toContain(`adopted ${PLAYERS} sessions`);
+    expect(await second.metric('sessions_opened_total')).toBe(PLAYERS);
+    await report('kill -9 and a version with one map more');
+    expect(disturbed(players)).toEqual([]);
+  });
+
+  test.each([
+    ['longer records', OTHER_RECORDS, 'the map sessions has another size'],
+    ['another layout', OTHER_LAYOUT, 'its maps have layout 1'],
+  ] as const)(
+    '%s can’t be adopted, which the log says, and players begin anew',
+    async (...of) => {
+      const [what, changes, why] = of;
+      const pins = new PinDirectory(bpffs.path, 'upgraded');
+      const old = LINKS.map((name) => bpf.open(pins.linkPath(name))!);
+      const before = attached();
+      const second = await upgrade(changes);
+      expect(second.process.stderr).toContain('could not be adopted');
+      expect(second.process.stderr).toContain(why);
+      const now = attached();
+      for (const i of LINKS.keys()) expect(now.links[i]).not.toBe(before.links[i]);
+      expect(await second.metric('sessions_opened_total')).toBe(PLAYERS);
+      // The old programs serve until the new ones do, and what has begun then; later they go.
+      await until(
+        'the end of the old programs',
+        () => old.every((link) => attachedTo(bpf, link) === 0),
+        20_000,
+      );
+      for (const link of old) bpf.closeFd(link);
+      await playOn();
+      await report(`kill -9 and a version with ${what}`);
+      // ip-hash finds every player's server again.
+      expect(disturbed(players)).toEqual([]);
+    },
+    60_000,
+  );
+}
