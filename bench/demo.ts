@@ -86,7 +86,7 @@ async function runDemo(durationMs: number): Promise<void> {
     await group.close();
     rmSync(folder, { recursive: true, force: true });
   }
-  print('Database, relay and game servers have ended.\n');
+  print('All processes of the demo have ended.\n');
 }
 
 /** @returns undefined where PostgreSQL is not installed */

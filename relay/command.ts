@@ -5,7 +5,7 @@ import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-l
 import { RelayError } from '../net/relay-error.ts';
 import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
 import { ENGINE_CHOICES, SOURCE_ADDRESSES } from './control/config-schema.ts';
-import { type CheckedConfig, loadConfig } from './control/config.ts';
+import { loadConfig, type CheckedConfig, type ConfigOverrides, type RelayConfig } from './control/config.ts';
 import { ALGORITHMS } from './core/select.ts';
 import { Relay, type RelayAddresses } from './relay.ts';
 
@@ -108,7 +108,8 @@ export const command: CommandModule<object, RelayArguments> = {
         },
         'source-address': {
           choices: SOURCE_ADDRESSES,
-          describe: 'Engine kernel: whose address backends see; default client',
+          describe:
+            'Engine kernel: whose address backends see; default client; auto takes the engine only with it',
         },
         bpffs: {
           type: 'string',
@@ -183,11 +184,12 @@ async function runRelay(args: RelayArguments): Promise<void> {
 
 async function startRelay(args: RelayArguments): Promise<RunningRelay> {
   requireSingle(args);
-  const { config, warnings } = await readConfig(args);
+  const { config: read, warnings } = await readConfig(args);
+  const overrides = args.config === undefined ? {} : overridesOf(args);
+  const config = { ...read, ...overrides };
   const logger = createLogger('tickrelay', config.log.level);
   for (const warning of warnings) logger.warn(warning);
-  const logLevel = args.logLevel === undefined ? undefined : config.log.level;
-  const relay = new Relay({ config, configPath: args.config, logger, logLevel });
+  const relay = new Relay({ config, configPath: args.config, overrides, logger });
   return { relay, logger, addresses: await relay.start() };
 }
 
@@ -206,14 +208,15 @@ function requireSingle(args: RelayArguments): void {
 }
 
 async function readConfig(args: RelayArguments): Promise<CheckedConfig> {
-  if (args.config === undefined) return configFromFlags(args);
-  const checked = await loadConfig(args.config);
-  const config = {
-    ...checked.config,
-    ...(args.engine === undefined ? {} : { engine: args.engine as CheckedConfig['config']['engine'] }),
-    ...(args.logLevel === undefined ? {} : { log: { level: args.logLevel as never } }),
+  return args.config === undefined ? configFromFlags(args) : loadConfig(args.config);
+}
+
+/** The flags that may stand beside a file; yargs has checked their values. */
+function overridesOf({ engine, logLevel }: RelayArguments): ConfigOverrides {
+  return {
+    ...(engine === undefined ? {} : { engine: engine as RelayConfig['engine'] }),
+    ...(logLevel === undefined ? {} : { log: { level: logLevel as RelayConfig['log']['level'] } }),
   };
-  return { config, warnings: checked.warnings };
 }
 
 function printReady(relay: Relay, { listeners, admin }: RelayAddresses, json: boolean): void {

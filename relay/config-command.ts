@@ -9,12 +9,20 @@ interface FileArguments {
 }
 
 const fileArgument = (yargs: Argv): Argv<FileArguments> =>
-  yargs.positional('file', { type: 'string', demandOption: true, describe: 'the configuration, in YAML' });
+  yargs
+    .positional('file', { type: 'string', demandOption: true, describe: 'the configuration, in YAML' })
+    .epilogue('Exit codes: 0 the configuration is right; 2 it is wrong, or cannot be read.');
+
+const CHECK_EXAMPLE = [
+  '$0 config check relay.yaml',
+  'exit code 0 when it is right, 2 with every problem when not',
+] as const;
+const SHOW_EXAMPLE = ['$0 config show relay.yaml', 'the same configuration with every default'] as const;
 
 const check: CommandModule<object, FileArguments> = {
   command: 'check <file>',
   describe: 'Say whether a configuration is right, and what is wrong with it',
-  builder: fileArgument,
+  builder: (yargs) => fileArgument(yargs).example(...CHECK_EXAMPLE),
   handler: ({ file }) =>
     run(file, ({ config, warnings }) => {
       print(process.stdout, [
@@ -27,7 +35,7 @@ const check: CommandModule<object, FileArguments> = {
 const show: CommandModule<object, FileArguments> = {
   command: 'show <file>',
   describe: 'Print a configuration with every default written out and every token hidden',
-  builder: fileArgument,
+  builder: (yargs) => fileArgument(yargs).example(...SHOW_EXAMPLE),
   handler: ({ file }) =>
     run(file, ({ config, warnings }) => {
       print(
@@ -46,8 +54,8 @@ export const command: CommandModule = {
       .command(check)
       .command(show)
       .demandCommand(1, 'Say what to do with the file: config check FILE or config show FILE')
-      .example('$0 config check relay.yaml', 'exit code 0 when it is right, 2 with every problem when not')
-      .example('$0 config show relay.yaml', 'the same configuration with every default'),
+      .example(...CHECK_EXAMPLE)
+      .example(...SHOW_EXAMPLE),
   handler: () => undefined,
 };
 

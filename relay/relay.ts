@@ -14,7 +14,7 @@ import { VERSION } from '../version.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { AdminServer } from './control/admin-server.ts';
 import { ConfigReloader } from './control/config-reloader.ts';
-import type { RelayConfig } from './control/config.ts';
+import type { ConfigOverrides, RelayConfig } from './control/config.ts';
 import { ControlPlane } from './control/control-plane.ts';
 import { Metrics } from './control/metrics.ts';
 import type { Readiness, RelayView } from './control/relay-view.ts';
@@ -33,8 +33,8 @@ export interface RelayOptions {
   /** The file that a reload reads again; absent when there is none. */
   readonly configPath?: string | undefined;
   readonly logger: Logger;
-  /** From the command line: it holds against the file, through every reload. */
-  readonly logLevel?: RelayConfig['log']['level'] | undefined;
+  /** Part of `config` already. */
+  readonly overrides?: ConfigOverrides;
 }
 
 export interface RelayAddresses {
@@ -46,7 +46,6 @@ type State = 'starting' | 'ready' | 'draining' | 'closed';
 
 export class Relay {
   readonly #logger: Logger;
-  readonly #logLevel: RelayOptions['logLevel'];
   readonly #planes: DataPlanes;
   readonly #engineReason: string;
   readonly #control: ControlPlane;
@@ -63,10 +62,9 @@ export class Relay {
    * @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here; TICKRELAY_ERR_CONFIG when there are no
    *   descriptors for what is configured
    */
-  constructor({ config, configPath, logger, logLevel }: RelayOptions) {
+  constructor({ config, configPath, overrides, logger }: RelayOptions) {
     this.#config = config;
     this.#logger = logger;
-    this.#logLevel = logLevel;
     const { engine, reason } = chooseEngine(config.engine, {
       maxSessions: config.limits.maxSessions,
       maxUpstreamSockets: config.limits.maxUpstreamSockets,
@@ -97,6 +95,7 @@ export class Relay {
     });
     this.#reloader = new ConfigReloader({
       path: configPath,
+      overrides,
       logger,
       current: () => this.#config,
       apply: (next) => this.#apply(next),
@@ -211,10 +210,9 @@ export class Relay {
     this.#warnOfSmallBuffers();
     // A change of these takes effect after a restart; the reload has warned.
     const { name, engine, workers, coalesceUs, hashSeed, kernel, limits } = this.#config;
-    const log = { level: this.#logLevel ?? next.log.level };
     const admin = keptAdmin(this.#config.admin, next.admin);
-    this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, admin, log };
-    this.#logger.level = log.level;
+    this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, admin };
+    this.#logger.level = next.log.level;
   }
 
   #warnOfSmallBuffers(): void {

@@ -12,9 +12,14 @@
  * There is no sequence number: whoever must know which update a world state reflects compares the position.
  */
 import assert from 'node:assert/strict';
-import { readF32, readU16, writeF32, writeU16 } from './big-endian.ts';
+import { readI32, readU16, writeU16, writeU32 } from './big-endian.ts';
 
 export const POSITION_UPDATE_BYTES = 14;
+
+// The same bytes as three IEEE 754 singles and as signed integers: a double handed to a function, or returned by one, may
+// be put on the heap where the call is not inlined; an integer of 32 bits is not.
+const coordinates = new Float32Array(3);
+const bits = new Int32Array(coordinates.buffer);
 
 /** Player ids are 0 to this. */
 export const MAX_PLAYER_ID = 0xffff;
@@ -37,9 +42,10 @@ export function createPositionUpdate(): PositionUpdate {
 export function encodePositionUpdate(update: PositionUpdate, out: Uint8Array, at = 0): number {
   assert(out.length >= at + POSITION_UPDATE_BYTES, 'no room for a position update');
   writeU16(out, at, update.playerId);
-  writeF32(out, at + 2, update.x);
-  writeF32(out, at + 6, update.y);
-  writeF32(out, at + 10, update.z);
+  coordinates[0] = update.x;
+  coordinates[1] = update.y;
+  coordinates[2] = update.z;
+  for (let i = 0; i < 3; i++) writeU32(out, at + 2 + 4 * i, bits[i]!);
   return POSITION_UPDATE_BYTES;
 }
 
@@ -55,8 +61,9 @@ export function decodePositionUpdate(bytes: Uint8Array, length: number, into: Po
 /** Reads the 14 bytes at `bytes[at]`, which must be there. @returns false for a coordinate that is no finite number */
 export function readPositionRecord(bytes: Uint8Array, at: number, into: PositionUpdate): boolean {
   into.playerId = readU16(bytes, at);
-  into.x = readF32(bytes, at + 2);
-  into.y = readF32(bytes, at + 6);
-  into.z = readF32(bytes, at + 10);
+  for (let i = 0; i < 3; i++) bits[i] = readI32(bytes, at + 2 + 4 * i);
+  into.x = coordinates[0]!;
+  into.y = coordinates[1]!;
+  into.z = coordinates[2]!;
   return Number.isFinite(into.x) && Number.isFinite(into.y) && Number.isFinite(into.z);
 }

@@ -4,7 +4,7 @@ import { DEFAULT_IDLE_TIMEOUT_MS } from '../core/limits.ts';
 import type { AdminConfig, ListenerConfig, PoolConfig, RelayConfig } from './config.ts';
 import { suggestion, type ConfigPath, type Problems } from './config-problems.ts';
 import { NAME_PATTERN, NAME_RULE } from './config-schema.ts';
-import { covers, interfaceAddresses } from './target-address.ts';
+import { covers, localNetwork, unusableHere } from './target-address.ts';
 
 /** The sections that could be read; `undefined` stands for one with problems of its own. */
 interface Sections {
@@ -58,9 +58,13 @@ function overlap(a: Endpoint, b: Endpoint): boolean {
 function checkBackends({ name, backends }: PoolConfig, problems: Problems): void {
   const ids = new Set<string>();
   const addresses = new Set<string>();
+  const local = localNetwork();
   backends.forEach(({ id, endpoint }, i) => {
     const address = endpoint.toString();
-    if (addresses.has(address)) {
+    const reason = unusableHere(endpoint, local);
+    if (reason !== undefined) {
+      problems.add(['pools', name, 'backends', i, 'address'], `"${address}" ${reason}`);
+    } else if (addresses.has(address)) {
       problems.add(['pools', name, 'backends', i], `"${address}" is already a backend of this pool`);
     } else if (ids.has(id)) {
       problems.add(['pools', name, 'backends', i, 'id'], `"${id}" is the id of another backend of this pool`);
@@ -72,7 +76,7 @@ function checkBackends({ name, backends }: PoolConfig, problems: Problems): void
 
 /** A backend of a listener's pool that is a listener of the same protocol would get its own traffic back. */
 function checkLoops({ listeners, pools }: Sections, problems: Problems): void {
-  const local = interfaceAddresses();
+  const local = localNetwork();
   const present = listeners.filter((listener) => listener !== undefined);
   for (const pool of pools) {
     const protocols = new Set(

@@ -2,7 +2,8 @@
  * A configuration from command-line flags, for a first run without a file. The flags become data in the file's form
  * and pass the same checks, so that there is one set of rules and defaults.
  *
- * `--udp` makes the listener `game` and the pool `game-servers`; each `--tcp PORT=BACKENDS` makes the listener and pool `tcp-PORT`.
+ * `--udp` makes the listener `game` and the pool `game-servers`; each `--tcp PORT=BACKENDS` makes the listener and pool `tcp-PORT`,
+ * and `tcp-PORT-2` where another address has the port already.
  */
 import { checkData, type CheckedConfig } from './config.ts';
 import { formatPath, Problems, type ConfigPath } from './config-problems.ts';
@@ -171,7 +172,9 @@ function addTcp(text: string, { listeners, pools, problems }: Target): void {
     );
     return;
   }
-  const name = `tcp-${port}`;
+  const first = `tcp-${port}`;
+  let name = first;
+  for (let i = 2; name in pools; i++) name = `${first}-${i}`;
   listeners.push({ name, protocol: 'tcp', listen: `${host}:${port}`, pool: name });
   pools[name] = { backends: backends.split(',') };
 }

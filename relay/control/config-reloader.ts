@@ -5,11 +5,18 @@
 import type { Logger } from 'pino';
 import { isDeepStrictEqual } from 'node:util';
 import { RelayError } from '../../net/relay-error.ts';
-import { loadConfig, parseConfig, type CheckedConfig, type RelayConfig } from './config.ts';
+import {
+  loadConfig,
+  parseConfig,
+  type CheckedConfig,
+  type ConfigOverrides,
+  type RelayConfig,
+} from './config.ts';
 
 export interface ConfigReloaderOptions {
   /** The file that the relay was started with; absent when it was started with flags. */
   readonly path: string | undefined;
+  readonly overrides?: ConfigOverrides | undefined;
   readonly current: () => RelayConfig;
   /** Takes the configuration over, all or nothing. */
   readonly apply: (config: RelayConfig) => Promise<void>;
@@ -63,9 +70,10 @@ export class ConfigReloader {
   }
 
   async #reload(text: string | undefined): Promise<readonly string[]> {
-    const { current, apply, logger } = this.#options;
+    const { current, apply, overrides, logger } = this.#options;
     try {
-      const { config, warnings } = await this.#read(text);
+      const { config: read, warnings } = await this.#read(text);
+      const config = { ...read, ...overrides };
       const all = [...warnings, ...restartWarnings(current(), config)];
       await apply(config);
       this.#succeeded++;

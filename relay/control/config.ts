@@ -172,6 +172,9 @@ export interface RelayConfig {
   readonly log: { readonly level: LogLevel };
 }
 
+/** What the command line says beside a file: it holds against the file, through every reload. */
+export type ConfigOverrides = Partial<Pick<RelayConfig, 'engine' | 'log'>>;
+
 export interface CheckedConfig {
   readonly config: RelayConfig;
   /** What works, but is probably not meant; one sentence each, with the key's path. */

@@ -2,7 +2,7 @@
 import type { Endpoint } from '../../net/address.ts';
 import type { RegistrationConfig } from './config.ts';
 import { Refusal } from './refusal.ts';
-import { covers, interfaceAddresses, unregistrableTarget } from './target-address.ts';
+import { covers, localNetwork, unregistrableTarget } from './target-address.ts';
 
 export interface RegistrationRules {
   readonly pool: string;
@@ -16,12 +16,12 @@ export interface RegistrationRules {
 export function checkTarget(endpoint: Endpoint, { pool, registration, own }: RegistrationRules): void {
   if (registration === undefined) refuse(`pool "${pool}" takes no registrations`);
   const address = endpoint.toString();
-  const reason = unregistrableTarget(endpoint);
+  const local = localNetwork();
+  const reason = unregistrableTarget(endpoint, local);
   if (reason !== undefined) refuse(`address: ${address} ${reason}`);
   if (!registration.allow.some((block) => block.contains(endpoint.ip))) {
     refuse(`address: ${address} is outside the blocks that may register`);
   }
-  const local = interfaceAddresses();
   if (own.some((listener) => covers(listener, endpoint, local))) {
     refuse(`address: ${address} is the relay itself; it would send to itself`);
   }

@@ -28,6 +28,22 @@ admin: { listen: "127.0.0.1:7900" }
   expect(fromFlags).toEqual(fromFile);
 });
 
+test('two addresses may share a TCP port', () => {
+  const { config } = configFromFlags({
+    tcp: ['127.0.0.1:5432=10.0.0.3:5432', '127.0.0.2:5432=10.0.0.5:5432', '[::1]:5432=10.0.0.7:5432'],
+  });
+  expect(config.listeners.map(({ name, listen }) => [name, listen.toString()])).toEqual([
+    ['tcp-5432', '127.0.0.1:5432'],
+    ['tcp-5432-2', '127.0.0.2:5432'],
+    ['tcp-5432-3', '[::1]:5432'],
+  ]);
+  expect(config.pools.map(({ backends }) => backends[0]?.endpoint.toString())).toEqual([
+    '10.0.0.3:5432',
+    '10.0.0.5:5432',
+    '10.0.0.7:5432',
+  ]);
+});
+
 test.each([
   ['without an admin address', {}, false],
   ['with a loopback admin address', { admin: '[::1]:7900' }, true],

@@ -78,6 +78,14 @@ test('what a running relay can not change is a warning', async () => {
   ]);
 });
 
+test('what the command line said holds against the file, without a warning', async () => {
+  const rig = createRig(RIG_CONFIG, undefined, { engine: 'auto', log: { level: 'debug' } });
+  const answer = await put(rig, `engine: dgram\nlog: { level: error }\n${CHANGED}`);
+  expect([answer.statusCode, answer.json()]).toEqual([200, { applied: true, warnings: [] }]);
+  expect([rig.relay.current.engine, rig.relay.current.log.level]).toEqual(['auto', 'debug']);
+  expect(backends(rig)).toEqual(['10.0.0.3:5432', '10.0.0.4:5432']);
+});
+
 test('reloads come one after the other', async () => {
   const rig = createRig();
   const texts = [CHANGED, 'nonsense', RIG_CONFIG];

@@ -263,6 +263,11 @@ test.each([
   ['a multicast backend', withBackends('"224.0.0.5:7000"'), 'is a multicast address'],
   ['an IPv6 multicast backend', withBackends('"[ff02::1]:7000"'), 'is a multicast address'],
   ['a broadcast backend', withBackends('"255.255.255.255:7000"'), 'is the broadcast address'],
+  [
+    "the broadcast address of one of the machine's networks",
+    withBackends('"127.255.255.255:7000"'),
+    'is the broadcast address of 127.0.0.0/8',
+  ],
   ['a v4-mapped multicast backend', withBackends('"[::ffff:224.0.0.5]:7000"'), 'is a multicast address'],
   [
     'the same backend twice',

@@ -6,7 +6,12 @@ import { ListenerCounters } from '../../../relay/core/counters.ts';
 import type { PoolSnapshot } from '../../../relay/core/pool-snapshot.ts';
 import { AdminServer } from '../../../relay/control/admin-server.ts';
 import { ConfigReloader } from '../../../relay/control/config-reloader.ts';
-import { parseConfig, type PoolConfig, type RelayConfig } from '../../../relay/control/config.ts';
+import {
+  parseConfig,
+  type ConfigOverrides,
+  type PoolConfig,
+  type RelayConfig,
+} from '../../../relay/control/config.ts';
 import { ControlPlane } from '../../../relay/control/control-plane.ts';
 import { Metrics } from '../../../relay/control/metrics.ts';
 import type { ClientQuery, Readiness, RelayView } from '../../../relay/control/relay-view.ts';
@@ -120,7 +125,7 @@ export interface Rig {
 }
 
 /** Everything is closed when the test ends. */
-export function createRig(text = RIG_CONFIG, path?: string): Rig {
+export function createRig(text = RIG_CONFIG, path?: string, overrides?: ConfigOverrides): Rig {
   const { config } = parseConfig(text);
   const snapshots: PoolSnapshot[] = [];
   const own = ['0.0.0.0:7777', '10.9.9.9:5432', '127.0.0.1:7900'].map((address) => Endpoint.parse(address));
@@ -136,6 +141,7 @@ export function createRig(text = RIG_CONFIG, path?: string): Rig {
   const relay = new FakeRelay(config);
   const reloader = new ConfigReloader({
     path,
+    overrides,
     current: () => relay.current,
     apply: async (next) => {
       await control.openNew(next);

@@ -148,6 +148,7 @@ test.each<[string, Parameters<typeof put>[1], number, string, string]>([
   ['multicast', bad({ address: '224.0.0.5:7000' }), 403, 'REGISTRATION', 'multicast'],
   ['IPv6 multicast', bad({ address: '[ff02::1]:7000' }), 403, 'REGISTRATION', 'multicast'],
   ['broadcast', bad({ address: '255.255.255.255:7000' }), 403, 'REGISTRATION', 'broadcast'],
+  ['broadcast of a subnet', bad({ address: '127.255.255.255:7000' }), 403, 'REGISTRATION', 'of 127.0.0.0/8'],
   ['link-local', bad({ address: '169.254.169.254:80' }), 403, 'REGISTRATION', 'link-local'],
   ['IPv6 link-local', bad({ address: '[fe80::1]:7000' }), 403, 'REGISTRATION', 'link-local'],
   [

@@ -4,14 +4,10 @@ import { IpAddress } from '../../../net/address.ts';
 import { slotOf } from '../../../relay/core/backend-ref.ts';
 import { DOWNSTREAM, UPSTREAM } from '../../../relay/core/counters.ts';
 import { ALGORITHMS } from '../../../relay/core/select.ts';
-import { collectGarbage } from '../../support/garbage.ts';
+import { bytesPerCall, CALLS, MOST_BYTES_EACH } from '../../support/heap-growth.ts';
 import { NO_LIMITS, RouterRig } from './router-rig.ts';
 
-const DATAGRAMS = 200_000;
 const CLIENTS = 64;
-const CHUNKS = 20;
-/** The smallest object takes 16 bytes, a boxed double as well. Engine and test runner have their own small needs. */
-const MOST_BYTES_EACH = 1;
 
 /**
  * Moments with fractions of a ms, as a clock hands them out: boxed, once. A plain array of them would hold bare doubles,
@@ -26,24 +22,9 @@ const moment = (i: number): number => MOMENTS[1 + (i % CLIENTS)] as number;
 
 /** A clock that moves on with every look at it, for as many calls as `bytesPerCall` makes. */
 function movingClock(stepMs: number): () => number {
-  const ahead = moments(2 * DATAGRAMS, stepMs);
+  const ahead = moments(2 * CALLS, stepMs);
   let looks = 0;
   return () => ahead[++looks] as number;
-}
-
-/**
- * Bytes that the heap grows by for each call, once the code is warm and compiled: the median over chunks so short that
- * few of them meet a collection.
- */
-function bytesPerCall(call: (i: number) => void): number {
-  for (let i = 0; i < DATAGRAMS; i++) call(i);
-  collectGarbage();
-  const growth = Array.from({ length: CHUNKS }, () => {
-    const before = process.memoryUsage().heapUsed;
-    for (let i = 0; i < DATAGRAMS / CHUNKS; i++) call(i);
-    return ((process.memoryUsage().heapUsed - before) * CHUNKS) / DATAGRAMS;
-  });
-  return growth.sort((a, b) => a - b)[CHUNKS / 2]!;
 }
 
 /** Sessions of 64 clients, their addresses side by side as in a batch. */
@@ -58,7 +39,7 @@ function rig(limits = NO_LIMITS, algorithm: (typeof ALGORITHMS)[number] = 'ip-ha
 
 describe('no allocation', () => {
   test('the measure sees an object for each datagram', () => {
-    const kept: unknown[] = new Array(DATAGRAMS);
+    const kept: unknown[] = new Array(CALLS);
     expect(bytesPerCall((i) => (kept[i % CLIENTS] = { i }))).toBeGreaterThan(8);
   });
 
@@ -100,7 +81,7 @@ describe('no allocation', () => {
       passed++;
     });
     expect(grown).toBeLessThan(MOST_BYTES_EACH);
-    expect(passed).toBe(2 * DATAGRAMS);
+    expect(passed).toBe(2 * CALLS);
   });
 
   const RATES = {
@@ -123,7 +104,7 @@ describe('no allocation', () => {
       if (router.route(game, words, at * 4, ports[at]!, 14, now()) >= 0) opened++;
     });
     expect(grown).toBeLessThan(MOST_BYTES_EACH);
-    expect(opened).toBe(2 * DATAGRAMS);
+    expect(opened).toBe(2 * CALLS);
     expect(game.counters.dump()).toMatchObject({ sessionsOpened: opened, sessionsExpired: opened - CLIENTS });
   });
 
@@ -137,7 +118,7 @@ describe('no allocation', () => {
       router.sweep(32, nowMs);
     });
     expect(grown).toBeLessThan(MOST_BYTES_EACH);
-    expect(game.counters.dump().sessionsOpened).toBe(2 * DATAGRAMS);
+    expect(game.counters.dump().sessionsOpened).toBe(2 * CALLS);
     expect(router.pins.records.size).toBeLessThan(CLIENTS);
   });
 
@@ -152,7 +133,7 @@ describe('no allocation', () => {
     });
     expect(grown).toBeLessThan(MOST_BYTES_EACH);
     expect(game.counters.dump()).toMatchObject({ sessionsOpened: opened });
-    expect(game.counters.dump().sessionsEvicted).toBeGreaterThan(DATAGRAMS);
+    expect(game.counters.dump().sessionsEvicted).toBeGreaterThan(CALLS);
     expect(router.pins.records.isFull).toBe(true);
   });
 
