@@ -12,6 +12,7 @@ import {
   decodeWorldState,
   encodeWorldState,
   MAX_WORLD_BYTES,
+  type WorldState,
 } from '../../../wire/world-state.ts';
 import { bytesPerCall, CALLS, MOST_BYTES_EACH } from '../../support/heap-growth.ts';
 
