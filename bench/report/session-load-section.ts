@@ -1,7 +1,7 @@
 /** What live sessions cost the relay process. */
 import type { SessionLoadResults } from '../results.ts';
-import { figure, formatKnown, formatNumber, formatShare, text, type Section } from './section.ts';
-import { describePinning } from './setup-section.ts';
+import { figure, formatKnown, formatNumber, text, type Section } from './section.ts';
+import { describePinning, setupTable } from './setup-table.ts';
 
 const MB = 1e6;
 
@@ -35,23 +35,14 @@ export function sessionLoadSection(results: SessionLoadResults): Section {
           ['live sessions', ...[before, during].map((look) => formatNumber(look.liveSessions))],
         ],
       },
-      {
-        caption: 'Where and how this ran',
-        columns: [text('what'), text('value')],
+      setupTable({
+        machine,
+        startedAt,
         rows: [
-          ['date', startedAt],
-          ['CPU', `${machine.cpuModel}, ${machine.cores} cores`],
-          ['system', `${machine.kernel}, ${machine.platform}`],
-          ['busy before', formatShare(machine.busyBefore)],
-          ['Node.js', machine.node],
-          [
-            'tickrelay',
-            machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`),
-          ],
           ['route', route.detail],
           ['processors', describePinning(pinning)],
         ],
-      },
+      }),
     ],
     plots: [],
     method:

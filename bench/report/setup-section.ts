@@ -1,8 +1,9 @@
 /** What the figures hang on: the session table's cost at size, the machine, the versions, the arguments. */
-import type { BenchResults, Pinning } from '../results.ts';
+import type { BenchResults } from '../results.ts';
 import type { SessionTableLookup } from '../session-table-lookup.ts';
 import { countRounds } from './comparison-section.ts';
-import { figure, formatNumber, formatRatio, formatShare, formatTime, text, type Section } from './section.ts';
+import { figure, formatNumber, formatRatio, formatTime, text, type Section } from './section.ts';
+import { describePinning, setupTable } from './setup-table.ts';
 
 /** How much more a lookup in the large table may cost. */
 const MAX_RATIO = 2;
@@ -51,25 +52,15 @@ export function setupSection({
     title: 'Machine and arguments',
     findings: [],
     tables: [
-      {
-        caption: 'Where and how this ran',
-        columns: [text('what'), text('value')],
+      setupTable({
+        machine,
+        startedAt,
         rows: [
-          ['date', startedAt],
           ['took', `${formatNumber(tookMs / 1000, 1)} s`],
-          ['CPU', `${machine.cpuModel}, ${machine.cores} cores`],
-          ['memory', `${formatNumber(machine.memoryBytes / 2 ** 30, 1)} GiB`],
-          ['system', `${machine.kernel}, ${machine.platform}`],
-          ['busy before', formatShare(machine.busyBefore)],
-          ['Node.js', machine.node],
-          [
-            'tickrelay',
-            machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`),
-          ],
           ['loads', `${plan.loads.join(', ')} players at ${plan.tickHz} Hz, seed ${plan.seed}`],
           ['game servers', `${plan.gameServers}`],
-          ...routes.map(({ name, detail }) => [`route ${name}`, detail]),
-          ...absent.map(({ name, reason }) => [`absent: ${name}`, reason]),
+          ...routes.map(({ name, detail }) => [`route ${name}`, detail] as const),
+          ...absent.map(({ name, reason }) => [`absent: ${name}`, reason] as const),
           ['processors', describePinning(plan.pinning)],
           [
             'comparison',
@@ -82,15 +73,9 @@ export function setupSection({
           ],
           ['mode', plan.quick ? 'quick: fewer and shorter runs, rougher figures' : 'full'],
         ],
-      },
+      }),
     ],
     plots: [],
     method: 'Loopback has no wire: the figures compare software, not networks.',
   };
-}
-
-export function describePinning(pinning: Pinning | undefined): string {
-  return pinning === undefined
-    ? 'every process on any'
-    : `relay or peer on ${pinning.relayCpu}, players and game servers on ${pinning.loadCpus.join(', ')}`;
 }

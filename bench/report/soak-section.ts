@@ -3,7 +3,7 @@ import type { SoakResults, SoakSample } from '../results.ts';
 import { axisName, COLOURS, FAINT, renderPlot } from './plot.ts';
 import { figure, formatKnown, formatNumber, formatShare, formatTime, text } from './section.ts';
 import type { Finding, Plot, Section } from './section.ts';
-import { describePinning } from './setup-section.ts';
+import { describePinning, setupTable } from './setup-table.ts';
 
 const MIB = 2 ** 20;
 /** A slope over less than this says more about the garbage collector than about growth. */
@@ -62,7 +62,15 @@ export function soakSection(results: SoakResults): Section {
           ],
         ],
       },
-      setupTable(results),
+      setupTable({
+        machine: results.machine,
+        startedAt: results.startedAt,
+        rows: [
+          ['route', route.detail],
+          ['processors', describePinning(results.pinning)],
+          ['updates a second', formatNumber(run.offeredPerSecond)],
+        ],
+      }),
     ],
     plots: [
       samplePlot('Resident memory of the relay process, MiB', samples, ({ residentBytes }) =>
@@ -128,24 +136,6 @@ function settledDescriptors({ samples, growth }: SoakResults): number[] {
 function formatSlope(bytesPerHour: number): string {
   const mib = bytesPerHour / MIB;
   return `${mib > 0 ? '+' : ''}${formatNumber(mib, 1)}`;
-}
-
-function setupTable({ machine, route, pinning, startedAt, run }: SoakResults) {
-  return {
-    caption: 'Where and how this ran',
-    columns: [text('what'), text('value')],
-    rows: [
-      ['date', startedAt],
-      ['CPU', `${machine.cpuModel}, ${machine.cores} cores`],
-      ['system', `${machine.kernel}, ${machine.platform}`],
-      ['busy before', formatShare(machine.busyBefore)],
-      ['Node.js', machine.node],
-      ['tickrelay', machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`)],
-      ['route', route.detail],
-      ['processors', describePinning(pinning)],
-      ['updates a second', formatNumber(run.offeredPerSecond)],
-    ],
-  };
 }
 
 function samplePlot(

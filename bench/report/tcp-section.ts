@@ -6,13 +6,13 @@ import {
   formatKnown,
   formatNumber,
   formatRatio,
-  formatShare,
   formatTime,
   text,
   type Finding,
   type Section,
   type Table,
 } from './section.ts';
+import { setupTable } from './setup-table.ts';
 
 /** The peer that relays are measured against. */
 const REFERENCE = 'haproxy';
@@ -34,7 +34,17 @@ export function tcpSection(results: TcpResults): Section {
         text: `${name} is not in the run: ${reason}.`,
       })),
     ],
-    tables: [...WORKLOADS.map((workload) => workloadTable(results, workload)), setupTable(results)],
+    tables: [
+      ...WORKLOADS.map((workload) => workloadTable(results, workload)),
+      setupTable({
+        machine: results.machine,
+        startedAt: results.startedAt,
+        rows: [
+          ['PostgreSQL', results.postgres],
+          ...results.routes.map(({ name, detail }) => [name, detail] as const),
+        ],
+      }),
+    ],
     plots: [],
     method:
       `pgbench -S with ${plan.clients} clients for ${plan.durationS} s, with and without -C, and ${formatNumber(plan.bulkBytes / 2 ** 20)} MiB over one ` +
@@ -109,22 +119,5 @@ function workloadTable(results: TcpResults, workload: Workload): Table {
         formatKnown(cpuUs(results, workload, name), 1),
       ];
     }),
-  };
-}
-
-function setupTable({ machine, routes, startedAt, postgres }: TcpResults): Table {
-  return {
-    caption: 'Where and how this ran',
-    columns: [text('what'), text('value')],
-    rows: [
-      ['date', startedAt],
-      ['CPU', `${machine.cpuModel}, ${machine.cores} cores`],
-      ['system', `${machine.kernel}, ${machine.platform}`],
-      ['busy before', formatShare(machine.busyBefore)],
-      ['Node.js', machine.node],
-      ['tickrelay', machine.tickrelay + (machine.commit === undefined ? '' : `, commit ${machine.commit}`)],
-      ['PostgreSQL', postgres],
-      ...routes.map(({ name, detail }) => [name, detail]),
-    ],
   };
 }
