@@ -3,10 +3,13 @@
  * whole. What changes the listeners goes one after the other: a drain or an end waits until a reload under way is
  * complete, and a reload that comes too late is refused before it has touched anything.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../net/address.ts';
 import { RelayError } from '../net/relay-error.ts';
 import type { ListenerConfig } from './control/config.ts';
+import { pinGroupsOf } from './control/pin-groups.ts';
 import { MAX_LISTENERS } from './core/limits.ts';
+import type { PinGroupSpec } from './core/pin-group.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
 import type { Engine } from './engines/engine.ts';
 import type { TcpEngine } from './tcp/tcp-engine.ts';
@@ -16,6 +19,7 @@ export class DataPlanes {
   readonly tcp: TcpEngine;
   /** What is bound now, by name. */
   readonly #listeners = new Map<string, ListenerConfig>();
+  #pinGroups: readonly PinGroupSpec[] = [];
   #last: Promise<unknown> = Promise.resolve();
   #state: 'open' | 'draining' | 'closed' = 'open';
 
@@ -45,11 +49,20 @@ export class DataPlanes {
    *  3. new ones are bound; when one fails all the same, steps 2 and 3 are undone
    *  4. those that stay take their new rules, and their sessions go on
    *
+   * A listener finds the group that shares its pins when it comes, and a group goes after its last listener.
+   *
    * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; TICKRELAY_ERR_ENGINE when listeners would
    *   change while the relay drains, or anything after its end
    */
   apply(wanted: readonly ListenerConfig[]): Promise<void> {
-    return this.#inTurn(() => this.#apply(wanted));
+    return this.#inTurn(async () => {
+      await this.#setPinGroups([...this.#listeners.values(), ...wanted]);
+      try {
+        await this.#apply(wanted);
+      } finally {
+        await this.#setPinGroups([...this.#listeners.values()]);
+      }
+    });
   }
 
   /** No new sessions and connections from now on. */
@@ -79,6 +92,13 @@ export class DataPlanes {
     const turn = this.#last.then(change);
     this.#last = turn.catch(() => undefined);
     return turn;
+  }
+
+  async #setPinGroups(listeners: readonly ListenerConfig[]): Promise<void> {
+    const groups = pinGroupsOf(listeners);
+    if (isDeepStrictEqual(groups, this.#pinGroups)) return;
+    this.#pinGroups = groups;
+    await this.engine.setPinGroups(groups);
   }
 
   async #apply(wanted: readonly ListenerConfig[]): Promise<void> {

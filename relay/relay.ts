@@ -84,6 +84,10 @@ export class Relay {
         logger,
         hashSeed: config.hashSeed,
         now: this.#now,
+        pins: {
+          request: (request) => engine.requestPin(request),
+          letGo: (group, client) => engine.letPinGo(group, client),
+        },
         onConnectOutcome: (pool, backend, failure) => this.#control.connected(pool, backend.id, failure),
       }),
     );
@@ -248,6 +252,7 @@ export class Relay {
           `engine ${engine.name} can't end a single session; kernel can`,
         );
       },
+      pinnedBackend: (group, pool, client) => engine.requestPin({ group, pool, client, hold: false }),
       closeConnection: (id) => tcp.closeConnection(id),
       readiness: () => this.#readiness(),
       config: () => this.#config,

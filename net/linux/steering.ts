@@ -5,7 +5,7 @@
  * Source: linux/filter.h, Documentation/networking/filter.rst; SKF_NET_OFF addresses the network header, whatever the
  * socket's family.
  */
-import type { Endpoint } from '../address.ts';
+import type { Endpoint, IpAddress } from '../address.ts';
 import { RelayError } from '../relay-error.ts';
 import { SO_ATTACH_REUSEPORT_CBPF, SOCK_FILTER, SOCK_FPROG, SOL_SOCKET } from './abi.ts';
 import { Arena } from './arena.ts';
@@ -59,6 +59,14 @@ function steeringProgram(sockets: number): readonly Instruction[] {
     [MODULO, 0, 0, sockets],
     [RETURN_A, 0, 0, 0],
   ];
+}
+
+/** The number of the socket that the program steers a client to: the same sums as above. */
+export function steeredTo({ words, isV4 }: IpAddress, sockets: number): number {
+  const view = new DataView(words.buffer, words.byteOffset, words.byteLength);
+  const word = (i: number): number => view.getUint32(4 * i);
+  const mixed = isV4 ? word(3) : word(0) ^ word(1) ^ word(2) ^ word(3);
+  return (Math.imul(mixed, SPREAD) >>> 16) % sockets;
 }
 
 /**

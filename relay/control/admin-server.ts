@@ -12,6 +12,7 @@ import type { AdminContext } from './admin/admin-context.ts';
 import { clientRoutes } from './admin/client-routes.ts';
 import { configRoutes } from './admin/config-routes.ts';
 import { answer, errorAnswer } from './admin/error-answer.ts';
+import { pinGroupRoutes } from './admin/pin-group-routes.ts';
 import { poolRoutes } from './admin/pool-routes.ts';
 import { probeRoutes } from './admin/probe-routes.ts';
 import { registrationRoutes } from './admin/registration-routes.ts';
@@ -125,6 +126,7 @@ export class AdminServer {
         next();
       });
       poolRoutes(scope, context);
+      pinGroupRoutes(scope, context);
       clientRoutes(scope, context);
       void scope.register((inner, _inner, next) => {
         configRoutes(inner, context);

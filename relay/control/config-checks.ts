@@ -4,6 +4,7 @@ import { DEFAULT_IDLE_TIMEOUT_MS } from '../core/limits.ts';
 import type { AdminConfig, ListenerConfig, PoolConfig, RelayConfig } from './config.ts';
 import { suggestion, type ConfigPath, type Problems } from './config-problems.ts';
 import { NAME_PATTERN, NAME_RULE } from './config-schema.ts';
+import { checkPinGroups, pinGroupWarnings } from './pin-groups.ts';
 import { covers, localNetwork, unusableHere } from './target-address.ts';
 
 /** The sections that could be read; `undefined` stands for one with problems of its own. */
@@ -21,6 +22,7 @@ export function checkConfig(sections: Sections, problems: Problems): void {
   checkListeners(sections, problems);
   for (const pool of sections.pools) if (pool !== undefined) checkBackends(pool, problems);
   checkLoops(sections, problems);
+  checkPinGroups(sections.listeners, sections.pools, problems);
 }
 
 function checkListeners({ listeners, poolNames, admin }: Sections, problems: Problems): void {
@@ -111,6 +113,7 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
       );
     }
   });
+  warnings.push(...pinGroupWarnings(listeners, pools));
   if (admin !== undefined && admin.token === undefined && admin.listen.ip.range !== 'loopback') {
     warnings.push(
       `admin.token: is missing, and "${admin.listen.toString()}" is no loopback address; whoever reaches it can add backends and change the configuration`,

@@ -29,21 +29,24 @@ export function describeConfig(config: RelayConfig): Readonly<Record<string, unk
 }
 
 function describeListener(listener: ListenerConfig): unknown {
-  const { name, protocol, listen, pool, algorithm, idleTimeoutMs } = listener;
+  const { name, protocol, listen, pool, algorithm, pinGroup, idleTimeoutMs } = listener;
   const shared = {
     name,
     protocol,
     listen: listen.toString(),
     pool,
     algorithm,
+    ...(pinGroup === undefined ? {} : { pinGroup }),
     idleTimeout: formatDuration(idleTimeoutMs),
   };
   if (listener.protocol === 'udp') {
     const { pinTimeoutMs, receiveBufferBytes, limits } = listener;
     return { ...shared, pinTimeout: formatDuration(pinTimeoutMs), receiveBufferBytes, limits };
   }
+  const { pinTimeoutMs } = listener;
   return {
     ...shared,
+    ...(pinTimeoutMs === undefined ? {} : { pinTimeout: formatDuration(pinTimeoutMs) }),
     connectTimeout: formatDuration(listener.connectTimeoutMs),
     maxConnections: listener.maxConnections,
     keepAlive: formatDuration(listener.keepAliveMs),

@@ -161,6 +161,7 @@ const udpListener = section({
   listen: endpoint,
   pool: name,
   algorithm: oneOf(ALGORITHMS).default('ip-hash'),
+  pinGroup: name.optional(),
   idleTimeout: duration(10).default(limits.DEFAULT_IDLE_TIMEOUT_MS),
   pinTimeout: duration(0).default(limits.DEFAULT_PIN_TIMEOUT_MS),
   receiveBufferBytes: integer(MIN_RECEIVE_BUFFER_BYTES, MAX_RECEIVE_BUFFER_BYTES).default(
@@ -184,6 +185,8 @@ const tcpListener = section({
   listen: endpoint,
   pool: name,
   algorithm: oneOf(ALGORITHMS).default('least-connections'),
+  pinGroup: name.optional(),
+  pinTimeout: duration(0).optional(),
   idleTimeout: duration(10).default(limits.DEFAULT_TCP_IDLE_TIMEOUT_MS),
   connectTimeout: duration(1).default(limits.DEFAULT_CONNECT_TIMEOUT_MS),
   maxConnections: integer(1, MAX_CONNECTIONS).default(limits.DEFAULT_MAX_CONNECTIONS),
@@ -206,8 +209,9 @@ const tcpListener = section({
   })
     .transform(({ accept, timeout, send }) => ({ accept, timeoutMs: timeout, send }))
     .prefault({}),
-}).transform(({ idleTimeout, connectTimeout, keepAlive, slowStart, ...rest }) => ({
+}).transform(({ idleTimeout, pinTimeout, connectTimeout, keepAlive, slowStart, ...rest }) => ({
   ...rest,
+  pinTimeoutMs: pinTimeout,
   idleTimeoutMs: idleTimeout,
   connectTimeoutMs: connectTimeout,
   keepAliveMs: keepAlive,

@@ -25,6 +25,8 @@ export interface UdpListenerConfig {
   readonly pool: string;
   readonly algorithm: Algorithm;
   readonly idleTimeoutMs: number;
+  /** Name of the group whose listeners share their pins. */
+  readonly pinGroup?: string | undefined;
   readonly pinTimeoutMs: number;
   readonly receiveBufferBytes: number;
   /** 0 means no bound. Rates are new sessions a second. */
@@ -42,6 +44,9 @@ export interface TcpListenerConfig {
   readonly listen: Endpoint;
   readonly pool: string;
   readonly algorithm: Algorithm;
+  readonly pinGroup?: string | undefined;
+  /** Only with a group; undefined: as long as its other listeners say. */
+  readonly pinTimeoutMs?: number | undefined;
   readonly idleTimeoutMs: number;
   readonly connectTimeoutMs: number;
   readonly maxConnections: number;

@@ -85,6 +85,8 @@ export interface RelayView {
   connections(query: ClientQuery): ConnectionRows;
   /** Returns whether there was one. @throws RelayError TICKRELAY_ERR_ENGINE when the engine can't end a single session */
   endSession(listener: string, client: Endpoint): boolean;
+  /** Id of the backend of this pool to which the group's pin of the client leads, where there is one. */
+  pinnedBackend(group: string, pool: string, client: Uint32Array): Promise<string | undefined>;
   /** Returns whether there was one with this id. */
   closeConnection(id: number): boolean;
   /** Not ready until every listener is bound, while a pool settles, and from the beginning of the drain. */

@@ -3,6 +3,7 @@ import type { BackendRef } from './backend-ref.ts';
 import { slotOf } from './backend-ref.ts';
 import { ListenerCounters } from './counters.ts';
 import { MAX_BACKENDS } from './limits.ts';
+import type { PinGroupView } from './pin-group.ts';
 import type { BackendEntry, PoolSnapshot } from './pool-snapshot.ts';
 import { type Algorithm, Selector } from './select.ts';
 import { TokenBucket } from './token-bucket.ts';
@@ -120,6 +121,8 @@ export class ListenerState {
   idleTimeoutMs!: number;
   pinTimeoutMs!: number;
   limits!: AdmissionLimits;
+  /** What it shares with other listeners; undefined: its pins are its own. */
+  group: PinGroupView | undefined;
   readonly rate: TokenBucket;
 
   constructor(index: number, name: string, options: ListenerStateOptions) {

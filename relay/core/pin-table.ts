@@ -3,9 +3,12 @@
  * from whatever port, finds the same server although the pool has changed. The same record carries what is known of the
  * client IP for admission: its live sessions and its tokens for new ones.
  *
+ * What listeners share of a client IP is one more pin, of their group (pin-group.ts), in the same table. Its reference is the
+ * group's, and what counts as its sessions are the holds of listeners outside the engine.
+ *
  * Fields of a record (record-table.ts), after the client address:
  *
- *     word 4      key: listener index + 1
+ *     word 4      key: scope + 1: the listener's index, or above those the group's scope
  *     word 5      backend reference
  *     word 6      live sessions
  *     word 7      1 once a session of this client came past half-open, else 0
@@ -42,14 +45,14 @@ export class PinTable {
   }
 
   /** @returns the pin's id, or -1 */
-  find(listener: number, words: Uint32Array, at: number): number {
-    return this.records.find(words, at, listener + 1);
+  find(scope: number, words: Uint32Array, at: number): number {
+    return this.records.find(words, at, scope + 1);
   }
 
   /** Adds a pin; a full table first lets go of one without sessions. @returns its id, or -1 when none could go */
-  add(listener: number, words: Uint32Array, at: number, nowMs: number): number {
+  add(scope: number, words: Uint32Array, at: number, nowMs: number): number {
     if (this.records.isFull) this.#evict(nowMs);
-    const id = this.records.insert(words, at, listener + 1);
+    const id = this.records.insert(words, at, scope + 1);
     if (id === -1) return -1;
     this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
     fill(this.#doubles, id * RECORD_DOUBLES + BUCKET);
@@ -64,7 +67,7 @@ export class PinTable {
     this.#words[id * RECORD_WORDS + BACKEND_REF] = ref;
   }
 
-  listener(id: number): number {
+  scope(id: number): number {
     return this.#words[id * RECORD_WORDS + KEY_WORD]! - 1;
   }
 
@@ -83,6 +86,14 @@ export class PinTable {
     this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
   }
 
+  lastUsedMs(id: number): number {
+    return this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS]!;
+  }
+
+  touch(id: number, nowMs: number): void {
+    this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
+  }
+
   /** The client has answered or sent twice: no spoofed source. */
   confirm(id: number): void {
     this.#words[id * RECORD_WORDS + CONFIRMED] = 1;
@@ -98,6 +109,16 @@ export class PinTable {
     return (
       this.liveSessions(id) === 0 && nowMs - this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS]! >= timeoutMs
     );
+  }
+
+  /** Forgets every pin of the scope. */
+  forgetAll(scope: number, nowMs: number): void {
+    const { records } = this;
+    const forget = (id: number): void => {
+      if (this.scope(id) === scope) records.remove(id);
+    };
+    // As many steps as there are places and records: a removal may move a record into the place just visited.
+    records.walk(records.places + records.size, forget, nowMs);
   }
 
   /** Of a few pins without sessions, lets the least valuable go: unconfirmed before confirmed, then the oldest. */

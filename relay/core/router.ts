@@ -6,8 +6,9 @@
  *  1. its session by (listener, client IP, client port), unless idle for too long;
  *  2. the session's backend is usable: forward. Else the player is re-pinned, as in 4;
  *  3. no session: the listener is not draining, the client's and the listener's limits allow one more;
- *  4. the backend: the pin of the client IP if its backend is ready or draining, else the listener's algorithm;
- *  5. the session and the pin are written.
+ *  4. the backend: the pin of the client IP if its backend is ready or draining, else the listener's algorithm. Where
+ *     listeners share their pins, the group's pin comes first, and then the listener's own;
+ *  5. the session and the pins are written.
  *
  * Time is passed in, in ms on a monotonic clock. A drop is a value: `route` returns a session id, or `~reason`.
  */
@@ -15,8 +16,9 @@ import assert from 'node:assert/strict';
 import { NO_BACKEND_REF, type BackendRef, slotOf } from './backend-ref.ts';
 import { type DropReason, dropReason } from './drop-reason.ts';
 import { hashAddress } from './hash.ts';
-import { EVICTION_BUDGET } from './limits.ts';
+import { EVICTION_BUDGET, MAX_LISTENERS } from './limits.ts';
 import type { ListenerState } from './listener-state.ts';
+import { GroupPins } from './group-pins.ts';
 import { PinTable } from './pin-table.ts';
 import { NO_UPSTREAM, SessionTable } from './session-table.ts';
 
@@ -47,6 +49,7 @@ export interface RouterOptions {
 export class Router {
   readonly sessions: SessionTable;
   readonly pins: PinTable;
+  readonly groupPins: GroupPins;
   readonly #listeners: (ListenerState | undefined)[] = [];
   readonly #hashSeed: number;
   readonly #onDetach: (session: number) => void;
@@ -65,6 +68,7 @@ export class Router {
       },
     });
     this.pins = new PinTable(options.maxSessions * PINS_PER_SESSION, options.tableSeed);
+    this.groupPins = new GroupPins(this.pins, this.#listeners);
     this.#hashSeed = options.hashSeed;
     this.#onDetach = options.onDetach;
     this.#sweepSession = (id, nowMs) => {
@@ -76,7 +80,12 @@ export class Router {
       if (this.#victim === -1 || this.sessions.isLongerSilent(id, this.#victim)) this.#victim = id;
     };
     this.#sweepPin = (id, nowMs) => {
-      const listener = this.#listeners[this.pins.listener(id)]!;
+      const scope = this.pins.scope(id);
+      if (scope >= MAX_LISTENERS) {
+        this.groupPins.expire(id, nowMs);
+        return;
+      }
+      const listener = this.#listeners[scope]!;
       if (this.pins.isExpired(id, nowMs, listener.pinTimeoutMs)) this.pins.records.remove(id);
     };
   }
@@ -91,15 +100,12 @@ export class Router {
     const { sessions, pins } = this;
     this.#listeners[listener.index] = undefined;
     if (listener.counters.sessionsOpened === 0) return;
-    // As many steps as there are places and records: a removal may move a record into the place just visited.
     const endSession = (id: number): void => {
       if (sessions.listener(id) === listener.index) this.end(id, listener, nowMs);
     };
-    const forgetPin = (id: number): void => {
-      if (pins.listener(id) === listener.index) pins.records.remove(id);
-    };
+    // As many steps as there are places and records: a removal may move a record into the place just visited.
     sessions.records.walk(sessions.records.places + sessions.records.size, endSession, nowMs);
-    pins.records.walk(pins.records.places + pins.records.size, forgetPin, nowMs);
+    pins.forgetAll(listener.index, nowMs);
   }
 
   listenerOf(session: number): ListenerState {
@@ -133,7 +139,7 @@ export class Router {
     }
     if (sessions.datagramsDownstream(id) === 1) this.#confirm(listener, words, at);
     sessions.touch(id, bytes, nowMs);
-    return listener.pool.isUsable(sessions.backendRef(id)) ? id : this.#repin(id, listener, words, at);
+    return listener.pool.isUsable(sessions.backendRef(id)) ? id : this.#repin(id, listener, words, at, nowMs);
   }
 
   /** Whether a reply from the backend in `slot` may pass to the session: it is the session's own, and alive. */
@@ -204,6 +210,7 @@ export class Router {
     sessions.touch(id, bytes, nowMs);
     pins.setBackendRef(pin, ref);
     pins.sessionOpened(pin, nowMs);
+    if (listener.group !== undefined) this.groupPins.write(listener.group, ref, words, at, nowMs);
     listener.pool.sessionOpened(ref);
     listener.counters.liveSessions++;
     listener.counters.sessionOpened();
@@ -226,7 +233,11 @@ export class Router {
 
   /** @returns the backend for this client IP, or NO_BACKEND_REF */
   #choose(listener: ListenerState, pin: number, words: Uint32Array, at: number): BackendRef {
-    const { pool } = listener;
+    const { pool, group } = listener;
+    if (group !== undefined) {
+      const shared = this.groupPins.follow(group, words, at);
+      if (shared !== NO_BACKEND_REF && pool.isUsable(shared)) return shared;
+    }
     if (pin !== -1) {
       const pinned = this.pins.backendRef(pin);
       if (pool.isUsable(pinned)) return pinned;
@@ -241,7 +252,7 @@ export class Router {
   }
 
   /** The session's backend is gone: the player moves to where its pin, or else the algorithm, says. */
-  #repin(session: number, listener: ListenerState, words: Uint32Array, at: number): number {
+  #repin(session: number, listener: ListenerState, words: Uint32Array, at: number, nowMs: number): number {
     const pin = this.pins.find(listener.index, words, at);
     const ref = this.#choose(listener, pin, words, at);
     if (ref === NO_BACKEND_REF) return ~NO_BACKEND;
@@ -249,6 +260,7 @@ export class Router {
     this.sessions.setBackendRef(session, ref);
     listener.pool.sessionOpened(ref);
     if (pin !== -1) this.pins.setBackendRef(pin, ref);
+    if (listener.group !== undefined) this.groupPins.write(listener.group, ref, words, at, nowMs);
     listener.counters.sessionRepinned();
     return session;
   }

@@ -5,6 +5,7 @@
 import type { Endpoint } from '../../net/address.ts';
 import type { ListenerCounts } from '../core/counters.ts';
 import type { ListenerRules } from '../core/listener-state.ts';
+import type { PinGroupSpec, PinRequest } from '../core/pin-group.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { ReplyTimes } from '../core/reply-times.ts';
 
@@ -15,6 +16,8 @@ export interface UdpListenerSpec extends ListenerRules {
   readonly name: string;
   readonly listen: Endpoint;
   readonly pool: string;
+  /** Name of the group whose listeners share their pins; absent: its pins are its own. */
+  readonly pinGroup?: string | undefined;
   /** Asked of the system for each socket of the listener; it may grant less. */
   readonly receiveBufferBytes: number;
 }
@@ -97,6 +100,17 @@ export interface Engine {
    * @returns resolves when the whole engine obeys it
    */
   publish(snapshot: PoolSnapshot): Promise<void>;
+
+  /** The groups that share pins, also of listeners that the engine does not have. A group that stays keeps its pins. */
+  setPinGroups(groups: readonly PinGroupSpec[]): Promise<void>;
+  /**
+   * Asks for the pin of a client IP in its group, and makes it where none can be followed.
+   *
+   * @returns id of the backend to take: the pin's, or else the proposal
+   */
+  requestPin(request: PinRequest): Promise<string | undefined>;
+  /** Ends a hold that a request took. */
+  letPinGo(group: string, client: Uint32Array): void;
 
   /** After `close` the last ones, with their final counts. */
   listeners(): readonly ListenerStatus[];

@@ -5,14 +5,18 @@
  *     judge -> enter -> release, and serveQueue whenever something came free
  *
  * or, where a proxy is to say first who the client is: expect -> judge -> enter -> release.
+ *
+ * In a pin group a client that enters is asked for its pin first. It takes its place at the listener at once, so that those
+ * who come meanwhile see it, and the backend that the pin names takes the place of the one that was chosen.
  */
 import type { Endpoint } from '../../net/address.ts';
 import { hashAddress } from '../core/hash.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
+import type { SharedPins } from './shared-pins.ts';
 import { SourceTable, type Source } from './source-table.ts';
 import type { TcpConnection } from './tcp-connection.ts';
-import type { TcpPool } from './tcp-pool.ts';
+import type { NoBackend, TcpPool } from './tcp-pool.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
 
 /** What a connection holds on to at its listener until it ends. */
@@ -22,15 +26,17 @@ interface Entry {
   /** Of the client's address. */
   readonly hash: number;
   isAdmitted: boolean;
+  /** The group whose pin of this client it holds. */
+  heldGroup?: string;
 }
 type KnownEntry = Entry & { readonly source: Source };
 
-/** A client that is let in. */
+/** A client that is let in, or waits. */
 export interface Verdict {
   readonly source: Source;
   readonly hash: number;
-  /** One connection is counted towards it; absent: the client waits. */
-  readonly backend: BackendEntry | undefined;
+  /** A backend, with one connection counted towards it, or the limit that is reached. */
+  readonly choice: BackendEntry | CloseReason;
 }
 
 export interface AdmissionOptions {
@@ -39,6 +45,8 @@ export interface AdmissionOptions {
   readonly pool: TcpPool;
   readonly hashSeed: number;
   readonly now: () => number;
+  /** Absent: nothing is pinned. */
+  readonly pins: SharedPins | undefined;
 }
 
 export class Admission {
@@ -77,20 +85,32 @@ export class Admission {
 
   /** @returns how the client comes in, or why it is refused */
   judge(client: Endpoint): Verdict | CloseReason {
-    const { limits, queue } = this.#options.rules();
+    const { limits } = this.#options.rules();
     const nowMs = this.#options.now();
     const source = this.#sources.of(client.ip);
     const hash = hashAddress(client.ip.words, 0, this.#options.hashSeed);
     const isTooFast = !source.takeToken(nowMs, limits.connectionRatePerSource);
-    const backend = isTooFast ? 'source-rate-limit' : this.#choose(source, hash);
-    if (typeof backend !== 'string') return { source, hash, backend };
-    const mayWait = backend !== 'source-rate-limit' && backend !== 'no-backend';
+    const choice = isTooFast ? 'source-rate-limit' : this.#choose(source, hash);
+    const isIn = typeof choice !== 'string' || this.#mayWait(choice, source);
+    if (isIn || this.#groupFor(choice) !== undefined) return { source, hash, choice };
+    this.#sources.forget(source, nowMs);
+    return choice;
+  }
+
+  #mayWait(reason: CloseReason, source: Source): boolean {
+    if (reason === 'source-rate-limit' || reason === 'no-backend') return false;
+    const { limits, queue } = this.#options.rules();
     // One client must not fill the queue that all share.
     const { connectionsPerSource } = limits;
     const hasTurn = connectionsPerSource === 0 || source.waiting < connectionsPerSource;
-    if (mayWait && hasTurn && this.#queue.size < queue.size) return { source, hash, backend: undefined };
-    this.#sources.forget(source, nowMs);
-    return backend;
+    return hasTurn && this.#queue.size < queue.size;
+  }
+
+  /** The group whose pin is to be asked for: not for a client that the limits keep out, whatever its backend would be. */
+  #groupFor(choice: BackendEntry | CloseReason): string | undefined {
+    const isForBackend =
+      typeof choice !== 'string' || choice === 'no-backend' || choice === 'backend-connection-limit';
+    return isForBackend && this.#options.pins !== undefined ? this.#options.rules().pinGroup : undefined;
   }
 
   /** @returns a backend with one connection counted towards it, or the limit that is reached */
@@ -103,39 +123,91 @@ export class Admission {
   }
 
   /** Lets the client in, or lets it wait. */
-  enter(connection: TcpConnection, { source, hash, backend }: Verdict): void {
-    const entry = { source, hash, isAdmitted: false };
+  enter(connection: TcpConnection, { source, hash, choice }: Verdict): void {
+    const entry: KnownEntry = { source, hash, isAdmitted: false };
     if (this.#entries.has(connection)) this.#expected--;
     this.#entries.set(connection, entry);
-    if (backend !== undefined) {
-      this.#admit(connection, entry, backend);
+    this.#proceed(connection, entry, choice);
+  }
+
+  #proceed(connection: TcpConnection, entry: KnownEntry, choice: BackendEntry | CloseReason): void {
+    const group = this.#groupFor(choice);
+    if (group !== undefined) void this.#askPin(connection, entry, group, choice as BackendEntry | NoBackend);
+    else if (typeof choice === 'string') this.#wait(connection, entry);
+    else {
+      this.#count(entry, 1);
+      connection.connectTo(choice, entry.hash);
+    }
+  }
+
+  /** The connection goes where its client's pin says. Where there is none to follow, it goes on with what was chosen. */
+  async #askPin(
+    connection: TcpConnection,
+    entry: KnownEntry,
+    group: string,
+    choice: BackendEntry | NoBackend,
+  ): Promise<void> {
+    const { pool } = this.#options;
+    const pins = this.#options.pins!;
+    const client = connection.client.ip.words;
+    const proposal = typeof choice === 'string' ? undefined : choice.id;
+    this.#count(entry, 1);
+    const id = await pins.request({ group, client, pool: pool.name, proposal, hold: true });
+    const backend = pool.follow(id, choice);
+    const isGone = connection.state === 'closing';
+    if (typeof backend !== 'string' && !isGone) {
+      entry.heldGroup = group;
+      connection.connectTo(backend, entry.hash);
+      // The pool may have changed meanwhile.
+      if (!pool.isUsable(backend)) connection.backendLost();
       return;
     }
-    source.waiting++;
+    if (id !== undefined) pins.letGo(group, client);
+    if (typeof backend !== 'string') {
+      pool.release(backend);
+      this.serveQueue();
+    } else if (!isGone) {
+      this.#count(entry, -1);
+      if (this.#mayWait(backend, entry.source)) this.#wait(connection, entry);
+      else connection.close(backend);
+    }
+  }
+
+  #wait(connection: TcpConnection, entry: KnownEntry): void {
+    entry.source.waiting++;
     this.#queue.set(connection, entry);
     connection.waitFor(this.#options.rules().queue.timeoutMs);
   }
 
-  #admit(connection: TcpConnection, entry: KnownEntry, backend: BackendEntry): void {
-    entry.isAdmitted = true;
-    entry.source.admitted++;
-    this.#admitted++;
-    connection.connectTo(backend, entry.hash);
+  /** The connection takes a place, or gives it back. */
+  #count(entry: KnownEntry, by: 1 | -1): void {
+    entry.isAdmitted = by === 1;
+    entry.source.admitted += by;
+    this.#admitted += by;
+  }
+
+  /** The backend that the pin names could not be reached: the client's pin moves with its connection, if it may. */
+  retried(connection: TcpConnection, failed: BackendEntry, other: BackendEntry): void {
+    const group = this.#entries.get(connection)?.heldGroup;
+    if (group === undefined) return;
+    const { pool, pins } = this.#options;
+    const client = connection.client.ip.words;
+    const backends = { proposal: other.id, instead: failed.id };
+    void pins!.request({ group, client, pool: pool.name, ...backends, hold: false });
   }
 
   /** The connection ended. */
   release(connection: TcpConnection): void {
-    const { source, isAdmitted } = this.#entries.get(connection)!;
+    const entry = this.#entries.get(connection)!;
     this.#entries.delete(connection);
-    if (source === undefined) {
+    if (!isKnown(entry)) {
       this.#expected--;
       return;
     }
+    const { source, isAdmitted, heldGroup } = entry;
     if (this.#queue.delete(connection)) source.waiting--;
-    if (isAdmitted) {
-      source.admitted--;
-      this.#admitted--;
-    }
+    if (isAdmitted) this.#count(entry, -1);
+    if (heldGroup !== undefined) this.#options.pins!.letGo(heldGroup, connection.client.ip.words);
     this.#sources.forget(source, this.#options.now());
   }
 
@@ -147,7 +219,7 @@ export class Admission {
       if (typeof backend !== 'string') {
         this.#queue.delete(connection);
         entry.source.waiting--;
-        this.#admit(connection, entry, backend);
+        this.#proceed(connection, entry, backend);
       } else if (backend !== 'source-connection-limit') return;
     }
   }
@@ -156,4 +228,8 @@ export class Admission {
   sweep(nowMs: number): void {
     this.#sources.sweep(nowMs);
   }
+}
+
+function isKnown(entry: Entry): entry is KnownEntry {
+  return entry.source !== undefined;
 }

@@ -44,6 +44,8 @@ export interface TcpConnectionOptions {
   readonly connect: Connect;
   readonly now: () => number;
   readonly onConnectOutcome: ConnectOutcome;
+  /** A backend could not be reached, or was lost before a byte, and another is tried. */
+  readonly onRetry: (connection: TcpConnection, failed: BackendEntry, other: BackendEntry) => void;
   /** Called once, when every descriptor is closed. */
   readonly onClosed: (connection: TcpConnection, reason: CloseReason) => void;
 }
@@ -228,7 +230,7 @@ export class TcpConnection {
 
   #connectFailed(reason: CloseReason, code?: string): void {
     if (this.#reason !== undefined) return;
-    const { pool, listener, onConnectOutcome } = this.#options;
+    const { pool, listener, onConnectOutcome, onRetry } = this.#options;
     const failed = this.#backend!;
     if (code !== undefined && BACKEND_FAULTS.has(code)) onConnectOutcome(failed, code);
     const other = this.#isRetry ? undefined : pool.acquireOther(failed, this.#choice());
@@ -244,6 +246,7 @@ export class TcpConnection {
     this.#backend = other;
     this.#isRetry = true;
     listener.counters.retried++;
+    onRetry(this, failed, other);
     this.#connect(other);
   }
 

@@ -10,6 +10,7 @@ import { RelayError } from '../../net/relay-error.ts';
 import { SWEEP_BUDGET } from '../core/limits.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
+import type { SharedPins } from './shared-pins.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
 import { TcpConnection, type Connect, type ConnectOutcome } from './tcp-connection.ts';
 import { TcpListener, type TcpListenerStatus } from './tcp-listener.ts';
@@ -29,6 +30,8 @@ export interface TcpEngineOptions {
   /** Monotonic clock in ms. */
   readonly now?: () => number;
   readonly connect?: Connect;
+  /** The pins of the listeners' pin groups. Without it nothing is pinned. */
+  readonly pins?: SharedPins;
   /** Told of every attempt to reach a backend. */
   readonly onConnectOutcome?: (pool: string, ...outcome: Parameters<ConnectOutcome>) => void;
   readonly sweepIntervalMs?: number;
@@ -39,6 +42,7 @@ export class TcpEngine {
   readonly #hashSeed: number;
   readonly #now: () => number;
   readonly #connect: Connect;
+  readonly #pins: SharedPins | undefined;
   readonly #onConnectOutcome: NonNullable<TcpEngineOptions['onConnectOutcome']>;
   readonly #listeners = new Map<string, TcpListener>();
   readonly #pools = new Map<string, TcpPool>();
@@ -54,6 +58,7 @@ export class TcpEngine {
     this.#hashSeed = options.hashSeed ?? 0;
     this.#now = options.now ?? (() => performance.now());
     this.#connect = options.connect ?? netConnect;
+    this.#pins = options.pins;
     this.#onConnectOutcome = options.onConnectOutcome ?? (() => undefined);
     this.#sweepTimer = setInterval(() => this.#sweep(), options.sweepIntervalMs ?? SWEEP_INTERVAL_MS);
     this.#sweepTimer.unref();
@@ -73,6 +78,7 @@ export class TcpEngine {
       pool: this.#pool(spec.pool),
       hashSeed: this.#hashSeed,
       now: this.#now,
+      pins: this.#pins,
       open: (at, clientSocket, client) => this.#open(at, clientSocket, client),
       onAcceptError: (at, error) => this.#logAcceptError(at, error),
     });
@@ -190,6 +196,7 @@ export class TcpEngine {
       connect: this.#connect,
       now: this.#now,
       onConnectOutcome: (backend, failure) => this.#onConnectOutcome(pool.name, backend, failure),
+      onRetry: (retried, failed, other) => listener.retried(retried, failed, other),
       onClosed: (closed, reason) => {
         this.#connections.remove(closed);
         listener.released(closed, reason);

@@ -3,7 +3,7 @@
  *
  *   1. it is counted; a trusted proxy says who the client is; the client IP's rate is checked
  *   2. the limits are checked: of the listener, of the client IP, of the backends
- *   3. a backend is chosen and dialled (tcp-connection.ts); or the connection waits for its turn in a bounded queue;
+ *   3. a backend is chosen, in a pin group the one of the client's pin, and dialled (tcp-connection.ts); or the connection waits for its turn in a bounded queue;
  *      or it is reset at once, with a reason that is counted
  *   4. when it ends, those that wait are looked at, in the order in which they came
  */
@@ -13,7 +13,9 @@ import { createServer, type AddressInfo, type Server, type Socket } from 'node:n
 import { Endpoint, IpAddress } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import { Admission } from './admission.ts';
+import type { BackendEntry } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
+import type { SharedPins } from './shared-pins.ts';
 import { reset, STREAM_HIGH_WATER_BYTES } from './stream-ends.ts';
 import type { TcpConnection } from './tcp-connection.ts';
 import { TcpCounters, type TcpCounts } from './tcp-counters.ts';
@@ -43,6 +45,7 @@ export interface TcpListenerOptions {
   readonly pool: TcpPool;
   readonly hashSeed: number;
   readonly now: () => number;
+  readonly pins: SharedPins | undefined;
   /** A client is to be let in, or to wait. */
   readonly open: (listener: TcpListener, clientSocket: Socket, client: Endpoint) => TcpConnection;
   readonly onAcceptError: (listener: TcpListener, error: Error) => void;
@@ -63,8 +66,8 @@ export class TcpListener {
     this.#options = options;
     this.#server = server;
     this.#rules = options.spec;
-    const { pool, hashSeed, now } = options;
-    this.#admission = new Admission({ rules: () => this.#rules, pool, hashSeed, now });
+    const { pool, hashSeed, now, pins } = options;
+    this.#admission = new Admission({ rules: () => this.#rules, pool, hashSeed, now, pins });
     this.local = new Endpoint(options.spec.listen.ip, (server.address() as AddressInfo).port);
     server.on('connection', (socket) => this.#accept(socket));
     server.on('error', (error) => {
@@ -129,6 +132,11 @@ export class TcpListener {
     this.counters.closed(reason);
     this.#admission.release(connection);
     if (this.#admission.live === 0) this.#onEmpty?.();
+  }
+
+  /** A connection goes on with another backend than the one that it was given. */
+  retried(connection: TcpConnection, failed: BackendEntry, other: BackendEntry): void {
+    this.#admission.retried(connection, failed, other);
   }
 
   /** Lets in those of the waiting connections that the limits now allow, the oldest first. */

@@ -30,6 +30,7 @@ export type NoBackend = 'no-backend' | 'backend-connection-limit';
 export class TcpPool {
   readonly name: string;
   #snapshot: PoolSnapshot | undefined;
+  #byId: ReadonlyMap<string, BackendEntry> = new Map();
   readonly #selector = new Selector();
   /** By slot. */
   readonly #live = new Uint32Array(MAX_BACKENDS);
@@ -45,6 +46,8 @@ export class TcpPool {
   publish(snapshot: PoolSnapshot, nowMs: number): void {
     const before = this.#snapshot;
     this.#snapshot = snapshot;
+    const present = snapshot.backends.filter((backend) => backend !== undefined);
+    this.#byId = new Map(present.map((backend) => [backend.id, backend]));
     if (before === undefined || before.ready.length === 0) return;
     for (const slot of snapshot.ready) {
       const wasUsable = before.usable[slot] === snapshot.usable[slot];
@@ -71,6 +74,20 @@ export class TcpPool {
     if (this.#isFull(backend)) return 'backend-connection-limit';
     this.#live[slot]!++;
     return backend;
+  }
+
+  /**
+   * Takes the backend that a pin names instead of the one that was acquired, if it is ready or draining and has not its cap.
+   *
+   * @returns the backend that one connection is counted towards now, or `acquired` as it came
+   */
+  follow(id: string | undefined, acquired: BackendEntry | NoBackend): BackendEntry | NoBackend {
+    const pinned = id === undefined ? undefined : this.#byId.get(id);
+    const isSame = typeof acquired !== 'string' && acquired.ref === pinned?.ref;
+    if (pinned === undefined || isSame || !this.isUsable(pinned) || this.#isFull(pinned)) return acquired;
+    if (typeof acquired !== 'string') this.release(acquired);
+    this.#live[pinned.slot]!++;
+    return pinned;
   }
 
   /** Never `failed`: whatever the algorithm, of the others the one with the fewest connections per weight. */

@@ -23,6 +23,8 @@ export interface TcpListenerSpec extends TcpConnectionRules {
   readonly listen: Endpoint;
   readonly pool: string;
   readonly algorithm: Algorithm;
+  /** Name of the group whose listeners share the pins of client IPs; absent: this one has no pins. */
+  readonly pinGroup?: string | undefined;
   /** Connections of this listener that are let in. */
   readonly maxConnections: number;
   readonly limits: TcpLimits;

@@ -14,6 +14,7 @@ import type { Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
+import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { ReplyTimes } from '../../core/reply-times.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
@@ -176,6 +177,20 @@ export class KernelEngine implements Engine {
     if (pool === undefined || snapshot.isSettling === true) return;
     await pool.publish(snapshot);
     this.#reachBackends(pool);
+  }
+
+  setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
+    if (groups.length === 0) return Promise.resolve();
+    const text = `engine kernel can't share pins yet: name another engine, or take pinGroup out of the listeners`;
+    return Promise.reject(new RelayError('TICKRELAY_ERR_ENGINE', text));
+  }
+
+  requestPin({ proposal }: PinRequest): Promise<string | undefined> {
+    return Promise.resolve(proposal);
+  }
+
+  letPinGo(): void {
+    // There are none.
   }
 
   /** After the end: the listeners as they were then. */

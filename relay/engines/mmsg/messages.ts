@@ -4,6 +4,7 @@
  */
 import { Endpoint } from '../../../net/address.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
+import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
 import { EndpointIndex } from '../../core/endpoint-index.ts';
 import type { SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
@@ -47,13 +48,28 @@ export type ToWorker =
   | { readonly kind: 'update'; readonly request: number; readonly spec: PlainSpec }
   | { readonly kind: 'remove'; readonly request: number; readonly name: string }
   | { readonly kind: 'sessions'; readonly request: number; readonly query: SessionQuery }
+  | { readonly kind: 'pin-groups'; readonly request: number; readonly groups: readonly PinGroupSpec[] }
+  | { readonly kind: 'pin'; readonly request: number; readonly pin: PinRequest }
+  | {
+      readonly kind: 'let-pin-go';
+      readonly request: number;
+      readonly group: string;
+      readonly client: Uint32Array;
+    }
   | { readonly kind: 'sweep'; readonly request: number }
   | { readonly kind: 'drain'; readonly request: number }
   | { readonly kind: 'close'; readonly request: number };
 
+/** What some requests are answered with. */
+export interface Answer {
+  readonly listing?: SessionListing;
+  /** Id of the backend that a pin names. */
+  readonly backend?: string;
+}
+
 export type FromWorker =
   | { readonly kind: 'online'; readonly wakeFd: number }
-  | { readonly kind: 'done'; readonly request: number; readonly listing?: SessionListing }
+  | { readonly kind: 'done'; readonly request: number; readonly answer: Answer }
   | { readonly kind: 'failed'; readonly request: number; readonly reason: string }
   | { readonly kind: 'trouble'; readonly reason: string };
 
@@ -65,9 +81,9 @@ export type PlainSnapshot = Omit<PoolSnapshot, 'backends' | 'slotAt' | 'words' |
 };
 
 export function toPlainSpec(spec: UdpListenerSpec): PlainSpec {
-  const { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes } = spec;
+  const { name, pool, algorithm, pinGroup, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes } = spec;
   const listen = spec.listen.toString();
-  return { name, pool, algorithm, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes, listen };
+  return { name, pool, algorithm, pinGroup, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes, listen };
 }
 
 export function fromPlainSpec(plain: PlainSpec): UdpListenerSpec {

@@ -9,18 +9,19 @@
  * waits in their receive buffers.
  */
 import assert from 'node:assert/strict';
-import type { Endpoint } from '../../../net/address.ts';
+import { type Endpoint, IpAddress } from '../../../net/address.ts';
 import { Arena } from '../../../net/linux/arena.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { readReceiveBuffer } from '../../../net/linux/mmsg-socket.ts';
-import { bindGroup } from '../../../net/linux/steering.ts';
+import { bindGroup, steeredTo } from '../../../net/linux/steering.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
+import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { toPlainSnapshot, toPlainSpec, type WorkerSettings } from './messages.ts';
+import { type Answer, toPlainSnapshot, toPlainSpec, type WorkerSettings } from './messages.ts';
 import { WorkerThread } from './worker-thread.ts';
 
 export interface MmsgEngineOptions {
@@ -71,6 +72,7 @@ export class MmsgEngine implements Engine {
   readonly #workers: WorkerThread[];
   readonly #listeners = new Map<string, Listener>();
   readonly #pools = new Map<string, Pool>();
+  #pinGroups: readonly PinGroupSpec[] = [];
   readonly #startedMs: number[] = [];
   readonly #now = (): number => performance.now();
   #isDraining = false;
@@ -143,6 +145,26 @@ export class MmsgEngine implements Engine {
     await this.#publishToAll(pool);
   }
 
+  async setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
+    this.#pinGroups = groups;
+    await this.#askAll({ kind: 'pin-groups', groups });
+  }
+
+  /** Asks the worker that has the client's sessions. One that dies before it answers has lost the pin, too. */
+  async requestPin(request: PinRequest): Promise<string | undefined> {
+    const answer = this.#workerOf(request.client).ask({ kind: 'pin', pin: request });
+    return answer.then(
+      ({ backend }) => backend,
+      () => request.proposal,
+    );
+  }
+
+  letPinGo(group: string, client: Uint32Array): void {
+    void this.#workerOf(client)
+      .ask({ kind: 'let-pin-go', group, client })
+      .catch(() => undefined);
+  }
+
   listeners(): readonly ListenerStatus[] {
     return Array.from(this.#listeners.values(), (listener) => this.#status(listener));
   }
@@ -159,8 +181,8 @@ export class MmsgEngine implements Engine {
 
   async sessions(query: SessionQuery): Promise<SessionListing> {
     const listings = await this.#askAll({ kind: 'sessions', query });
-    const sessions = listings.flatMap((listing) => listing?.sessions ?? []).slice(0, query.limit);
-    const total = listings.reduce((sum, listing) => sum + (listing?.total ?? 0), 0);
+    const sessions = listings.flatMap(({ listing }) => listing?.sessions ?? []).slice(0, query.limit);
+    const total = listings.reduce((sum, { listing }) => sum + (listing?.total ?? 0), 0);
     return { sessions, total, truncated: total > sessions.length };
   }
 
@@ -232,6 +254,7 @@ export class MmsgEngine implements Engine {
       pool.live[index]!.fill(0);
       return this.#publishTo(worker, index, pool);
     });
+    told.push(worker.ask({ kind: 'pin-groups', groups: this.#pinGroups }));
     for (const listener of this.#listeners.values()) {
       const counters = listener.counters[index]!;
       counters.liveSessions = 0;
@@ -292,8 +315,12 @@ export class MmsgEngine implements Engine {
   }
 
   /** Asks every worker; one that dies before it answers has nothing to say. */
-  #askAll(message: Parameters<WorkerThread['ask']>[0]): Promise<(SessionListing | undefined)[]> {
-    return Promise.all(this.#workers.map((worker) => worker.ask(message).catch(() => undefined)));
+  #askAll(message: Parameters<WorkerThread['ask']>[0]): Promise<Answer[]> {
+    return Promise.all(this.#workers.map((worker) => worker.ask(message).catch(() => ({}))));
+  }
+
+  #workerOf(client: Uint32Array): WorkerThread {
+    return this.#workers[steeredTo(IpAddress.fromWords(client, 0), this.#workers.length)]!;
   }
 
   #smallestBuffer(fds: readonly number[]): number {

@@ -4,8 +4,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
-import type { SessionListing } from '../engine.ts';
-import { FIGURES, type FromWorker, type ToWorker, type WorkerSettings } from './messages.ts';
+import { type Answer, FIGURES, type FromWorker, type ToWorker, type WorkerSettings } from './messages.ts';
 
 /** Descriptors that a worker may note; a higher one is not given back if it dies. */
 const DESCRIPTORS = 1 << 20;
@@ -24,7 +23,7 @@ const ENTRY = import.meta.url.endsWith('.ts')
 type WithoutNumber<T> = T extends unknown ? Omit<T, 'request'> : never;
 
 interface Pending {
-  readonly resolve: (listing: SessionListing | undefined) => void;
+  readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -74,7 +73,7 @@ export class WorkerThread {
   }
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE when the worker fails or dies before it answers */
-  ask(message: WithoutNumber<ToWorker>): Promise<SessionListing | undefined> {
+  ask(message: WithoutNumber<ToWorker>): Promise<Answer> {
     if (this.#hasExited)
       return Promise.reject(new RelayError('TICKRELAY_ERR_ENGINE', 'the worker has ended'));
     const request = this.#nextRequest++;
@@ -110,7 +109,7 @@ export class WorkerThread {
         this.#wakeFd = message.wakeFd;
         break;
       case 'done':
-        this.#pending.get(message.request)?.resolve(message.listing);
+        this.#pending.get(message.request)?.resolve(message.answer);
         this.#pending.delete(message.request);
         break;
       case 'failed':

@@ -9,6 +9,7 @@ import { ListenerCounters } from '../../core/counters.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
 import { UserspaceEngine } from '../userspace/userspace-engine.ts';
 import {
+  type Answer,
   FIGURES,
   fromPlainSnapshot,
   fromPlainSpec,
@@ -61,22 +62,22 @@ tell({ kind: 'online', wakeFd: poller.wakeFd });
 async function handle(message: ToWorker): Promise<void> {
   const { request } = message;
   try {
-    const listing = await obey(message);
+    const answer = await obey(message);
     noteFigures();
-    tell({ kind: 'done', request, ...(listing === undefined ? {} : { listing }) });
+    tell({ kind: 'done', request, answer });
   } catch (error) {
     tell({ kind: 'failed', request, reason: error instanceof Error ? error.message : String(error) });
   }
   if (message.kind === 'close') port.close();
 }
 
-async function obey(message: ToWorker) {
+async function obey(message: ToWorker): Promise<Answer> {
   switch (message.kind) {
     case 'publish':
       await withLive(message.snapshot.pool, message.live, () =>
         engine.publish(fromPlainSnapshot(message.snapshot)),
       );
-      return undefined;
+      return {};
     case 'add': {
       const { spec, live, fd, counters, turns } = message;
       await withLive(spec.pool, live, () =>
@@ -86,26 +87,36 @@ async function obey(message: ToWorker) {
           turns,
         }),
       );
-      return undefined;
+      return {};
     }
     case 'update':
       await engine.updateListener(fromPlainSpec(message.spec));
-      return undefined;
+      return {};
     case 'remove':
       await engine.removeListener(message.name);
-      return undefined;
+      return {};
     case 'sessions':
-      return engine.sessions(message.query);
+      return { listing: await engine.sessions(message.query) };
+    case 'pin-groups':
+      await engine.setPinGroups(message.groups);
+      return {};
+    case 'pin': {
+      const backend = await engine.requestPin(message.pin);
+      return backend === undefined ? {} : { backend };
+    }
+    case 'let-pin-go':
+      engine.letPinGo(message.group, message.client);
+      return {};
     case 'sweep':
       engine.sweep();
-      return undefined;
+      return {};
     case 'drain':
       await engine.drain();
-      return undefined;
+      return {};
     case 'close':
       await engine.close();
       poller.close();
-      return undefined;
+      return {};
   }
 }
 

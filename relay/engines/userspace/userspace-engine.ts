@@ -7,6 +7,7 @@ import type { OpenDatagramSocket } from '../../../net/datagram-socket.ts';
 import type { ListenerCounters } from '../../core/counters.ts';
 import { ListenerState, type LiveSessions, PoolView } from '../../core/listener-state.ts';
 import { MAX_LISTENERS, SWEEP_BUDGET, UPSTREAM_QUARANTINE_MS, UPSTREAM_RESERVE } from '../../core/limits.ts';
+import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import { Router } from '../../core/router.ts';
@@ -86,6 +87,7 @@ export class UserspaceEngine implements Engine {
     const listener = this.#listeners.get(spec.name);
     assert(listener !== undefined && listener.spec.pool === spec.pool, 'no such listener');
     listener.update(spec);
+    this.#joinGroup(listener);
     return Promise.resolve();
   }
 
@@ -100,11 +102,28 @@ export class UserspaceEngine implements Engine {
 
   publish(snapshot: PoolSnapshot): Promise<void> {
     this.#poolView(snapshot.pool).publish(snapshot);
+    this.#router.groupPins.groups.publish(snapshot);
     for (const listener of this.#listeners.values()) {
       if (listener.spec.pool === snapshot.pool) listener.publish(snapshot);
     }
     this.#forgetIfUnused(snapshot.pool);
     return Promise.resolve();
+  }
+
+  setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
+    const snapshotOf = (pool: string): PoolSnapshot =>
+      this.#pools.get(pool)?.snapshot ?? new BackendPool(pool).snapshot();
+    this.#router.groupPins.set(groups, snapshotOf, this.#options.now());
+    for (const listener of this.#listeners.values()) this.#joinGroup(listener);
+    return Promise.resolve();
+  }
+
+  requestPin(request: PinRequest): Promise<string | undefined> {
+    return Promise.resolve(this.#router.groupPins.request(request, this.#options.now()));
+  }
+
+  letPinGo(group: string, client: Uint32Array): void {
+    this.#router.groupPins.letGo(group, client, this.#options.now());
   }
 
   listeners(): readonly ListenerStatus[] {
@@ -189,8 +208,14 @@ export class UserspaceEngine implements Engine {
     this.#router.addListener(state);
     this.#byIndex[index] = listener;
     this.#listeners.set(spec.name, listener);
+    this.#joinGroup(listener);
     this.#endSweeps ??= (this.#options.every ?? everyByTimer)(SWEEP_INTERVAL_MS, () => this.sweep());
     return listener;
+  }
+
+  /** A group that is not known yet is joined when it is. */
+  #joinGroup({ spec, state }: UdpListener): void {
+    state.group = this.#router.groupPins.groups.get(spec.pinGroup)?.view(spec.pool);
   }
 
   /** Whether the upstream sockets are not used up. */

@@ -85,6 +85,28 @@ test.each([
   expect((await post(rig, `/v1/pools/db/backends/nobody/${operation}`)).statusCode).toBe(404);
 });
 
+test('pin groups are listed with their listeners, and say where the pin of a client leads', async () => {
+  const groups = (text: string) => text.replace(/pool: (games|db) /g, 'pool: $1, pinGroup: players ');
+  const rig = createRig(groups(RIG_CONFIG));
+  expect((await get(rig, '/v1/pin-groups')).json()).toEqual({
+    groups: [
+      {
+        name: 'players',
+        pinTimeoutMs: 600_000,
+        listeners: [
+          { name: 'game', protocol: 'udp', pool: 'games' },
+          { name: 'login', protocol: 'tcp', pool: 'db' },
+        ],
+      },
+    ],
+  });
+  const pin = await get(rig, '/v1/pin-groups/players/pins/192.0.2.1');
+  expect(pin.json()).toEqual({ group: 'players', client: '192.0.2.1', backends: { db: 'eu-1' } });
+  expect((await get(rig, '/v1/pin-groups/nobody/pins/192.0.2.1')).statusCode).toBe(404);
+  expect((await get(rig, '/v1/pin-groups/players/pins/nowhere')).statusCode).toBe(400);
+  expect((await get(createRig(), '/v1/pin-groups')).json()).toEqual({ groups: [] });
+});
+
 test('sessions and connections are listed by the query, with a limit of 100 unless told', async () => {
   const rig = createRig();
   const answer = await get(rig, '/v1/sessions?limit=5&listener=game&backend=a&client=192.0.2.1');

@@ -108,6 +108,11 @@ export class FakeRelay implements RelayView {
     return client.port === 4000;
   };
 
+  pinnedBackend = (group: string, pool: string, client: Uint32Array) =>
+    Promise.resolve(
+      group === 'players' && client[3] !== 0 ? (pool === 'db' ? 'eu-1' : undefined) : undefined,
+    );
+
   closeConnection = (id: number) => {
     this.closed.push(id);
     return id === 7;

@@ -37,7 +37,7 @@ coalesceUs: 100
 hashSeed: 1
 kernel: { interfaces: [eth0], sourceAddress: client }
 listeners:
-  - { name: a, protocol: udp, listen: "0.0.0.0:1", pool: none, idleTimeout: 2m, pinTimeout: 5m }
+  - { name: a, protocol: udp, listen: "0.0.0.0:1", pool: none, idleTimeout: 2m, pinTimeout: 5m, pinGroup: g }
   - { name: b, protocol: tcp, listen: "0.0.0.0:2", pool: http, proxyProtocol: { accept: ["10.0.0.0/8"] } }
 pools:
   none: { registration: { allow: ["10.0.0.0/8"], token: x }, backends: [ { id: x, address: "10.0.0.3:1", weight: 2 } ] }

@@ -13,7 +13,7 @@ test('a listener has pins of its own', () => {
     -1,
     -1,
   ]);
-  expect([pins.listener(id), pins.backendRef(id)]).toEqual([0, 0xffffffff]);
+  expect([pins.scope(id), pins.backendRef(id)]).toEqual([0, 0xffffffff]);
 });
 
 test('a pin outlives its last session by the timeout, counted from its end', () => {

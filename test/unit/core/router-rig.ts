@@ -106,7 +106,7 @@ export class RouterRig {
       pins.records.isLive(id),
     );
     return new Map(
-      ids.map((id) => [`${names[pins.listener(id)]!} ${formatWords(pins.records.words, id * 16)}`, id]),
+      ids.map((id) => [`${names[pins.scope(id)]!} ${formatWords(pins.records.words, id * 16)}`, id]),
     );
   }
 
