@@ -186,14 +186,22 @@ export class Admission {
     this.#admitted += by;
   }
 
-  /** The backend that the pin names could not be reached: the client's pin moves with its connection, if it may. */
-  retried(connection: TcpConnection, failed: BackendEntry, other: BackendEntry): void {
+  /**
+   * The backend that the pin names could not be reached: the client's pin moves with its connection, if it may.
+   *
+   * @returns resolves when it has; undefined where nothing is pinned
+   */
+  retried(
+    connection: TcpConnection,
+    failed: BackendEntry,
+    other: BackendEntry,
+  ): Promise<unknown> | undefined {
     const group = this.#entries.get(connection)?.heldGroup;
-    if (group === undefined) return;
+    if (group === undefined) return undefined;
     const { pool, pins } = this.#options;
     const client = connection.client.ip.words;
     const backends = { proposal: other.id, instead: failed.id };
-    void pins!.request({ group, client, pool: pool.name, ...backends, hold: false });
+    return pins!.request({ group, client, pool: pool.name, ...backends, hold: false });
   }
 
   /** The connection ended. */

@@ -44,8 +44,15 @@ export interface TcpConnectionOptions {
   readonly connect: Connect;
   readonly now: () => number;
   readonly onConnectOutcome: ConnectOutcome;
-  /** A backend could not be reached, or was lost before a byte, and another is tried. */
-  readonly onRetry: (connection: TcpConnection, failed: BackendEntry, other: BackendEntry) => void;
+  /**
+   * A backend could not be reached, or was lost before a byte, and another is about to be dialled: at once, or when what this
+   * returns resolves.
+   */
+  readonly onRetry: (
+    connection: TcpConnection,
+    failed: BackendEntry,
+    other: BackendEntry,
+  ) => Promise<unknown> | undefined;
   /** Called once, when every descriptor is closed. */
   readonly onClosed: (connection: TcpConnection, reason: CloseReason) => void;
 }
@@ -246,8 +253,9 @@ export class TcpConnection {
     this.#backend = other;
     this.#isRetry = true;
     listener.counters.retried++;
-    onRetry(this, failed, other);
-    this.#connect(other);
+    const ready = onRetry(this, failed, other);
+    if (ready === undefined) this.#connect(other);
+    else void ready.then(() => this.#reason === undefined && this.#connect(other));
   }
 
   #choice(): TcpChoice {

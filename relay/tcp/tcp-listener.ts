@@ -134,9 +134,13 @@ export class TcpListener {
     if (this.#admission.live === 0) this.#onEmpty?.();
   }
 
-  /** A connection goes on with another backend than the one that it was given. */
-  retried(connection: TcpConnection, failed: BackendEntry, other: BackendEntry): void {
-    this.#admission.retried(connection, failed, other);
+  /** A connection is about to go on with another backend. @returns resolves when it may, undefined when it may at once */
+  retried(
+    connection: TcpConnection,
+    failed: BackendEntry,
+    other: BackendEntry,
+  ): Promise<unknown> | undefined {
+    return this.#admission.retried(connection, failed, other);
   }
 
   /** Lets in those of the waiting connections that the limits now allow, the oldest first. */
