@@ -61,12 +61,15 @@ export const RLIMIT_NOFILE = 7;
 export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
+export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
 export const SOCK_NONBLOCK = 0x800;
 export const SOCK_CLOEXEC = 0x8_0000;
+export const MSG_PEEK = 0x2;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_ERRQUEUE = 0x2000;
 export const MSG_NOSIGNAL = 0x4000;
+export const SHUT_WR = 1;
 
 /** linux/if.h: struct ifreq, as far as it is read; linux/sockios.h. */
 export const IFREQ = { name: 0, hardwareFamily: 16 } as const;
@@ -74,8 +77,12 @@ export const SIOCGIFHWADDR = 0x8927;
 
 /** asm-generic/socket.h */
 export const SOL_SOCKET = 1;
+export const SO_REUSEADDR = 2;
+export const SO_ERROR = 4;
 export const SO_SNDBUF = 7;
 export const SO_RCVBUF = 8;
+export const SO_KEEPALIVE = 9;
+export const SO_LINGER = 13;
 export const SO_REUSEPORT = 15;
 export const SO_SNDBUFFORCE = 32;
 export const SO_RCVBUFFORCE = 33;
@@ -92,10 +99,20 @@ export const IPV6_V6ONLY = 26;
 export const IPV6_RECVPKTINFO = 49;
 export const IPV6_PKTINFO = 50;
 
+/** linux/tcp.h */
+export const IPPROTO_TCP = 6;
+export const TCP_NODELAY = 1;
+export const TCP_KEEPIDLE = 4;
+export const TCP_KEEPINTVL = 5;
+export const TCP_KEEPCNT = 6;
+
 /** linux/eventpoll.h */
 export const EPOLLIN = 1;
+export const EPOLLOUT = 4;
 export const EPOLLET = 0x8000_0000;
 export const EPOLLERR = 8;
+export const EPOLLHUP = 0x10;
+export const EPOLLRDHUP = 0x2000;
 export const EPOLL_CTL_ADD = 1;
 export const EPOLL_CTL_DEL = 2;
 export const EPOLL_CLOEXEC = 0x8_0000;
@@ -115,6 +132,8 @@ export const SYS_EPOLL_PWAIT2 = 441;
 /** asm-generic/errno.h: the few that code looks at. */
 export const EINTR = 4;
 export const EAGAIN = 11;
+export const ECONNABORTED = 103;
+export const EINPROGRESS = 115;
 export const EMSGSIZE = 90;
 export const ENOENT = 2;
 export const EPERM = 1;

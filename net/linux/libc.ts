@@ -13,6 +13,11 @@ export interface Libc {
   readonly socket: (domain: number, type: number, protocol: number) => number;
   readonly bind: (fd: number, address: number, length: number) => number;
   readonly connect: (fd: number, address: number, length: number) => number;
+  readonly listen: (fd: number, backlog: number) => number;
+  readonly accept4: (fd: number, address: number, length: number, flags: number) => number;
+  readonly recv: (fd: number, buffer: number, length: number, flags: number) => number;
+  readonly send: (fd: number, buffer: number, length: number, flags: number) => number;
+  readonly shutdown: (fd: number, how: number) => number;
   readonly getsockname: (fd: number, address: number, length: number) => number;
   readonly setsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
   readonly getsockopt: (fd: number, level: number, option: number, value: number, length: number) => number;
@@ -62,6 +67,11 @@ const PROTOTYPES = {
   socket: 'int socket(int, int, int)',
   bind: 'int bind(int, int64_t, uint32_t)',
   connect: 'int connect(int, int64_t, uint32_t)',
+  listen: 'int listen(int, int)',
+  accept4: 'int accept4(int, int64_t, int64_t, int)',
+  recv: 'int64_t recv(int, int64_t, size_t, int)',
+  send: 'int64_t send(int, int64_t, size_t, int)',
+  shutdown: 'int shutdown(int, int)',
   getsockname: 'int getsockname(int, int64_t, int64_t)',
   setsockopt: 'int setsockopt(int, int, int, int64_t, uint32_t)',
   getsockopt: 'int getsockopt(int, int, int, int64_t, int64_t)',

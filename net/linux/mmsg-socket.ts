@@ -257,16 +257,20 @@ export function readLocal(libc: Libc, fd: number): Endpoint {
   try {
     memory.u32[16] = 32;
     libc.getsockname(fd, memory.address, memory.address + 64);
-    const { bytes, u16 } = memory;
-    const port = (bytes[SOCKADDR_IN.port]! << 8) | bytes[SOCKADDR_IN.port + 1]!;
-    const ip = new Uint8Array(16);
-    if (u16[0] === AF_INET6) ip.set(bytes.subarray(SOCKADDR_IN6.address, SOCKADDR_IN6.address + 16));
-    else {
-      ip.set([0xff, 0xff], 10);
-      ip.set(bytes.subarray(SOCKADDR_IN.address, SOCKADDR_IN.address + 4), 12);
-    }
-    return new Endpoint(new IpAddress(ip), port);
+    return readAddress(memory);
   } finally {
     memory.free();
   }
+}
+
+/** Reads the socket address at the arena's beginning. */
+export function readAddress({ bytes, u16 }: Arena): Endpoint {
+  const port = (bytes[SOCKADDR_IN.port]! << 8) | bytes[SOCKADDR_IN.port + 1]!;
+  const ip = new Uint8Array(16);
+  if (u16[0] === AF_INET6) ip.set(bytes.subarray(SOCKADDR_IN6.address, SOCKADDR_IN6.address + 16));
+  else {
+    ip.set([0xff, 0xff], 10);
+    ip.set(bytes.subarray(SOCKADDR_IN.address, SOCKADDR_IN.address + 4), 12);
+  }
+  return new Endpoint(new IpAddress(ip), port);
 }

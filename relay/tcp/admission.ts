@@ -16,6 +16,7 @@ import type { CloseReason } from './close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import { SourceTable, type Source } from './source-table.ts';
 import type { TcpConnection } from './tcp-connection.ts';
+import type { TcpCounters } from './tcp-counters.ts';
 import type { NoBackend, TcpPool } from './tcp-pool.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
 
@@ -43,6 +44,7 @@ export interface AdmissionOptions {
   /** As they are now. */
   readonly rules: () => TcpListenerSpec;
   readonly pool: TcpPool;
+  readonly counters: Pick<TcpCounters, 'queued'>;
   readonly hashSeed: number;
   readonly now: () => number;
   /** Absent: nothing is pinned. */
@@ -66,10 +68,6 @@ export class Admission {
   /** Connections that are let in, wait, or are to say who they are. */
   get live(): number {
     return this.#entries.size;
-  }
-
-  get queued(): number {
-    return this.#queue.size;
   }
 
   /** Whether one more connection may wait for its PROXY header: as many as may be let in. */
@@ -176,7 +174,14 @@ export class Admission {
   #wait(connection: TcpConnection, entry: KnownEntry): void {
     entry.source.waiting++;
     this.#queue.set(connection, entry);
+    this.#options.counters.queued = this.#queue.size;
     connection.waitFor(this.#options.rules().queue.timeoutMs);
+  }
+
+  #leaveQueue(connection: TcpConnection, source: Source): void {
+    if (!this.#queue.delete(connection)) return;
+    source.waiting--;
+    this.#options.counters.queued = this.#queue.size;
   }
 
   /** The connection takes a place, or gives it back. */
@@ -213,7 +218,7 @@ export class Admission {
       return;
     }
     const { source, isAdmitted, heldGroup } = entry;
-    if (this.#queue.delete(connection)) source.waiting--;
+    this.#leaveQueue(connection, source);
     if (isAdmitted) this.#count(entry, -1);
     if (heldGroup !== undefined) this.#options.pins!.letGo(heldGroup, connection.client.ip.words);
     this.#sources.forget(source, this.#options.now());
@@ -225,8 +230,7 @@ export class Admission {
       if (connection.state === 'closing') continue;
       const backend = this.#choose(entry.source, entry.hash);
       if (typeof backend !== 'string') {
-        this.#queue.delete(connection);
-        entry.source.waiting--;
+        this.#leaveQueue(connection, entry.source);
         this.#proceed(connection, entry, backend);
       } else if (backend !== 'source-connection-limit') return;
     }

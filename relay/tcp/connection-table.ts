@@ -28,6 +28,10 @@ export class ConnectionTable {
   /** A Map's iterator stays valid while entries come and go. */
   #cursor = this.#byId.values();
 
+  get size(): number {
+    return this.#byId.size;
+  }
+
   add(connection: TcpConnection): void {
     this.#byId.set(connection.id, connection);
   }

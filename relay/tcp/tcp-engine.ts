@@ -3,7 +3,6 @@
  * ready and publishes it; this side obeys at once. The same shape as the UDP engines (relay/engines/engine.ts).
  */
 import assert from 'node:assert/strict';
-import { connect as netConnect, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
@@ -12,10 +11,12 @@ import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { CloseReason } from './close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
-import { TcpConnection, type Connect, type ConnectOutcome } from './tcp-connection.ts';
-import { TcpListener, type TcpListenerStatus } from './tcp-listener.ts';
+import { StreamTransport } from './streams/stream-transport.ts';
+import { TcpConnection, type ConnectOutcome } from './tcp-connection.ts';
+import { TcpListener, type TcpListenerOptions, type TcpListenerStatus } from './tcp-listener.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
 import { TcpPool } from './tcp-pool.ts';
+import type { AcceptedClient, TcpTransport } from './transport.ts';
 
 /** Between two steps of the idle sweep. An idle connection ends at most this late for each 4,096 live ones. */
 const SWEEP_INTERVAL_MS = 1_000;
@@ -24,30 +25,36 @@ const SWEEP_INTERVAL_MS = 1_000;
 const ACCEPT_LOG_INTERVAL_MS = 10_000;
 
 export interface TcpEngineOptions {
-  readonly logger?: Logger;
+  readonly logger?: Pick<Logger, 'info' | 'warn'> | undefined;
   /** Seed of the client address hash; the same in every relay that shall choose alike. Default 0. */
   readonly hashSeed?: number;
   /** Monotonic clock in ms. */
   readonly now?: () => number;
-  readonly connect?: Connect;
   /** The pins of the listeners' pin groups. Without it nothing is pinned. */
   readonly pins?: SharedPins;
+  /** Default: node:net. */
+  readonly transport?: TcpTransport;
   /** Told of every attempt to reach a backend. */
   readonly onConnectOutcome?: (pool: string, ...outcome: Parameters<ConnectOutcome>) => void;
   readonly sweepIntervalMs?: number;
 }
 
+/** Parts of a listener that somebody else owns: its bound socket, its counters. */
+export type TcpListenerParts = Pick<TcpListenerOptions, 'fd' | 'counters'>;
+
 export class TcpEngine {
-  readonly #logger: Logger | undefined;
+  readonly #logger: TcpEngineOptions['logger'];
   readonly #hashSeed: number;
   readonly #now: () => number;
-  readonly #connect: Connect;
   readonly #pins: SharedPins | undefined;
+  readonly #transport: TcpTransport;
   readonly #onConnectOutcome: NonNullable<TcpEngineOptions['onConnectOutcome']>;
   readonly #listeners = new Map<string, TcpListener>();
   readonly #pools = new Map<string, TcpPool>();
   readonly #connections = new ConnectionTable();
-  readonly #sweepTimer: NodeJS.Timeout;
+  readonly #opening = new Set<TcpListenerSpec>();
+  #cancelSweep: () => void;
+  readonly #sweepIntervalMs: number;
   #nextId = 1;
   #isDraining = false;
   #closing: Promise<void> | undefined;
@@ -57,11 +64,18 @@ export class TcpEngine {
     this.#logger = options.logger;
     this.#hashSeed = options.hashSeed ?? 0;
     this.#now = options.now ?? (() => performance.now());
-    this.#connect = options.connect ?? netConnect;
     this.#pins = options.pins;
+    this.#transport = options.transport ?? new StreamTransport();
     this.#onConnectOutcome = options.onConnectOutcome ?? (() => undefined);
-    this.#sweepTimer = setInterval(() => this.#sweep(), options.sweepIntervalMs ?? SWEEP_INTERVAL_MS);
-    this.#sweepTimer.unref();
+    this.#sweepIntervalMs = options.sweepIntervalMs ?? SWEEP_INTERVAL_MS;
+    this.#cancelSweep = this.#sweepLater();
+  }
+
+  #sweepLater(): () => void {
+    return this.#transport.after(this.#sweepIntervalMs, () => {
+      this.#cancelSweep = this.#sweepLater();
+      this.#sweep();
+    });
   }
 
   /**
@@ -70,23 +84,35 @@ export class TcpEngine {
    * @returns the bound address, with the port that the system chose
    * @throws RelayError TICKRELAY_ERR_BIND naming the address; TICKRELAY_ERR_ENGINE once the engine drains
    */
-  async addListener(spec: TcpListenerSpec): Promise<Endpoint> {
+  async addListener(spec: TcpListenerSpec, parts: TcpListenerParts = {}): Promise<Endpoint> {
     assert(!this.#listeners.has(spec.name), `a listener is called "${spec.name}" already`);
     this.#refuseWhenDraining(spec.name);
-    const listener = await TcpListener.open({
+    this.#opening.add(spec);
+    try {
+      const listener = await this.#listen(spec, parts);
+      if (this.#isDraining) await listener.close();
+      this.#refuseWhenDraining(spec.name);
+      this.#listeners.set(spec.name, listener);
+      this.#logger?.info({ listener: spec.name, local: listener.local.toString() }, 'tcp listener open');
+      return listener.local;
+    } finally {
+      this.#opening.delete(spec);
+      this.#forgetIfUnused(spec.pool);
+    }
+  }
+
+  #listen(spec: TcpListenerSpec, parts: TcpListenerParts): Promise<TcpListener> {
+    return TcpListener.open({
+      ...parts,
       spec,
       pool: this.#pool(spec.pool),
+      transport: this.#transport,
       hashSeed: this.#hashSeed,
       now: this.#now,
       pins: this.#pins,
-      open: (at, clientSocket, client) => this.#open(at, clientSocket, client),
+      open: (at, accepted, client) => this.#open(at, accepted, client),
       onAcceptError: (at, error) => this.#logAcceptError(at, error),
     });
-    if (this.#isDraining) await listener.close();
-    this.#refuseWhenDraining(spec.name);
-    this.#listeners.set(spec.name, listener);
-    this.#logger?.info({ listener: spec.name, local: listener.local.toString() }, 'tcp listener open');
-    return listener.local;
   }
 
   /** Changes the rules of a listener in place; its connections stay. Name, address and pool must be the same. */
@@ -102,6 +128,7 @@ export class TcpEngine {
     assert(listener !== undefined, `no listener is called "${name}"`);
     await this.#end(listener, 'listener-removed');
     this.#listeners.delete(name);
+    this.#forgetIfUnused(listener.rules.pool);
   }
 
   /**
@@ -117,16 +144,16 @@ export class TcpEngine {
       if (isLost) connection.backendLost();
     }
     this.#serveQueues(pool.name);
+    this.#forgetIfUnused(pool.name);
   }
 
   listeners(): readonly TcpListenerStatus[] {
-    const byListener = new Map<string, Map<string, number>>();
-    for (const name of this.#listeners.keys()) byListener.set(name, new Map());
-    for (const { listener, backend } of this.#connections.values()) {
-      const byBackend = byListener.get(listener);
-      if (backend !== undefined) byBackend?.set(backend.id, (byBackend.get(backend.id) ?? 0) + 1);
-    }
-    return [...this.#listeners.values()].map((listener) => listener.status(byListener.get(listener.name)!));
+    return [...this.#listeners.values()].map((listener) => listener.status());
+  }
+
+  /** What the engine keeps, for tests. */
+  dump(): { readonly pools: readonly string[]; readonly connections: number } {
+    return { pools: [...this.#pools.keys()], connections: this.#connections.size };
   }
 
   /** Oldest first. @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address. */
@@ -156,7 +183,7 @@ export class TcpEngine {
   async #close(): Promise<void> {
     this.drain();
     await Promise.all([...this.#listeners.values()].map((listener) => this.#end(listener, 'shutdown')));
-    clearInterval(this.#sweepTimer);
+    this.#cancelSweep();
   }
 
   async #end(listener: TcpListener, reason: CloseReason): Promise<void> {
@@ -177,6 +204,14 @@ export class TcpEngine {
     return pool;
   }
 
+  /** A pool without backends that no listener names is the same as one that was never published. */
+  #forgetIfUnused(name: string): void {
+    if (this.#pools.get(name)?.isEmpty !== true) return;
+    for (const { rules } of this.#listeners.values()) if (rules.pool === name) return;
+    for (const { pool } of this.#opening) if (pool === name) return;
+    this.#pools.delete(name);
+  }
+
   #refuseWhenDraining(name: string): void {
     if (!this.#isDraining) return;
     throw new RelayError(
@@ -185,15 +220,15 @@ export class TcpEngine {
     );
   }
 
-  #open(listener: TcpListener, clientSocket: Socket, client: Endpoint): TcpConnection {
+  #open(listener: TcpListener, accepted: AcceptedClient, client: Endpoint): TcpConnection {
     const pool = this.#pool(listener.rules.pool);
     const connection = new TcpConnection({
       id: this.#nextId++,
       listener,
-      clientSocket,
+      accepted,
       client,
       pool,
-      connect: this.#connect,
+      transport: this.#transport,
       now: this.#now,
       onConnectOutcome: (backend, failure) => this.#onConnectOutcome(pool.name, backend, failure),
       onRetry: (retried, failed, other) => listener.retried(retried, failed, other),

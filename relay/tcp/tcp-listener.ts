@@ -8,22 +8,17 @@
  *   4. when it ends, those that wait are looked at, in the order in which they came
  */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
-import { Endpoint, IpAddress } from '../../net/address.ts';
+import { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
-import { Admission } from './admission.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
+import { Admission } from './admission.ts';
 import type { CloseReason } from './close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
-import { reset, STREAM_HIGH_WATER_BYTES } from './stream-ends.ts';
 import type { TcpConnection } from './tcp-connection.ts';
-import { TcpCounters, type TcpCounts } from './tcp-counters.ts';
+import { liveIn, TcpCounters, type TcpCounts } from './tcp-counters.ts';
 import type { TcpPool } from './tcp-pool.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
-
-/** Connections that may wait in the system for being accepted, so that a burst is not refused; Linux caps it at somaxconn. */
-const BACKLOG = 4_096;
+import type { AcceptedClient, Acceptor, TcpTransport } from './transport.ts';
 
 /** Live figures of one listener. */
 export interface TcpListenerStatus {
@@ -43,59 +38,58 @@ export interface TcpListenerStatus {
 export interface TcpListenerOptions {
   readonly spec: TcpListenerSpec;
   readonly pool: TcpPool;
+  readonly transport: TcpTransport;
+  /** A socket that listens on the address already; it stays its owner's to close. */
+  readonly fd?: number;
+  /** Default: new ones. */
+  readonly counters?: TcpCounters;
   readonly hashSeed: number;
   readonly now: () => number;
   readonly pins: SharedPins | undefined;
   /** A client is to be let in, or to wait. */
-  readonly open: (listener: TcpListener, clientSocket: Socket, client: Endpoint) => TcpConnection;
+  readonly open: (listener: TcpListener, accepted: AcceptedClient, client: Endpoint) => TcpConnection;
   readonly onAcceptError: (listener: TcpListener, error: Error) => void;
 }
 
 export class TcpListener {
   readonly local: Endpoint;
-  readonly counters = new TcpCounters();
+  readonly counters: TcpCounters;
   readonly #options: TcpListenerOptions;
-  readonly #server: Server;
+  readonly #acceptor: Acceptor;
   #rules: TcpListenerSpec;
   readonly #admission: Admission;
   #stopped: Promise<unknown> | undefined;
   #closed: Promise<void> | undefined;
   #onEmpty: (() => void) | undefined;
 
-  private constructor(options: TcpListenerOptions, server: Server) {
+  private constructor(options: TcpListenerOptions, acceptor: Acceptor) {
     this.#options = options;
-    this.#server = server;
+    this.#acceptor = acceptor;
     this.#rules = options.spec;
+    this.counters = options.counters ?? new TcpCounters();
+    const { counters } = this;
     const { pool, hashSeed, now, pins } = options;
-    this.#admission = new Admission({ rules: () => this.#rules, pool, hashSeed, now, pins });
-    this.local = new Endpoint(options.spec.listen.ip, (server.address() as AddressInfo).port);
-    server.on('connection', (socket) => this.#accept(socket));
-    server.on('error', (error) => {
-      this.counters.acceptErrors++;
-      options.onAcceptError(this, error);
-    });
+    this.#admission = new Admission({ rules: () => this.#rules, pool, counters, hashSeed, now, pins });
+    this.local = new Endpoint(options.spec.listen.ip, acceptor.port);
   }
 
   /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming it. */
   static async open(options: TcpListenerOptions): Promise<TcpListener> {
-    const { name, listen } = options.spec;
-    const server = createServer({
-      allowHalfOpen: true,
-      pauseOnConnect: true,
-      noDelay: true,
-      highWaterMark: STREAM_HIGH_WATER_BYTES,
-    });
-    server.listen({ host: listen.ip.toString(), port: listen.port, backlog: BACKLOG });
-    try {
-      await once(server, 'listening');
-    } catch (error) {
-      throw new RelayError(
-        'TICKRELAY_ERR_BIND',
-        `listener "${name}" can't listen on tcp ${listen.toString()}: ${bindFailure(error)}`,
-        { cause: error },
-      );
-    }
-    return new TcpListener(options, server);
+    const { name, listen, keepAliveMs } = options.spec;
+    // Nothing is accepted before this turn of the event loop is over.
+    const acceptor = await options.transport
+      .listen({
+        listen,
+        ...(options.fd === undefined ? {} : { fd: options.fd }),
+        keepAliveMs,
+        onAccept: (accepted) => listener.#accept(accepted),
+        onError: (error) => listener.#acceptFailed(error),
+      })
+      .catch((error: unknown) => {
+        throw cantListen(name, listen, error);
+      });
+    const listener = new TcpListener(options, acceptor);
+    return listener;
   }
 
   get name(): string {
@@ -110,21 +104,20 @@ export class TcpListener {
   update(spec: TcpListenerSpec): void {
     const { name, listen, pool } = this.#rules;
     assert(spec.name === name && spec.listen.equals(listen) && spec.pool === pool);
+    if (spec.keepAliveMs !== this.#rules.keepAliveMs) this.#acceptor.setKeepAlive(spec.keepAliveMs);
     this.#rules = spec;
     this.serveQueue();
   }
 
-  status(connectionsByBackend: ReadonlyMap<string, number>): TcpListenerStatus {
-    return {
+  status(): TcpListenerStatus {
+    return statusOf({
       name: this.name,
       pool: this.#rules.pool,
       local: this.local,
       isAccepting: this.#stopped === undefined,
-      counts: this.counters.dump(),
-      liveConnections: this.#admission.live,
-      queuedConnections: this.#admission.queued,
-      connectionsByBackend,
-    };
+      counters: this.counters,
+      backends: this.#options.pool.backends,
+    });
   }
 
   /** A connection ended and its descriptors are closed. */
@@ -155,9 +148,7 @@ export class TcpListener {
 
   /** Stops accepting and frees the address; live connections go on. Idempotent. */
   stop(): void {
-    if (this.#stopped !== undefined) return;
-    this.#stopped = once(this.#server, 'close');
-    this.#server.close();
+    this.#stopped ??= this.#acceptor.close();
   }
 
   /** Stops, and waits until the last connection has ended. Idempotent. */
@@ -172,30 +163,34 @@ export class TcpListener {
     await this.#stopped;
   }
 
-  #accept(clientSocket: Socket): void {
-    this.counters.accepted++;
-    const address = clientSocket.remoteAddress;
-    if (address === undefined) {
-      this.#refuse(clientSocket, 'client-reset');
+  #acceptFailed(error: Error): void {
+    this.counters.acceptFailed();
+    this.#options.onAcceptError(this, error);
+  }
+
+  #accept(accepted: AcceptedClient): void {
+    this.counters.accept();
+    const peer = accepted.address;
+    if (peer === undefined) {
+      this.#refuse(accepted, 'client-reset');
       return;
     }
-    const peer = new Endpoint(IpAddress.parse(address), clientSocket.remotePort!);
     if (this.#rules.proxyProtocol.accept.some((block) => block.contains(peer.ip))) {
-      this.#askProxy(clientSocket, peer);
+      this.#askProxy(accepted, peer);
       return;
     }
     const verdict = this.#admission.judge(peer);
-    if (typeof verdict === 'string') this.#refuse(clientSocket, verdict);
-    else this.#admission.enter(this.#open(clientSocket, peer), verdict);
+    if (typeof verdict === 'string') this.#refuse(accepted, verdict);
+    else this.#admission.enter(this.#options.open(this, accepted, peer), verdict);
   }
 
   /** The header's time is bounded, and so is the number of those that wait for one. */
-  #askProxy(clientSocket: Socket, proxy: Endpoint): void {
+  #askProxy(accepted: AcceptedClient, proxy: Endpoint): void {
     if (!this.#admission.mayExpect) {
-      this.#refuse(clientSocket, 'connection-limit');
+      this.#refuse(accepted, 'connection-limit');
       return;
     }
-    const connection = this.#open(clientSocket, proxy);
+    const connection = this.#options.open(this, accepted, proxy);
     this.#admission.expect(connection);
     connection.readProxyHeader(this.#rules.proxyProtocol.timeoutMs, () => {
       const verdict = this.#admission.judge(connection.client);
@@ -204,16 +199,43 @@ export class TcpListener {
     });
   }
 
-  #open(clientSocket: Socket, client: Endpoint): TcpConnection {
-    clientSocket.setKeepAlive(this.#rules.keepAliveMs > 0, this.#rules.keepAliveMs);
-    return this.#options.open(this, clientSocket, client);
-  }
-
-  #refuse(clientSocket: Socket, reason: CloseReason): void {
+  #refuse(accepted: AcceptedClient, reason: CloseReason): void {
     this.counters.closed(reason);
-    clientSocket.on('error', () => undefined);
-    reset(clientSocket);
+    accepted.refuse();
   }
+}
+
+/** What the counters say of a listener. @param backends of its pool, by slot */
+export function statusOf({
+  counters,
+  backends,
+  ...listener
+}: Pick<TcpListenerStatus, 'name' | 'pool' | 'local' | 'isAccepting'> & {
+  readonly counters: TcpCounters;
+  readonly backends: readonly (BackendEntry | undefined)[];
+}): TcpListenerStatus {
+  const counts = counters.dump();
+  const connectionsByBackend = new Map<string, number>();
+  for (const backend of backends) {
+    const live = backend === undefined ? 0 : counters.liveOn(backend.slot);
+    if (live > 0) connectionsByBackend.set(backend!.id, live);
+  }
+  return {
+    ...listener,
+    counts,
+    liveConnections: liveIn(counts),
+    queuedConnections: counters.queued,
+    connectionsByBackend,
+  };
+}
+
+/** @param error what binding the address failed with */
+export function cantListen(name: string, listen: Endpoint, error: unknown): RelayError {
+  return new RelayError(
+    'TICKRELAY_ERR_BIND',
+    `listener "${name}" can't listen on tcp ${listen.toString()}: ${bindFailure(error)}`,
+    { cause: error },
+  );
 }
 
 function bindFailure(error: unknown): string {

@@ -55,6 +55,16 @@ export class TcpPool {
     }
   }
 
+  /** By slot. */
+  get backends(): PoolSnapshot['backends'] {
+    return this.#snapshot?.backends ?? [];
+  }
+
+  /** Nothing was published, or no backend is left. */
+  get isEmpty(): boolean {
+    return this.backends.every((backend) => backend === undefined);
+  }
+
   /** Whether the backend is still the one that was chosen, and ready or draining. */
   isUsable(backend: BackendEntry): boolean {
     return this.#snapshot?.usable[backend.slot] === backend.ref;

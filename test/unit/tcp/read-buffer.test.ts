@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ReadBuffer } from '../../../relay/tcp/read-buffer.ts';
+import { ReadBuffer } from '../../../relay/tcp/streams/read-buffer.ts';
 
 /** Reads `count` bytes of this value, as the system would. @returns what is handed on */
 function read(buffer: ReadBuffer, count: number, value: number): Buffer {

@@ -4,10 +4,87 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import { vi } from 'vitest';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
-import { CLOSE_REASONS, type CloseReason } from '../../../relay/tcp/close-reason.ts';
+import type { CloseReason } from '../../../relay/tcp/close-reason.ts';
+import { EventPoll } from '../../../net/linux/event-poll.ts';
+import { loadLibc } from '../../../net/linux/libc.ts';
+import { PumpTransport } from '../../../relay/tcp/pump/pump-transport.ts';
+import { StreamTransport } from '../../../relay/tcp/streams/stream-transport.ts';
 import { TcpEngine, type TcpEngineOptions } from '../../../relay/tcp/tcp-engine.ts';
 import type { TcpListenerStatus } from '../../../relay/tcp/tcp-listener.ts';
 import type { TcpListenerSpec } from '../../../relay/tcp/tcp-rules.ts';
+
+import type {
+  ListenOptions,
+  LinkOptions,
+  TcpTransport,
+  TransportName,
+} from '../../../relay/tcp/transport.ts';
+
+const loaded = loadLibc();
+/** Why `pump` does not run here; undefined where it does. */
+export const PUMP_UNAVAILABLE = 'unavailable' in loaded ? loaded.unavailable : undefined;
+
+/** Those that run here. */
+export const TRANSPORTS_HERE: readonly TransportName[] = 'libc' in loaded ? ['streams', 'pump'] : ['streams'];
+
+/** What an attempt to reach a backend comes to, where a test decides: it never ends, or fails with a code. */
+export type DialOutcome = 'real' | 'never' | { readonly fails: string };
+
+export interface BenchOptions extends Omit<TcpEngineOptions, 'transport'> {
+  readonly dial?: (backend: Endpoint) => DialOutcome;
+}
+
+/** Opens a transport on this thread. */
+export function openTransport(name: TransportName): { transport: TcpTransport; close: () => void } {
+  if (name === 'streams') return { transport: new StreamTransport(), close: () => undefined };
+  if ('unavailable' in loaded) throw new Error(loaded.unavailable);
+  // The clients and backends of the test share the thread: never wait, and let them run after each round.
+  const poll = new EventPoll(loaded.libc, { blockMs: 0, turnMs: 0 });
+  const transport = new PumpTransport(poll);
+  poll.drive();
+  return {
+    transport,
+    close: () => {
+      transport.close();
+      poll.close();
+    },
+  };
+}
+
+/** The same transport, whose attempts to reach backends come to what the test says. */
+function withDial(transport: TcpTransport, outcomeOf: (backend: Endpoint) => DialOutcome): TcpTransport {
+  const open = (client: Parameters<ListenOptions['onAccept']>[0], options: LinkOptions) => {
+    const link = client.open(options);
+    const dial = link.dial.bind(link);
+    const reset = link.reset.bind(link);
+    let isClosed = false;
+    link.reset = () => {
+      isClosed = true;
+      reset();
+    };
+    link.dial = (backend, keepAliveMs) => {
+      const outcome = outcomeOf(backend);
+      if (outcome === 'real') dial(backend, keepAliveMs);
+      else if (outcome !== 'never')
+        setImmediate(() => isClosed || options.events.backendFailed(outcome.fails));
+    };
+    return link;
+  };
+  return {
+    name: transport.name,
+    after: (delayMs, run) => transport.after(delayMs, run),
+    listen: (options) =>
+      transport.listen({
+        ...options,
+        onAccept: (client) =>
+          options.onAccept({
+            address: client.address,
+            refuse: () => client.refuse(),
+            open: (linkOptions) => open(client, linkOptions),
+          }),
+      }),
+  };
+}
 
 export class TestBackend {
   readonly server: Server;
@@ -59,10 +136,16 @@ export class TcpBench {
   readonly pool = new BackendPool('pool');
   readonly #backends: TestBackend[] = [];
   readonly #clients: Socket[] = [];
+  #closeTransport: () => void;
   local = Endpoint.parse('127.0.0.1:0');
 
-  constructor(options: TcpEngineOptions = {}) {
-    this.engine = new TcpEngine(options);
+  constructor(name: TransportName, { dial, ...options }: BenchOptions = {}) {
+    const { transport, close } = openTransport(name);
+    this.#closeTransport = close;
+    this.engine = new TcpEngine({
+      ...options,
+      transport: dial === undefined ? transport : withDial(transport, dial),
+    });
   }
 
   async backend(
@@ -116,6 +199,8 @@ export class TcpBench {
     for (const client of this.#clients) client.destroy();
     await this.engine.close();
     await Promise.all(this.#backends.map((backend) => backend.close()));
+    this.#closeTransport();
+    this.#closeTransport = () => undefined;
   }
 }
 
@@ -141,10 +226,10 @@ export function eventually(assertion: () => void): Promise<void> {
   return vi.waitFor(assertion, { timeout: 20_000, interval: 10 });
 }
 
-/** accepted = the sum of closed + live */
-export function isBalanced({ counts, liveConnections }: TcpListenerStatus): boolean {
-  const closed = CLOSE_REASONS.reduce((sum, reason) => sum + counts.closed[reason], 0);
-  return counts.accepted === closed + liveConnections;
+/** accepted = the sum of closed + those that are in the table of connections */
+export function isBalanced(engine: TcpEngine): boolean {
+  const live = engine.listeners().reduce((sum, { liveConnections }) => sum + liveConnections, 0);
+  return live === engine.dump().connections;
 }
 
 /** The next bytes, as text. */

@@ -3,7 +3,7 @@
  * given up.
  */
 import type { Socket } from 'node:net';
-import { readProxyHeader, type ProxiedAddresses } from './proxy-header.ts';
+import { readProxyHeader, type ProxiedAddresses } from '../proxy-header.ts';
 
 /** Bytes at which a stream asks its source to wait; docs/tcp.md derives the memory bound from it. */
 export const STREAM_HIGH_WATER_BYTES = 16 * 1024;
