@@ -14,7 +14,7 @@ import { type Metronome, startTicker, type Ticker } from '../net/ticker.ts';
 import type { Codec } from '../wire/codec.ts';
 import { MAX_PLAYER_ID } from '../wire/position-update.ts';
 import { Measurement, percentilesOf, type Percentiles } from './measurement.ts';
-import { Player, type ReplyMode } from './player.ts';
+import { type Player, PlayerGroup, type ReplyMode } from './player.ts';
 import { playerAddresses } from './player-address.ts';
 import { type BotSummary, summarise } from './report.ts';
 import { SendSchedule, type SendScheduleOptions } from './send-schedule.ts';
@@ -147,7 +147,7 @@ export class BotFleet {
   #openPlayers(): Player[] {
     const { target, codec, reply, seed, openSocket, firstPlayer, firstAddress, playerIds } = this.#options;
     const addresses = playerAddresses(this.#options.players, target, firstAddress);
-    const context = {
+    const group = new PlayerGroup({
       target,
       codec,
       reply,
@@ -155,16 +155,14 @@ export class BotFleet {
       openSocket,
       measurement: this.#measurement,
       now: this.#now,
-    };
-    const players: Player[] = [];
+    });
     try {
-      for (const [i, address] of addresses.entries())
-        players.push(new Player(playerIds?.[i] ?? firstPlayer + i, address, context));
+      for (const [i, address] of addresses.entries()) group.add(playerIds?.[i] ?? firstPlayer + i, address);
     } catch (error) {
-      for (const player of players) void player.close();
+      for (const player of group.players) void player.close();
       throw error;
     }
-    return players;
+    return group.players;
   }
 
   #sendSlot(slotNumber: number, intendedMs: number): void {

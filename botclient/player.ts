@@ -35,6 +35,38 @@ export interface PlayerContext {
   readonly now: () => number;
 }
 
+/** The players of a fleet, whose sockets have one handler for each event, so that a call can be about several of them. */
+export class PlayerGroup {
+  readonly context: PlayerContext;
+  /** By the tags of their sockets. */
+  readonly players: Player[] = [];
+
+  constructor(context: PlayerContext) {
+    this.context = context;
+  }
+
+  /** Binds `address` with a port that the system chooses. @throws RelayError TICKRELAY_ERR_BIND */
+  add(playerId: number, address: IpAddress): Player {
+    const player = new Player(playerId, address, this);
+    this.players.push(player);
+    return player;
+  }
+
+  readonly onReceive = (batch: DatagramBatch): void => {
+    const nowMs = this.context.now();
+    const { count, tags } = batch;
+    for (let i = 0; i < count; i++) this.players[tags[i]!]!.receive(batch, i, nowMs);
+  };
+
+  readonly onSent = (_sent: number, failed: number): void => {
+    this.context.measurement.counts.sendFailed += failed;
+  };
+
+  readonly onError = (): void => {
+    this.context.measurement.counts.receiveErrors++;
+  };
+}
+
 // Overwritten by each datagram of any player, rather than kept for each: hundreds of players are more than a cache holds.
 const world = createWorldState();
 const update = createPositionUpdate();
@@ -54,22 +86,19 @@ export class Player {
   #serverSince = 0;
   #moves = 0;
 
-  /** Binds `address` with a port that the system chooses. @throws RelayError TICKRELAY_ERR_BIND */
-  constructor(playerId: number, address: IpAddress, context: PlayerContext) {
-    const { seed, measurement } = context;
+  /** By `PlayerGroup.add`. */
+  constructor(playerId: number, address: IpAddress, group: PlayerGroup) {
+    const { context, onReceive, onSent, onError } = group;
     this.playerId = playerId;
     this.#context = context;
-    this.#path = new PlayerPath(seed, playerId);
+    this.#path = new PlayerPath(context.seed, playerId);
     this.#socket = context.openSocket({
       local: new Endpoint(address, 0),
       remote: context.target,
-      onReceive: (batch) => this.#receive(batch),
-      onSent: (_sent, failed) => {
-        measurement.counts.sendFailed += failed;
-      },
-      onError: () => {
-        measurement.counts.receiveErrors++;
-      },
+      tag: group.players.length,
+      onReceive,
+      onSent,
+      onError,
     });
   }
 
@@ -106,12 +135,8 @@ export class Player {
     return this.#socket.close();
   }
 
-  #receive(batch: DatagramBatch): void {
-    const nowMs = this.#context.now();
-    for (let i = 0; i < batch.count; i++) this.#sort(batch, i, nowMs);
-  }
-
-  #sort(batch: DatagramBatch, index: number, nowMs: number): void {
+  /** Sorts datagram `index` of a batch, which this player's socket received. */
+  receive(batch: DatagramBatch, index: number, nowMs: number): void {
     const { codec, measurement } = this.#context;
     const { counts } = measurement;
     const length = batch.lengths[index]!;

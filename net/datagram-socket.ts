@@ -12,7 +12,7 @@ export const MAX_DATAGRAM_BYTES = 65_507;
 /** Paths are numbers of 12 bits, so that a session has room for its own. */
 export const MAX_PATH = 4_095;
 
-type BatchArray = 'payloads' | 'lengths' | 'words' | 'ports' | 'paths';
+type BatchArray = 'payloads' | 'lengths' | 'words' | 'ports' | 'paths' | 'tags';
 
 /**
  * Datagrams side by side, each with its remote end. Slot i (0 <= i < count) is `payloads[i]` up to `lengths[i]` bytes,
@@ -21,6 +21,8 @@ type BatchArray = 'payloads' | 'lengths' | 'words' | 'ports' | 'paths';
  * A path is a socket's own number for the way that a datagram came: the local address that it was sent to and, for a
  * link-local remote, the interface. A datagram that is sent with the path of a received one leaves from that address. 0 is
  * no path in particular: the system chooses. Numbers hold as long as the socket, and are at most MAX_PATH.
+ *
+ * In a received batch, `tags[i]` is the tag of the socket that received the datagram; a sent batch's mean nothing.
  */
 export class DatagramBatch {
   readonly capacity: number;
@@ -30,6 +32,7 @@ export class DatagramBatch {
   readonly words: Uint32Array;
   readonly ports: Uint16Array;
   readonly paths: Uint16Array;
+  readonly tags: Uint32Array;
 
   /** @param memory arrays for the batch to use instead of its own, each with room for `capacity` datagrams */
   constructor(capacity: number, memory?: Pick<DatagramBatch, BatchArray>) {
@@ -41,6 +44,7 @@ export class DatagramBatch {
     this.words = memory?.words ?? new Uint32Array(capacity * ADDRESS_WORDS);
     this.ports = memory?.ports ?? new Uint16Array(capacity);
     this.paths = memory?.paths ?? new Uint16Array(capacity);
+    this.tags = memory?.tags ?? new Uint32Array(capacity);
   }
 
   /** Adds one datagram to or from the address at `words[at]`. The payload is referenced, not copied. */
@@ -71,8 +75,13 @@ export interface DatagramSocketOptions {
    * receives nothing from others.
    */
   readonly remote?: Endpoint | undefined;
-  /** The batch and its payloads are the socket's own again as soon as the handler returns. */
+  /**
+   * The batch and its payloads are the socket's own again as soon as the handler returns. Sockets that have the same
+   * handler may be served by one call, whose batch holds datagrams of several of them.
+   */
   readonly onReceive: (batch: DatagramBatch) => void;
+  /** Stands beside each datagram that this socket receives, for an owner of many with one handler; a u32. Default 0. */
+  readonly tag?: number;
   /** What became of accepted datagrams; the sum of both over time is the sum of what `send` accepted. */
   readonly onSent?: (sent: number, failed: number, sentBytes: number) => void;
   /** A receive failed, of no datagram in particular (an ICMP error, no memory). The socket goes on. */

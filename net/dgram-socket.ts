@@ -59,6 +59,7 @@ class DgramSocket implements DatagramSocket {
     this.#onReceive = onReceive;
     this.#onError = (error) => onError?.(error);
     this.#tellPaths = tellPaths;
+    this.#received.tags[0] = options.tag ?? 0;
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
     this.#onSendDone = (error, bytes) => {
       this.#queued--;

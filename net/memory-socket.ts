@@ -94,6 +94,7 @@ class MemorySocket implements DatagramSocket {
     this.#network = network;
     this.local = local;
     this.#options = options;
+    this.#received.tags[0] = options.tag ?? 0;
   }
 
   send(batch: DatagramBatch): number {

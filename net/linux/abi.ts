@@ -125,9 +125,54 @@ export const EFD_CLOEXEC = 0x8_0000;
 export const PROT_READ_WRITE = 3;
 export const MAP_SHARED = 0x01;
 export const MAP_PRIVATE_ANONYMOUS = 0x22;
+export const MAP_POPULATE = 0x8000;
 
 /** asm-generic/unistd.h and asm/unistd_64.h: the same on both architectures, as all calls since 2019 are. */
 export const SYS_EPOLL_PWAIT2 = 441;
+export const SYS_IO_URING_SETUP = 425;
+export const SYS_IO_URING_ENTER = 426;
+
+/** linux/io_uring.h: struct io_uring_params, with the fields of its struct io_sqring_offsets and io_cqring_offsets. */
+export const IO_URING_PARAMS = {
+  size: 120,
+  submissions: 0,
+  completions: 4,
+  flags: 8,
+  features: 20,
+  submissionHead: 40,
+  submissionTail: 44,
+  submissionMask: 48,
+  submissionArray: 64,
+  completionHead: 80,
+  completionTail: 84,
+  completionMask: 88,
+  completionEntries: 100,
+} as const;
+
+/** linux/io_uring.h: struct io_uring_sqe, as far as it is written, and struct io_uring_cqe. */
+export const IO_URING_SQE = {
+  size: 64,
+  opcode: 0,
+  flags: 1,
+  fd: 4,
+  address: 16,
+  length: 24,
+  messageFlags: 28,
+  userData: 32,
+} as const;
+export const IO_URING_CQE = { size: 16, userData: 0, result: 8 } as const;
+
+/** linux/io_uring.h: flags and numbers. */
+export const IORING_SETUP_SUBMIT_ALL = 1 << 7;
+export const IORING_SETUP_SINGLE_ISSUER = 1 << 12;
+export const IORING_SETUP_DEFER_TASKRUN = 1 << 13;
+export const IORING_FEAT_SINGLE_MMAP = 1 << 0;
+export const IORING_FEAT_CQE_SKIP = 1 << 11;
+export const IORING_OFF_SQ_RING = 0;
+export const IORING_OFF_SQES = 0x1000_0000;
+export const IORING_OP_SENDMSG = 9;
+export const IORING_OP_RECVMSG = 10;
+export const IOSQE_CQE_SKIP_SUCCESS = 1 << 6;
 
 /** asm-generic/errno.h: the few that code looks at. */
 export const EINTR = 4;

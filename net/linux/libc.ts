@@ -51,6 +51,17 @@ export interface Libc {
     sigmask: number,
     sigsetSize: number,
   ) => number;
+  /** io_uring_setup(2) and io_uring_enter(2), by number: the GNU C library has no wrapper. */
+  readonly io_uring_setup: (number: number, entries: number, params: number) => number;
+  readonly io_uring_enter: (
+    number: number,
+    ring: number,
+    toSubmit: number,
+    toComplete: number,
+    flags: number,
+    argument: number,
+    size: number,
+  ) => number;
   /** bpf(2), by number: C libraries have no wrapper. */
   readonly bpf: (number: number, command: number, attributes: number, size: number) => number;
   readonly ioctl: (fd: number, request: number, argument: number) => number;
@@ -89,6 +100,8 @@ const PROTOTYPES = {
   prlimit: 'int prlimit(int, int, int64_t, int64_t)',
   usleep: 'int usleep(uint32_t)',
   epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
+  io_uring_setup: 'int64_t syscall(int64_t, uint32_t, int64_t)',
+  io_uring_enter: 'int64_t syscall(int64_t, int, uint32_t, uint32_t, uint32_t, int64_t, size_t)',
   bpf: 'int64_t syscall(int64_t, int, int64_t, uint32_t)',
   ioctl: 'int ioctl(int, uint64_t, int64_t)',
   mount: 'int mount(const char *, const char *, const char *, uint64_t, int64_t)',

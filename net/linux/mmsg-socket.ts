@@ -55,25 +55,29 @@ export interface MmsgSocketOptions {
 }
 
 export class MmsgSocket implements DatagramSocket, Sender {
+  // What each datagram needs comes first, since fields lie in memory in this order, and of many sockets none is in the cache.
   readonly fd: number;
+  isClosed = false;
+  readonly #queue: SendQueue;
   readonly isV4: boolean;
   readonly isConnected: boolean;
-  readonly local: Endpoint;
-  readonly meetsPendingErrors: boolean;
-  /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
-  kernelDrops = 0;
-  /** The poller's own: it will come back to this socket. */
-  isUnread = false;
-  readonly sent: (sent: number, failed: number, sentBytes: number) => void;
-  readonly #libc: Libc;
-  readonly #queue: SendQueue;
   /** Where the socket tells paths. */
   readonly #paths: PathTable | undefined;
-  readonly #onReceive: (batch: DatagramBatch) => void;
+  readonly sent: (sent: number, failed: number, sentBytes: number) => void;
+  readonly onReceive: (batch: DatagramBatch) => void;
+  readonly #tag: number;
+  /** The poller's own: receives to line up when the socket is ready, */
+  receives = 1;
+  /** and the last round in which all of them found a datagram. */
+  fullRound = -2;
+  /** Datagrams that the kernel dropped since this socket was bound, because its receive buffer was full. */
+  kernelDrops = 0;
+  readonly local: Endpoint;
+  readonly meetsPendingErrors: boolean;
+  readonly #libc: Libc;
   readonly #onError: ((error: Error) => void) | undefined;
   readonly #onUnreachable: ((count: number) => void) | undefined;
   readonly #onClose: () => void;
-  #closed = false;
 
   constructor({ libc, fd, options, queue, paths, onClose }: MmsgSocketOptions) {
     this.#libc = libc;
@@ -83,7 +87,8 @@ export class MmsgSocket implements DatagramSocket, Sender {
     this.local = readLocal(libc, fd);
     this.#queue = queue;
     this.#paths = hasPaths(options) ? paths : undefined;
-    this.#onReceive = options.onReceive;
+    this.onReceive = options.onReceive;
+    this.#tag = options.tag ?? 0;
     this.#onError = options.onError;
     this.#onUnreachable = options.onUnreachable;
     this.meetsPendingErrors = options.onUnreachable !== undefined || this.isConnected;
@@ -92,7 +97,7 @@ export class MmsgSocket implements DatagramSocket, Sender {
   }
 
   send(batch: DatagramBatch): number {
-    if (this.#closed) return 0;
+    if (this.isClosed) return 0;
     const { count, payloads, lengths, words, ports } = batch;
     for (let i = 0; i < count; i++) {
       this.#queue.add(this, payloads[i]!, lengths[i]!, words, 4 * i, ports[i]!);
@@ -114,10 +119,32 @@ export class MmsgSocket implements DatagramSocket, Sender {
       if (errno !== EINTR) this.#onError?.(new Error(`recvmmsg: ${errnoName(errno)}`));
       return 0;
     }
-    const batch = slots.read(from, count, this.#paths);
+    const batch = slots.read(from, count, this.#tag, this.#paths);
     if (slots.kernelDrops !== -1) this.kernelDrops = slots.kernelDrops;
-    this.#onReceive(batch);
+    this.onReceive(batch);
     return count;
+  }
+
+  get tellsPaths(): boolean {
+    return this.#paths !== undefined;
+  }
+
+  /** Whether datagrams of both sockets may go over in one batch. */
+  sharesBatch(other: MmsgSocket): boolean {
+    return this.onReceive === other.onReceive && this.#paths === other.#paths;
+  }
+
+  /** Reads a datagram that a call from the slots' `calls` received. @returns whether there was one */
+  take(slots: ReceiveSlots, slot: number, result: number): boolean {
+    if (result < 0) {
+      if (result !== -EAGAIN && result !== -EINTR)
+        this.#onError?.(new Error(`recvmsg: ${errnoName(-result)}`));
+      return false;
+    }
+    slots.kernelDrops = -1;
+    slots.readSlot(slot, result, this.#tag, this.#paths);
+    if (slots.kernelDrops !== -1) this.kernelDrops = slots.kernelDrops;
+    return true;
   }
 
   /** Empties the queue of ICMP errors into slots from `from`, at most `room`. @returns whether more may be there */
@@ -138,9 +165,9 @@ export class MmsgSocket implements DatagramSocket, Sender {
   }
 
   close(): Promise<void> {
-    if (!this.#closed) {
+    if (!this.isClosed) {
       this.#onClose();
-      this.#closed = true;
+      this.isClosed = true;
     }
     return Promise.resolve();
   }

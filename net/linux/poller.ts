@@ -2,14 +2,14 @@
  * Batched UDP on one thread: sockets, one epoll, receive slots and a send queue. One round (`poll`):
  *
  *  1. wait until a socket is readable, a timer is due, or somebody wakes the poller
- *  2. each socket that became readable, or was left unread: count its errors, receive what fits the free slots in one call,
- *     hand the batch to its owner
- *  3. owners answer by `send`, which only queues
- *  4. when the slots are used up, and at the end of the round: send the queue, all slots are free
- *  5. timers that are due
+ *  2. each readable socket: count its errors, line up its receives, as many as it lately had datagrams a round
+ *  3. make the receives of all sockets in one call, hand each owner its batch
+ *  4. owners answer by `send`, which only queues
+ *  5. when the slots are used up, and at the end of the round: send the queue in one call, all slots are free
+ *  6. timers that are due
  *
- * The epoll is edge-triggered: it tells once that datagrams came, and costs nothing more for a socket that was emptied. A
- * round that leaves a socket unread notes it for the next one.
+ * So a round is three system calls, however many sockets take part. Where the system has no ring for that (call-ring.ts), each
+ * socket is received from and sent on by a call of its own. What a round leaves in a socket, the epoll tells again.
  *
  * Nothing in a round allocates. The wait blocks the thread; `drive` runs rounds on the thread's event loop and gives it a
  * turn between them, so promises, messages and signals still work, at most `blockMs` late.
@@ -27,11 +27,11 @@ import {
   EPOLL_CTL_DEL,
   EPOLL_EVENT,
   EPOLLERR,
-  EPOLLET,
   EPOLLIN,
   SYS_EPOLL_PWAIT2,
 } from './abi.ts';
 import { Arena } from './arena.ts';
+import { CallRing, type Piece } from './call-ring.ts';
 import { errnoName, type Libc } from './libc.ts';
 import { bindUdp, EMPTY, MmsgSocket } from './mmsg-socket.ts';
 import { PATH_ARENA_BYTES, PathTable } from './path-table.ts';
@@ -41,11 +41,13 @@ import { SEND_ARENA_BYTES, SendQueue } from './send-queue.ts';
 /** Readable sockets that one wait reports. */
 const MAX_EVENTS = 256;
 
-/** Receives of one socket in one round: a flood on one does not keep the others waiting. */
-const RECEIVES_PER_ROUND = 4;
+/** Datagrams of one socket in one round, on a ring: a flood on one does not keep the others waiting. */
+const MAX_RECEIVES = 32;
+/** Calls for one socket in one round, without a ring. */
+const CALLS_PER_ROUND = 4;
 
 /** How long rounds follow each other before the event loop gets its turn, in ms. Whoever wakes the poller gets it at once. */
-const TURN_MS = 2;
+const TURN_MS = 4;
 
 /** What a round answers in which a callback closed the poller. */
 const CLOSED = -1;
@@ -54,6 +56,9 @@ const CLOSED = -1;
 const WAKE = 0xffffffff;
 
 const NS_PER_MS = 1e6;
+
+/** While no timer is due within this time, in ms, a round does with one look at the clock. */
+const CLOCK_SLACK_MS = 2;
 
 interface Timer {
   readonly run: () => void;
@@ -66,12 +71,15 @@ export interface PollerOptions {
   readonly blockMs?: number;
   /** Sleep after a round with traffic, in microseconds, so that the next one finds more: CPU for latency. Default 0. */
   readonly coalesceUs?: number;
+  /** Whether to make the calls of a round together (call-ring.ts), where the system allows it. Default true. */
+  readonly ring?: boolean;
   /** Memory that outlives the thread: byte d is 1 while the poller has descriptor d open. */
   readonly descriptors?: Uint8Array;
 }
 
 export class Poller {
   readonly #libc: Libc;
+  readonly #epollWait: Libc['epoll_wait'];
   readonly #arena: Arena;
   readonly #slots: ReceiveSlots;
   readonly #queue: SendQueue;
@@ -90,8 +98,11 @@ export class Poller {
   readonly #descriptors: Uint8Array | undefined;
   /** When the last wait ended, in ms of performance.now: the time of what a round receives, without asking the clock again. */
   nowMs = performance.now();
-  /** Numbers of sockets that may hold datagrams of which no event will tell. */
-  readonly #unread: number[] = [];
+  #round = 0;
+  #ring: CallRing | undefined;
+  /** Whose receives are lined up on the ring: the n-th goes into slot n. */
+  readonly #lined: (MmsgSocket | undefined)[] = Array.from({ length: SLOTS }, () => undefined);
+  #linedCount = 0;
   /** Slots in use in this round. */
   #used = 0;
   /** When the event loop gets its turn; 0 once somebody wrote to `wakeFd`. */
@@ -105,17 +116,19 @@ export class Poller {
   constructor(libc: Libc, options: PollerOptions = {}) {
     const { blockMs = 20, coalesceUs = 0, descriptors } = options;
     this.#libc = libc;
+    this.#epollWait = libc.epoll_wait;
     this.#blockMs = blockMs;
     this.#coalesceUs = coalesceUs;
     this.#descriptors = descriptors;
     const small = 64 * 1024;
     this.#arena = new Arena(libc, RECEIVE_ARENA_BYTES + SEND_ARENA_BYTES + PATH_ARENA_BYTES + small);
     this.#slots = new ReceiveSlots(this.#arena);
-    this.#queue = new SendQueue(libc, this.#arena);
+    this.#queue = new SendQueue(libc, this.#arena, this.#slots);
     this.#paths = new PathTable(this.#arena);
     this.#events = this.#arena.take(MAX_EVENTS * EPOLL_EVENT.size);
     this.#timespec = this.#arena.take(16);
     this.#scratch = this.#arena.take(64);
+    if (options.ring ?? true) this.#openRing();
     this.#epoll = this.#must(libc.epoll_create1(EPOLL_CLOEXEC), 'epoll');
     this.wakeFd = this.#must(libc.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), 'eventfd');
     this.#note(this.#epoll, 1);
@@ -123,9 +136,17 @@ export class Poller {
     this.#watch(this.wakeFd, WAKE);
   }
 
-  /** Address and size of the native memory, for whoever must give it back if this thread dies. */
-  get memory(): { readonly address: number; readonly size: number } {
-    return { address: this.#arena.address, size: this.#arena.bytes.length };
+  /** The native memory, for whoever must give it back if this thread dies. */
+  get memory(): readonly Piece[] {
+    return [{ address: this.#arena.address, size: this.#arena.bytes.length }, ...(this.#ring?.memory ?? [])];
+  }
+
+  #openRing(): void {
+    const ring = CallRing.open(this.#libc, [...this.#slots.calls, ...this.#queue.calls]);
+    if ('unavailable' in ring) return;
+    this.#ring = ring;
+    this.#queue.useRing(ring, SLOTS);
+    this.#note(ring.fd, 1);
   }
 
   /** Opens and binds a socket. @throws RelayError TICKRELAY_ERR_BIND */
@@ -167,15 +188,20 @@ export class Poller {
   poll(maxWaitMs: number): number {
     this.#inRound = true;
     this.#queue.flush();
-    const left = this.#unread.length;
-    const ready = this.#wait(left > 0 ? 0 : maxWaitMs);
+    const ready = this.#wait(maxWaitMs);
+    this.#round++;
     this.nowMs = performance.now();
     let received = 0;
+    const ring = this.#ring;
     for (let i = 0; i < ready; i++) {
-      if (this.#isError(i)) this.#receiveErrors(this.#eventData(i));
-      received += this.#receive(this.#eventData(i));
+      const number = this.#eventData(i);
+      if (number === WAKE) this.#wakeUp();
+      else {
+        if (this.#isError(i)) this.#receiveErrors(number);
+        received += ring === undefined ? this.#receive(number) : this.#lineUp(ring, number);
+      }
     }
-    for (let i = 0; i < left; i++) received += this.#receiveLeft(this.#unread.shift()!);
+    if (ring !== undefined && this.#linedCount > 0) received += this.#receiveLined(ring);
     this.#queue.flush();
     this.#used = 0;
     this.#runTimers();
@@ -217,6 +243,10 @@ export class Poller {
   }
 
   #release(): void {
+    if (this.#ring !== undefined) {
+      this.#note(this.#ring.fd, 0);
+      this.#ring.close();
+    }
     for (const fd of [this.wakeFd, this.#epoll]) {
       this.#note(fd, 0);
       this.#libc.close(fd);
@@ -227,13 +257,15 @@ export class Poller {
   #wait(maxWaitMs: number): number {
     const events = this.#arena.address + this.#events;
     let waitMs = maxWaitMs;
-    if (this.#timers.size > 0) {
-      const now = performance.now();
-      for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, Math.max(0, dueMs - now));
+    for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, dueMs - this.nowMs);
+    if (waitMs < maxWaitMs) {
+      // The round took time too. Where that matters, the clock is asked again; else the wait ends early, and is renewed.
+      if (waitMs > 2 * CLOCK_SLACK_MS) waitMs = Math.floor(waitMs - CLOCK_SLACK_MS);
+      else waitMs = Math.max(0, waitMs - (performance.now() - this.nowMs));
     }
     // A wait cut short by a signal reports -1 and counts as one that found nothing.
     if (this.#isCoarse || Number.isInteger(waitMs)) {
-      return this.#libc.epoll_wait(this.#epoll, events, MAX_EVENTS, Math.ceil(waitMs));
+      return this.#epollWait(this.#epoll, events, MAX_EVENTS, Math.ceil(waitMs));
     }
     const { u32 } = this.#arena;
     const at = this.#timespec >> 2;
@@ -243,6 +275,12 @@ export class Poller {
     const ready = this.#libc.epoll_pwait2(SYS_EPOLL_PWAIT2, this.#epoll, events, MAX_EVENTS, timespec, 0, 8);
     if (ready === -1 && this.#libc.errno() !== EINTR) this.#isCoarse = true;
     return ready;
+  }
+
+  /** Somebody wrote to `wakeFd`. */
+  #wakeUp(): void {
+    this.#libc.read(this.wakeFd, this.#arena.address + this.#scratch, 8);
+    this.#turnEndMs = 0;
   }
 
   #eventData(i: number): number {
@@ -257,7 +295,6 @@ export class Poller {
 
   /** Takes the errors off the socket, so that they are counted, and not reported to its sends. */
   #receiveErrors(number: number): void {
-    if (number === WAKE) return;
     const socket = this.#sockets[number];
     if (socket === undefined) return;
     // To the end, since no other event tells of the rest; the queue is as bounded as the receive buffer.
@@ -265,21 +302,60 @@ export class Poller {
     while (socket.receiveErrors(this.#slots, this.#used, SLOTS - this.#used));
   }
 
-  #receiveLeft(number: number): number {
+  /** Lines up the receives of a socket that is ready; when the slots are used up, makes those that are. @returns datagrams received */
+  #lineUp(ring: CallRing, number: number): number {
     const socket = this.#sockets[number];
-    if (socket !== undefined) socket.isUnread = false;
-    return this.#receive(number);
+    if (socket === undefined) return 0;
+    // More came than one round took: the next one takes more.
+    if (socket.fullRound === this.#round - 1) socket.receives = Math.min(MAX_RECEIVES, 2 * socket.receives);
+    let received = 0;
+    for (let n = socket.receives; n > 0; n--) {
+      if (this.#linedCount === SLOTS) received += this.#receiveLined(ring);
+      // What is in the slots waits to be sent.
+      if (this.#linedCount === 0) this.#freeSlots();
+      ring.add(this.#linedCount, socket.fd);
+      this.#lined[this.#linedCount++] = socket;
+    }
+    return received;
   }
 
-  /** Empties a socket, or gives it RECEIVES_PER_ROUND calls and notes it as unread. @returns datagrams received */
-  #receive(number: number): number {
-    if (number === WAKE) {
-      this.#libc.read(this.wakeFd, this.#arena.address + this.#scratch, 8);
-      this.#turnEndMs = 0;
-      return 0;
+  /** Makes the receives that are lined up, in one call. Neighbours that share a handler go over in one batch. */
+  #receiveLined(ring: CallRing): number {
+    const count = this.#linedCount;
+    const lined = this.#lined;
+    ring.run();
+    this.#used = count;
+    this.#linedCount = 0;
+    let received = 0;
+    let first = 0;
+    let owner: MmsgSocket | undefined;
+    let found = 0;
+    for (let slot = 0; slot < count; slot++) {
+      const socket = lined[slot]!;
+      const isFound = !socket.isClosed && socket.take(this.#slots, slot, ring.results[slot]!);
+      if (owner !== undefined && !(isFound && owner.sharesBatch(socket))) {
+        owner.onReceive(this.#slots.batch(first, slot - first, owner.tellsPaths));
+        owner = undefined;
+      }
+      if (isFound) {
+        received++;
+        found++;
+        if (owner === undefined) first = slot;
+        owner = socket;
+      }
+      if (slot + 1 < count && lined[slot + 1] === socket) continue;
+      if (found === socket.receives) socket.fullRound = this.#round;
+      else socket.receives = Math.max(1, found);
+      found = 0;
     }
+    if (owner !== undefined) owner.onReceive(this.#slots.batch(first, count - first, owner.tellsPaths));
+    return received;
+  }
+
+  /** Empties a socket, or gives it CALLS_PER_ROUND calls. @returns datagrams received */
+  #receive(number: number): number {
     let total = 0;
-    for (let receives = 0; receives < RECEIVES_PER_ROUND; receives++) {
+    for (let receives = 0; receives < CALLS_PER_ROUND; receives++) {
       const socket = this.#sockets[number];
       if (socket === undefined) return total;
       this.#makeRoom();
@@ -290,22 +366,24 @@ export class Poller {
       total += count;
       if (0 < count && count < room) return total;
     }
-    const socket = this.#sockets[number];
-    if (socket === undefined || socket.isUnread) return total;
-    socket.isUnread = true;
-    this.#unread.push(number);
     return total;
   }
 
-  /** When the slots are used up: sends what refers to them, and all are free. */
   #makeRoom(): void {
-    if (this.#used < SLOTS) return;
+    if (this.#used === SLOTS) this.#freeSlots();
+  }
+
+  /** Sends what refers to the slots, and all are free. */
+  #freeSlots(): void {
+    if (this.#used === 0) return;
     this.#queue.flush();
     this.#used = 0;
   }
 
   #runTimers(): void {
-    if (this.#timers.size === 0) return;
+    let nextMs = Infinity;
+    for (const { dueMs } of this.#timers) nextMs = Math.min(nextMs, dueMs);
+    if (nextMs > this.nowMs + CLOCK_SLACK_MS) return;
     const now = performance.now();
     for (const timer of this.#timers) {
       if (timer.dueMs > now) continue;
@@ -317,7 +395,7 @@ export class Poller {
 
   #watch(fd: number, data: number): void {
     const { u32 } = this.#arena;
-    u32[(this.#scratch + EPOLL_EVENT.events) >> 2] = EPOLLIN | EPOLLET;
+    u32[(this.#scratch + EPOLL_EVENT.events) >> 2] = EPOLLIN;
     u32[(this.#scratch + EPOLL_EVENT.data) >> 2] = data;
     this.#must(
       this.#libc.epoll_ctl(this.#epoll, EPOLL_CTL_ADD, fd, this.#arena.address + this.#scratch),

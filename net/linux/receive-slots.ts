@@ -13,6 +13,7 @@ import {
   EMSGSIZE,
   IN6_PKTINFO,
   IN_PKTINFO,
+  IORING_OP_RECVMSG,
   IOVEC,
   IP_PKTINFO,
   IP_RECVERR,
@@ -21,6 +22,7 @@ import {
   IPV6_PKTINFO,
   IPV6_RECVERR,
   MMSGHDR,
+  MSG_DONTWAIT,
   SO_EE_ORIGIN_ICMP,
   SO_EE_ORIGIN_ICMP6,
   SO_RXQ_OVFL,
@@ -30,6 +32,7 @@ import {
   SOL_SOCKET,
 } from './abi.ts';
 import type { Arena } from './arena.ts';
+import type { RingCall } from './call-ring.ts';
 import { PATH_WORDS, type PathTable } from './path-table.ts';
 
 export const SLOTS = 64;
@@ -48,18 +51,26 @@ export const RECEIVE_ARENA_BYTES =
   SLOTS * (STRIDE_BYTES + NAME_BYTES + MMSGHDR.size + IOVEC.size + CONTROL_BYTES + 64);
 
 export class ReceiveSlots {
-  /** Batch k holds slots k and up. These have no paths; */
-  readonly batches: readonly DatagramBatch[];
-  /** and these do. */
-  readonly batchesWithPaths: readonly DatagramBatch[];
   /** Address of the message header of each slot. */
   readonly headers: readonly number[];
-  /** The kernel's count of datagrams that the socket's full buffer dropped, as of the last `read`; -1 when it told none. */
+  /** The kernel's count of datagrams that a socket's full buffer dropped, where a slot that was read told it; else as it was. */
   kernelDrops = -1;
   readonly #arena: Arena;
   readonly #header: number;
   readonly #name: number;
   readonly #control: number;
+  readonly #data: number;
+  readonly #payloads: Uint8Array[] = [];
+  // What was read, by slot.
+  readonly #lengths = new Int32Array(SLOTS);
+  readonly #words = new Uint32Array(SLOTS * 4);
+  readonly #ports = new Uint16Array(SLOTS);
+  readonly #paths = new Uint16Array(SLOTS);
+  readonly #tags = new Uint32Array(SLOTS);
+  /** Batch k holds slots k and up. These have no paths; */
+  readonly #batches: readonly DatagramBatch[];
+  /** and these do. */
+  readonly #batchesWithPaths: readonly DatagramBatch[];
   readonly #path = new Uint32Array(PATH_WORDS);
 
   constructor(arena: Arena) {
@@ -69,7 +80,7 @@ export class ReceiveSlots {
     this.#control = arena.take(SLOTS * CONTROL_BYTES);
     const iov = arena.take(SLOTS * IOVEC.size);
     const data = arena.take(SLOTS * STRIDE_BYTES);
-    const payloads: Uint8Array[] = [];
+    this.#data = data;
     for (let i = 0; i < SLOTS; i++) {
       const header = this.#header + i * MMSGHDR.size;
       arena.setPointer(header + MMSGHDR.name, this.#name + i * NAME_BYTES);
@@ -78,47 +89,77 @@ export class ReceiveSlots {
       arena.setPointer(header + MMSGHDR.control, this.#control + i * CONTROL_BYTES);
       arena.setPointer(iov + i * IOVEC.size + IOVEC.base, data + i * STRIDE_BYTES);
       arena.u32[(iov + i * IOVEC.size + IOVEC.length) >> 2] = SLOT_BYTES;
-      payloads.push(new Uint8Array(arena.buffer, data + i * STRIDE_BYTES, SLOT_BYTES));
+      this.#payloads.push(new Uint8Array(arena.buffer, data + i * STRIDE_BYTES, SLOT_BYTES));
       this.#reset(i);
     }
-    this.headers = payloads.map((_, i) => arena.address + this.#header + i * MMSGHDR.size);
-    ({ batches: this.batches, batchesWithPaths: this.batchesWithPaths } = makeBatches(payloads));
+    this.headers = this.#payloads.map((_, i) => arena.address + this.#header + i * MMSGHDR.size);
+    this.#batches = this.#makeBatches(new Uint16Array(SLOTS));
+    this.#batchesWithPaths = this.#makeBatches(this.#paths);
+  }
+
+  /** For each slot, the call that receives one datagram into it. */
+  get calls(): RingCall[] {
+    return this.headers.map((header) => ({
+      opcode: IORING_OP_RECVMSG,
+      header,
+      flags: MSG_DONTWAIT,
+      isQuiet: false,
+    }));
+  }
+
+  /** Where in the arena a payload lies that is one of the slots', or -1. */
+  find(payload: Uint8Array): number {
+    const { byteOffset } = payload;
+    const slot = Math.floor((byteOffset - this.#data) / STRIDE_BYTES);
+    return slot >= 0 && slot < SLOTS && this.#payloads[slot] === payload ? byteOffset : -1;
   }
 
   /**
-   * Reads what the kernel wrote into slots `from` to `from + count - 1`.
+   * Reads what recvmmsg wrote into slots `from` to `from + count - 1`.
    *
+   * @param tag of the socket that received
    * @param paths where the socket tells paths: the table to number them
    * @returns their batch
    */
-  read(from: number, count: number, paths?: PathTable): DatagramBatch {
-    const batch = (paths === undefined ? this.batches : this.batchesWithPaths)[from]!;
-    const { u16, u32, bytes } = this.#arena;
-    const { words, ports, lengths } = batch;
+  read(from: number, count: number, tag: number, paths?: PathTable): DatagramBatch {
+    const { u32 } = this.#arena;
     this.kernelDrops = -1;
-    for (let i = 0; i < count; i++) {
-      const slot = from + i;
-      const name = this.#name + slot * NAME_BYTES;
-      lengths[i] = u32[(this.#header + slot * MMSGHDR.size + MMSGHDR.length) >> 2]!;
-      ports[i] = (bytes[name + SOCKADDR_IN.port]! << 8) | bytes[name + SOCKADDR_IN.port + 1]!;
-      if (u16[name >> 1] === AF_INET6) {
-        const address = (name + SOCKADDR_IN6.address) >> 2;
-        words[4 * i] = u32[address]!;
-        words[4 * i + 1] = u32[address + 1]!;
-        words[4 * i + 2] = u32[address + 2]!;
-        words[4 * i + 3] = u32[address + 3]!;
-      } else {
-        words[4 * i] = 0;
-        words[4 * i + 1] = 0;
-        words[4 * i + 2] = V4_MAPPED_WORD;
-        words[4 * i + 3] = u32[(name + SOCKADDR_IN.address) >> 2]!;
-      }
-      if (paths === undefined) this.#readControl(slot);
-      else batch.paths[i] = this.#readPath(slot, paths);
-      this.#reset(slot);
+    for (let slot = from; slot < from + count; slot++) {
+      this.readSlot(slot, u32[(this.#header + slot * MMSGHDR.size + MMSGHDR.length) >> 2]!, tag, paths);
     }
+    return this.batch(from, count, paths !== undefined);
+  }
+
+  /** The batch of slots that were read. */
+  batch(from: number, count: number, hasPaths: boolean): DatagramBatch {
+    const batch = (hasPaths ? this.#batchesWithPaths : this.#batches)[from]!;
     batch.count = count;
     return batch;
+  }
+
+  /** Reads a datagram of `length` bytes that the kernel wrote into a slot. */
+  readSlot(slot: number, length: number, tag: number, paths: PathTable | undefined): void {
+    const { u16, u32, bytes } = this.#arena;
+    const words = this.#words;
+    const name = this.#name + slot * NAME_BYTES;
+    this.#lengths[slot] = length;
+    this.#tags[slot] = tag;
+    this.#ports[slot] = (bytes[name + SOCKADDR_IN.port]! << 8) | bytes[name + SOCKADDR_IN.port + 1]!;
+    if (u16[name >> 1] === AF_INET6) {
+      const address = (name + SOCKADDR_IN6.address) >> 2;
+      words[4 * slot] = u32[address]!;
+      words[4 * slot + 1] = u32[address + 1]!;
+      words[4 * slot + 2] = u32[address + 2]!;
+      words[4 * slot + 3] = u32[address + 3]!;
+    } else {
+      words[4 * slot] = 0;
+      words[4 * slot + 1] = 0;
+      words[4 * slot + 2] = V4_MAPPED_WORD;
+      words[4 * slot + 3] = u32[(name + SOCKADDR_IN.address) >> 2]!;
+    }
+    if (paths === undefined) this.#readControl(slot);
+    else this.#paths[slot] = this.#readPath(slot, paths);
+    this.#reset(slot);
   }
 
   /**
@@ -197,6 +238,21 @@ export class ReceiveSlots {
     path[3] = word3;
   }
 
+  /** For each slot a batch that begins there, over the memory of all. */
+  #makeBatches(paths: Uint16Array): DatagramBatch[] {
+    return this.#payloads.map(
+      (_, from) =>
+        new DatagramBatch(SLOTS - from, {
+          payloads: this.#payloads.slice(from),
+          lengths: this.#lengths.subarray(from),
+          words: this.#words.subarray(4 * from),
+          ports: this.#ports.subarray(from),
+          paths: paths.subarray(from),
+          tags: this.#tags.subarray(from),
+        }),
+    );
+  }
+
   /** The kernel overwrites these lengths with what it used. */
   #reset(slot: number): void {
     const { u32 } = this.#arena;
@@ -209,23 +265,4 @@ export class ReceiveSlots {
 /** Whether an address whose first word this is belongs to fe80::/10. */
 function isLinkLocal(word: number): boolean {
   return (word & 0xc0ff) === 0x80fe;
-}
-
-/** For each slot a batch that begins there, over the same memory. */
-function makeBatches(payloads: Uint8Array[]): Pick<ReceiveSlots, 'batches' | 'batchesWithPaths'> {
-  const lengths = new Int32Array(SLOTS);
-  const words = new Uint32Array(SLOTS * 4);
-  const ports = new Uint16Array(SLOTS);
-  const make = (paths: Uint16Array): DatagramBatch[] =>
-    payloads.map(
-      (_, from) =>
-        new DatagramBatch(SLOTS - from, {
-          payloads: payloads.slice(from),
-          lengths: lengths.subarray(from),
-          words: words.subarray(4 * from),
-          ports: ports.subarray(from),
-          paths: paths.subarray(from),
-        }),
-    );
-  return { batches: make(new Uint16Array(SLOTS)), batchesWithPaths: make(new Uint16Array(SLOTS)) };
 }

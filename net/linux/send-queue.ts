@@ -7,6 +7,7 @@ import {
   AF_INET6,
   EAGAIN,
   EINTR,
+  IORING_OP_SENDMSG,
   IOVEC,
   MMSGHDR,
   MSG_DONTWAIT,
@@ -15,7 +16,9 @@ import {
   SOCKADDR_IN6,
 } from './abi.ts';
 import type { Arena } from './arena.ts';
+import type { CallRing, RingCall } from './call-ring.ts';
 import type { Libc } from './libc.ts';
+import type { ReceiveSlots } from './receive-slots.ts';
 
 const ENTRIES = 64;
 const COPY_BYTES = 65_536;
@@ -34,12 +37,14 @@ export interface Sender {
   readonly meetsPendingErrors: boolean;
   /** It has one remote end, and needs no address. */
   readonly isConnected: boolean;
+  /** The same function for sockets whose datagrams are counted together. */
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
 }
 
 export class SendQueue {
   readonly #libc: Libc;
   readonly #arena: Arena;
+  readonly #slots: ReceiveSlots;
   readonly #header: number;
   readonly #headers: readonly number[];
   readonly #name: number;
@@ -47,11 +52,14 @@ export class SendQueue {
   readonly #copy: number;
   readonly #senders: (Sender | undefined)[] = Array.from({ length: ENTRIES }, () => undefined);
   #count = 0;
+  #ring: CallRing | undefined;
+  #ringFirst = 0;
   /** Whether entries carry control messages. */
   #hasControls = false;
 
-  constructor(libc: Libc, arena: Arena) {
+  constructor(libc: Libc, arena: Arena, slots: ReceiveSlots) {
     this.#libc = libc;
+    this.#slots = slots;
     this.#arena = arena;
     this.#header = arena.take(ENTRIES * MMSGHDR.size);
     this.#name = arena.take(ENTRIES * NAME_BYTES);
@@ -69,6 +77,22 @@ export class SendQueue {
     }
   }
 
+  /** For each entry, the call that sends it. */
+  get calls(): RingCall[] {
+    return this.#headers.map((header) => ({
+      opcode: IORING_OP_SENDMSG,
+      header,
+      flags: MSG_DONTWAIT | MSG_NOSIGNAL,
+      isQuiet: true,
+    }));
+  }
+
+  /** From now on sends by a ring, in which `calls` begin at entry `first`. */
+  useRing(ring: CallRing, first: number): void {
+    this.#ring = ring;
+    this.#ringFirst = first;
+  }
+
   /** Takes a datagram to the address at `words[at]`. A full queue is flushed first. */
   add(
     sender: Sender,
@@ -83,11 +107,12 @@ export class SendQueue {
     this.#senders[i] = sender;
     if (sender.isConnected) this.#arena.u32[(this.#header + i * MMSGHDR.size + MMSGHDR.nameLength) >> 2] = 0;
     else this.#address(i, sender.isV4, words, at, port);
-    const { bytes, buffer, u32 } = this.#arena;
+    const { bytes, u32 } = this.#arena;
     const iov = this.#iov + i * IOVEC.size;
     u32[(iov + IOVEC.length) >> 2] = length;
-    if (payload.buffer === buffer) {
-      this.#arena.setPointer(iov + IOVEC.base, payload.byteOffset);
+    const received = this.#slots.find(payload);
+    if (received !== -1) {
+      this.#arena.setPointer(iov + IOVEC.base, received);
       return;
     }
     const copy = this.#copy + i * COPY_BYTES;
@@ -107,6 +132,43 @@ export class SendQueue {
 
   flush(): void {
     const count = this.#count;
+    if (count === 0) return;
+    if (this.#ring !== undefined) this.#sendAll(this.#ring, count);
+    else this.#sendEach(count);
+    this.#count = 0;
+    if (this.#hasControls) this.#forgetControls(count);
+  }
+
+  /** Sends everything in one call. */
+  #sendAll(ring: CallRing, count: number): void {
+    const first = this.#ringFirst;
+    for (let i = 0; i < count; i++) ring.add(first + i, this.#senders[i]!.fd);
+    ring.run();
+    const { u32 } = this.#arena;
+    let owner = this.#senders[0]!.sent;
+    let sent = 0;
+    let failed = 0;
+    let sentBytes = 0;
+    for (let i = 0; i < count; i++) {
+      const sender = this.#senders[i]!;
+      if (sender.sent !== owner) {
+        owner(sent, failed, sentBytes);
+        owner = sender.sent;
+        sent = failed = sentBytes = 0;
+      }
+      const result = ring.results[first + i]!;
+      if (result === 0) {
+        sent++;
+        sentBytes += u32[(this.#iov + i * IOVEC.size + IOVEC.length) >> 2]!;
+      } else if (result === -EAGAIN) failed++;
+      // Another try, which tells an error of its own from one that was pending.
+      else this.#send(sender, i, i + 1);
+    }
+    owner(sent, failed, sentBytes);
+  }
+
+  /** Sends neighbours of one socket in one call. */
+  #sendEach(count: number): void {
     for (let from = 0; from < count;) {
       const sender = this.#senders[from]!;
       let to = from + 1;
@@ -114,8 +176,6 @@ export class SendQueue {
       this.#send(sender, from, to);
       from = to;
     }
-    this.#count = 0;
-    if (this.#hasControls) this.#forgetControls(count);
   }
 
   #forgetControls(count: number): void {

@@ -46,6 +46,7 @@ export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => Engi
   },
   'mmsg, one worker': (settings) => mmsg(settings, 1),
   'mmsg, three workers': (settings) => mmsg(settings, 3),
+  'mmsg, without io_uring': (settings) => mmsg(settings, 1, false),
   'kernel, source client': (settings) => kernel(settings, undefined),
   'kernel, source relay': (settings) => kernel(settings, { first: 61_000, last: 64_999 }),
 };
@@ -81,7 +82,7 @@ function kernel(
   };
 }
 
-function mmsg(settings: EngineSettings, workers: number): EngineUnderTest | string {
+function mmsg(settings: EngineSettings, workers: number, ring = true): EngineUnderTest | string {
   const loaded = loadLibc();
   if ('unavailable' in loaded) return loaded.unavailable;
   const clock = new Float64Array(new SharedArrayBuffer(8)).fill(1_000_000);
@@ -89,6 +90,7 @@ function mmsg(settings: EngineSettings, workers: number): EngineUnderTest | stri
     ...defaults(settings),
     libc: loaded.libc,
     workers,
+    ring,
     clock,
   });
   return {

@@ -16,6 +16,8 @@ export interface WorkerSettings {
   readonly hashSeed: number;
   readonly tableSeed: number;
   readonly coalesceUs: number;
+  /** Whether to use io_uring. */
+  readonly ring: boolean;
   /** Where the worker notes its descriptors (net/linux/poller.ts). */
   readonly descriptors: Uint8Array;
   /** Where it notes what else it has: see FIGURES. */
@@ -24,8 +26,8 @@ export interface WorkerSettings {
   readonly clock: Float64Array | undefined;
 }
 
-/** Layout of `figures`. */
-export const FIGURES = { livePins: 0, memoryAddress: 1, memorySize: 2, pools: 3, count: 4 } as const;
+/** Layout of `figures`. From `memory` on: address and size of each piece of native memory; size 0: no more. */
+export const FIGURES = { livePins: 0, pools: 1, memory: 2, count: 8 } as const;
 
 /** Every message is a request, and is answered with its number. */
 export type ToWorker =

@@ -11,6 +11,7 @@
 import assert from 'node:assert/strict';
 import { type Endpoint, IpAddress } from '../../../net/address.ts';
 import { Arena } from '../../../net/linux/arena.ts';
+import { CallRing } from '../../../net/linux/call-ring.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { readReceiveBuffer } from '../../../net/linux/mmsg-socket.ts';
 import { bindGroup, steeredTo } from '../../../net/linux/steering.ts';
@@ -36,6 +37,8 @@ export interface MmsgEngineOptions {
   readonly hashSeed: number;
   readonly tableSeed: number;
   readonly coalesceUs?: number;
+  /** Whether to use io_uring where the system allows it. Default true. */
+  readonly ring?: boolean;
   /** A clock of the caller's in ms, in shared memory; absent: the system's. */
   readonly clock?: Float64Array;
   readonly onTrouble?: (error: unknown) => void;
@@ -65,6 +68,8 @@ interface Pool {
 
 export class MmsgEngine implements Engine {
   readonly name = 'mmsg';
+  /** How the workers call the system, for the log. */
+  readonly origin: string;
   readonly #options: MmsgEngineOptions;
   readonly #libc: Libc;
   readonly #settings: Omit<WorkerSettings, 'descriptors' | 'figures'>;
@@ -83,6 +88,11 @@ export class MmsgEngine implements Engine {
     assert(workers >= 1);
     this.#options = options;
     this.#libc = libc;
+    const ringless = options.ring === false ? 'not asked for' : CallRing.whyUnavailable(libc);
+    this.origin =
+      ringless === undefined
+        ? 'io_uring: one system call for many sockets'
+        : `a system call for each socket, without io_uring: ${ringless}`;
     this.#settings = {
       maxSessions: Math.ceil(options.maxSessions / workers),
       maxUpstreamSockets: Math.ceil(options.maxUpstreamSockets / workers),
@@ -90,6 +100,7 @@ export class MmsgEngine implements Engine {
       hashSeed: options.hashSeed,
       tableSeed: options.tableSeed,
       coalesceUs: options.coalesceUs ?? 0,
+      ring: ringless === undefined,
       clock,
     };
     this.#memory = new Arena(libc, 4096);

@@ -122,6 +122,13 @@ export class WorkerThread {
     }
   }
 
+  #freeMemory(): void {
+    for (let at: number = FIGURES.memory; at < FIGURES.count; at += 2) {
+      const [address = 0, size = 0] = this.#figures.subarray(at, at + 2);
+      if (size > 0) this.#options.libc.munmap(address, size);
+    }
+  }
+
   /** Gives back what the thread had, since a dead thread's descriptors and mappings stay the process's. */
   #exited(): void {
     this.#hasExited = true;
@@ -129,8 +136,7 @@ export class WorkerThread {
     const { libc, onDeath } = this.#options;
     for (let fd = this.#descriptors.indexOf(1); fd !== -1; fd = this.#descriptors.indexOf(1, fd + 1))
       libc.close(fd);
-    if (!this.#closing)
-      libc.munmap(this.#figures[FIGURES.memoryAddress]!, this.#figures[FIGURES.memorySize]!);
+    if (!this.#closing) this.#freeMemory();
     for (const { reject } of this.#pending.values()) {
       reject(new RelayError('TICKRELAY_ERR_ENGINE', 'the worker ended before it answered'));
     }

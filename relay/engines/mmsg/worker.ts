@@ -27,10 +27,12 @@ const { figures, clock } = settings;
 const loaded = loadLibc();
 if ('unavailable' in loaded) throw new Error(loaded.unavailable);
 
-const { coalesceUs, descriptors } = settings;
-const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, coalesceUs, descriptors });
-figures[FIGURES.memoryAddress] = poller.memory.address;
-figures[FIGURES.memorySize] = poller.memory.size;
+const { coalesceUs, descriptors, ring } = settings;
+const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, coalesceUs, descriptors, ring });
+figures.set(
+  poller.memory.flatMap(({ address, size }) => [address, size]),
+  FIGURES.memory,
+);
 
 /** By pool, while a request may make the engine's view of it: the engine keeps them with the pool. */
 const lives = new Map<string, LiveSessions>();

@@ -22,8 +22,9 @@ import { PREFETCH_LIMIT } from '../../core/record-table.ts';
 import type { Router } from '../../core/router.ts';
 import { NO_UPSTREAM } from '../../core/session-table.ts';
 import type { ListenerStatus, UdpListenerSpec } from '../engine.ts';
+import { NO_OWNER } from './upstream-owners.ts';
 import type { ReserveBounds } from './upstream-reserve.ts';
-import { NO_OWNER, type UpstreamSocket, UpstreamSockets } from './upstream-sockets.ts';
+import { UpstreamSockets } from './upstream-sockets.ts';
 
 const NO_UPSTREAM_SOCKET = dropReason('no-upstream-socket');
 const UNKNOWN_UPSTREAM = dropReason('unknown-upstream');
@@ -52,7 +53,6 @@ export interface UdpListenerOptions {
 
 export class UdpListener {
   readonly state: ListenerState;
-  readonly #options: UdpListenerOptions;
   readonly #router: Router;
   readonly #now: () => number;
   readonly #socket: DatagramSocket;
@@ -63,7 +63,6 @@ export class UdpListener {
 
   /** @throws RelayError TICKRELAY_ERR_BIND */
   constructor(options: UdpListenerOptions) {
-    this.#options = options;
     this.#spec = options.spec;
     this.state = options.state;
     this.#router = options.router;
@@ -76,14 +75,20 @@ export class UdpListener {
       onSent: (sent, failed, bytes) => this.#count(UPSTREAM, sent, failed, bytes),
       onError: options.onTrouble,
     });
+    // The same functions for all of them, so that one call can tell what happened to several.
+    const upstreamOptions = {
+      onReceive: (batch: DatagramBatch) => this.#upstream(batch),
+      onSent: (sent: number, failed: number, bytes: number) => this.#count(DOWNSTREAM, sent, failed, bytes),
+      onUnreachable: (errors: number) => this.state.counters.upstreamUnreachable(errors),
+      onError: options.onTrouble,
+    };
     this.#upstreams = new UpstreamSockets({
       maxSockets: options.maxUpstreamSockets,
       hasRoom: options.hasRoom,
       makeRoom: options.makeRoom,
       reserve: options.upstreamReserve,
       quarantineMs: options.upstreamQuarantineMs,
-      open: (local, onReceive) => this.#openUpstream(local, onReceive),
-      onReceive: (upstream, batch) => this.#upstream(upstream, batch),
+      open: (local, tag) => options.openUpstream({ ...upstreamOptions, local, tag }),
       onOpenFailed: options.onTrouble,
     });
     this.#upstreams.publish(this.state.pool.snapshot, this.#now());
@@ -133,7 +138,7 @@ export class UdpListener {
   /** The local port that the session's backend sees, or 0. */
   upstreamPort(session: number): number {
     const upstream = this.#router.sessions.upstream(session);
-    return upstream === NO_UPSTREAM ? 0 : this.#upstreams.get(upstream).socket.local.port;
+    return upstream === NO_UPSTREAM ? 0 : this.#upstreams.sockets[upstream]!.local.port;
   }
 
   sweep(nowMs: number): void {
@@ -221,7 +226,7 @@ export class UdpListener {
     const slot = slotOf(sessions.backendRef(session));
     this.#outgoing.clear();
     this.#outgoing.append(payload, length, words, slot * 4, ports[slot]!);
-    const accepted = this.#upstreams.get(sessions.upstream(session)).socket.send(this.#outgoing);
+    const accepted = this.#upstreams.sockets[sessions.upstream(session)]!.send(this.#outgoing);
     if (accepted === 0) this.state.counters.dropped(DOWNSTREAM, SEND_QUEUE_FULL);
   }
 
@@ -234,10 +239,11 @@ export class UdpListener {
     return this.#upstreams.closeUnowned(upstream);
   }
 
-  #upstream(upstream: UpstreamSocket, batch: DatagramBatch): void {
+  #upstream(batch: DatagramBatch): void {
     const nowMs = this.#now();
     const { counters, pool } = this.state;
-    const { count, payloads, lengths, words, ports } = batch;
+    const { owners } = this.#upstreams;
+    const { count, payloads, lengths, words, ports, tags } = batch;
     for (let i = 0; i < count; i++) {
       const length = lengths[i]!;
       counters.received(UPSTREAM, length);
@@ -246,7 +252,7 @@ export class UdpListener {
         counters.dropped(UPSTREAM, UNKNOWN_UPSTREAM);
         continue;
       }
-      const session = upstream.owners[slot]!;
+      const session = owners.get(tags[i]!, slot);
       if (session === NO_OWNER || !this.#router.mayReply(session, slot, nowMs)) {
         counters.dropped(UPSTREAM, LATE_REPLY);
         continue;
@@ -278,16 +284,6 @@ export class UdpListener {
     const { sessions } = this.#router;
     if (amplification === 0 || !sessions.isHalfOpen(session)) return false;
     return sessions.bytesUpstream(session) + length > amplification * sessions.bytesDownstream(session);
-  }
-
-  #openUpstream(local: Endpoint, onReceive: (batch: DatagramBatch) => void): DatagramSocket {
-    return this.#options.openUpstream({
-      local,
-      onReceive,
-      onSent: (sent, failed, bytes) => this.#count(DOWNSTREAM, sent, failed, bytes),
-      onUnreachable: (errors) => this.state.counters.upstreamUnreachable(errors),
-      onError: this.#options.onTrouble,
-    });
   }
 
   #count(direction: number, sent: number, failed: number, bytes: number): void {

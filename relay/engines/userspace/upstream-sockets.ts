@@ -1,22 +1,16 @@
 /**
  * The upstream sockets of one listener, each bound to a port of its own. A backend tells players apart by the port that
  * their datagrams come from, so two sessions on one backend never share a socket; sessions on *different* backends do,
- * since a reply's source address tells those apart. The descriptors needed are the sessions of the busiest backend.
+ * since a reply's source address tells those apart. The descriptors needed are the sessions of the busiest backend. For each
+ * backend slot, each socket is fresh, owned or resting (upstream-slot.ts).
  *
- * A socket that a session left rests before another session may use it towards the same backend, so that a late reply
- * finds nobody and is dropped. For each backend slot, each socket is in one of three places:
- *
- *     fresh    may be taken now               (a stack: the last one left is the first taken)
- *     owned    by one live session            (owners[slot] is its id)
- *     resting  since it was left              (a queue, in the order of time)
- *
- * Spare sockets are in none of them yet: `sweep` opens them ahead of need, and a slot takes one when it has no fresh one,
+ * Spare sockets are in none of these yet: `sweep` opens them ahead of need, and a slot takes one when it has no fresh one,
  * so that sessions on different backends still share. Sockets that nobody has and whose rest is over count towards that
  * reserve; what is beyond it `sweep` closes.
  */
 import assert from 'node:assert/strict';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
-import type { DatagramBatch, DatagramSocket } from '../../../net/datagram-socket.ts';
+import type { DatagramSocket } from '../../../net/datagram-socket.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import {
   EVICTION_BUDGET,
@@ -25,11 +19,9 @@ import {
   UPSTREAM_RESERVE_SHARE,
 } from '../../core/limits.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
-import { RestQueue } from './rest-queue.ts';
+import { NO_OWNER, UpstreamOwners } from './upstream-owners.ts';
 import { type ReserveBounds, UpstreamReserve } from './upstream-reserve.ts';
-
-/** Nobody owns the socket towards this slot. */
-export const NO_OWNER = -1;
+import { UpstreamSlot, type UpstreamSocket } from './upstream-slot.ts';
 
 const ANY_V4 = new Endpoint(IpAddress.parse('0.0.0.0'), 0);
 const ANY_V6 = new Endpoint(IpAddress.parse('::'), 0);
@@ -40,47 +32,16 @@ const OPEN_RETRY_MS = 100;
 /** Between two reports that the sockets are used up. */
 const FULL_REPORT_MS = 10_000;
 
-export interface UpstreamSocket {
-  /** Its number, in sessions. Reused after it was closed. */
-  readonly number: number;
-  readonly isV4: boolean;
-  readonly socket: DatagramSocket;
-  /** Session id by backend slot, or NO_OWNER. */
-  readonly owners: Int32Array;
-}
-
-interface Member extends UpstreamSocket {
-  owners: Int32Array;
-  /** Slots that have an owner. */
-  owned: number;
-  /** When a session last left it; before all time when none ever had it. */
-  leftMs: number;
-  isSpare: boolean;
-  closed: boolean;
-}
-
-interface Rest {
-  readonly member: Member;
-  readonly sinceMs: number;
-}
-
 /** The sockets of one address family that stand ready. */
 interface Family {
   readonly isV4: boolean;
   readonly reserve: UpstreamReserve;
   /** Opened ahead, and used by nobody yet. */
-  readonly spares: Member[];
+  readonly spares: UpstreamSocket[];
   /** Without sessions, spares included. */
   unowned: number;
   /** Used before, without sessions and rested, as the last sweep counted them. */
   idle: number;
-}
-
-interface Slot {
-  readonly isV4: boolean;
-  readonly endpoint: Endpoint;
-  fresh: Member[];
-  readonly resting: RestQueue<Rest>;
 }
 
 export interface UpstreamSocketsOptions {
@@ -92,20 +53,22 @@ export interface UpstreamSocketsOptions {
   /** Sockets held ready, before the bound that `maxSockets` sets. */
   readonly reserve: ReserveBounds;
   readonly quarantineMs: number;
-  /** Opens and binds a socket whose datagrams go to `onReceive` with the member that received them. */
-  readonly open: (local: Endpoint, onReceive: (batch: DatagramBatch) => void) => DatagramSocket;
-  readonly onReceive: (upstream: UpstreamSocket, batch: DatagramBatch) => void;
+  /** Opens and binds a socket whose datagrams bear its number as their tag. */
+  readonly open: (local: Endpoint, number: number) => DatagramSocket;
   /** The system refused a socket, or the cap did. Called at most once in 100 ms, and in 10 s for the cap. */
   readonly onOpenFailed: (error: unknown) => void;
 }
 
 export class UpstreamSockets {
+  /** By socket and backend slot. */
+  readonly owners = new UpstreamOwners();
+  /** By number, while it is open. */
+  readonly sockets: (DatagramSocket | undefined)[] = [];
   readonly #options: UpstreamSocketsOptions;
-  readonly #members: (Member | undefined)[] = [];
+  readonly #members: (UpstreamSocket | undefined)[] = [];
   readonly #freeNumbers: number[] = [];
-  readonly #slots: (Slot | undefined)[] = [];
+  readonly #slots: (UpstreamSlot | undefined)[] = [];
   readonly #families: readonly [v6: Family, v4: Family];
-  #slotCapacity = 8;
   #size = 0;
   #retryOpenAtMs = 0;
   #reportedFullMs = Number.NEGATIVE_INFINITY;
@@ -126,30 +89,30 @@ export class UpstreamSockets {
     return this.#size;
   }
 
-  get(number: number): UpstreamSocket {
-    return this.#members[number]!;
-  }
-
   /**
    * Learns the pool's backends. A backend that is new to its slot, or back in it, may have been known under another one
    * meanwhile, whose late replies can still come: sockets that are open already rest before they serve it.
    */
   publish(snapshot: PoolSnapshot, nowMs: number): void {
-    while (this.#slotCapacity < snapshot.backends.length) this.#growSlots();
-    for (let slot = 0; slot < Math.max(this.#slots.length, snapshot.backends.length); slot++) {
+    const slots = Math.max(this.#slots.length, snapshot.backends.length);
+    this.owners.makeRoom({ slots });
+    for (let slot = 0; slot < slots; slot++) {
       const endpoint = snapshot.backends[slot]?.endpoint;
       if (endpoint === undefined) {
         this.#slots[slot] = undefined;
         continue;
       }
       if (this.#slots[slot]?.endpoint.equals(endpoint) === true) continue;
-      const isV4 = endpoint.ip.isV4;
-      const resting = new RestQueue<Rest>();
+      const place = new UpstreamSlot(endpoint);
       for (const member of this.#members) {
-        if (member?.isV4 === isV4 && !member.isSpare && member.owners[slot] === NO_OWNER)
-          resting.push({ member, sinceMs: nowMs });
+        if (
+          member?.isV4 === place.isV4 &&
+          !member.isSpare &&
+          this.owners.get(member.number, slot) === NO_OWNER
+        )
+          place.rest(member, nowMs);
       }
-      this.#slots[slot] = { isV4, endpoint, fresh: [], resting };
+      this.#slots[slot] = place;
     }
   }
 
@@ -157,17 +120,15 @@ export class UpstreamSockets {
   acquire(slot: number, session: number, nowMs: number): number {
     const place = this.#slots[slot];
     assert(place !== undefined, 'a backend that was not published');
-    this.#endRest(place, nowMs);
-    let member = place.fresh.pop();
-    while (member?.closed === true) member = place.fresh.pop();
-    member ??= this.#takeSpare(place) ?? this.#openFor(place, nowMs);
+    place.endRests(nowMs - this.#options.quarantineMs);
+    const member = place.take() ?? this.#takeSpare(place) ?? this.#openFor(place, nowMs);
     if (member === undefined) return -1;
     if (member.owned === 0) {
       const family = this.#familyOf(place);
       family.unowned--;
       family.reserve.noteTaken();
     }
-    member.owners[slot] = session;
+    this.owners.set(member.number, slot, session);
     member.owned++;
     return member.number;
   }
@@ -175,20 +136,19 @@ export class UpstreamSockets {
   /** The session leaves its socket, which rests. */
   release(number: number, slot: number, session: number, nowMs: number): void {
     const member = this.#members[number];
-    assert(member?.owners[slot] === session, 'released by a session that does not own it');
-    member.owners[slot] = NO_OWNER;
+    assert(member !== undefined && this.owners.get(number, slot) === session, 'released by another session');
+    this.owners.set(number, slot, NO_OWNER);
     member.owned--;
     if (member.owned === 0) this.#familyOf(member).unowned++;
     member.leftMs = nowMs;
     const place = this.#slots[slot];
-    if (place?.isV4 === member.isV4) place.resting.push({ member, sinceMs: nowMs });
+    if (place?.isV4 === member.isV4) place.rest(member, nowMs);
   }
 
   /** The session that owns the socket towards this slot goes by a new id. */
   renumber(number: number, slot: number, session: number): void {
-    const member = this.#members[number];
-    assert(member !== undefined && member.owners[slot] !== NO_OWNER);
-    member.owners[slot] = session;
+    assert(this.owners.get(number, slot) !== NO_OWNER);
+    this.owners.set(number, slot, session);
   }
 
   /**
@@ -201,7 +161,7 @@ export class UpstreamSockets {
       this.#cursor = (this.#cursor + 1) % this.#members.length;
       const member = this.#members[this.#cursor];
       if (member?.owned !== 1) continue;
-      const session = member.owners[slot]!;
+      const session = this.owners.get(member.number, slot);
       if (session !== NO_OWNER && mayLose(session)) return session;
     }
     return -1;
@@ -233,14 +193,16 @@ export class UpstreamSockets {
 
   /** One step: ends rests that are over, closes sockets that nobody needs any more, and opens some ahead of need. */
   sweep(nowMs: number): void {
-    for (const place of this.#slots) if (place !== undefined) this.#endRest(place, nowMs);
+    const restedSinceMs = nowMs - this.#options.quarantineMs;
+    for (const place of this.#slots) place?.endRests(restedSinceMs);
     for (const family of this.#families) this.#balance(family, nowMs);
-    for (const place of this.#slots) if (place !== undefined) this.#forgetClosed(place);
+    for (const place of this.#slots) place?.forgetClosed(this.#size);
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#members.flatMap((member) => member?.socket.close() ?? []));
     this.#members.length = 0;
+    this.sockets.length = 0;
     for (const family of this.#families) {
       family.spares.length = 0;
       family.unowned = 0;
@@ -274,50 +236,23 @@ export class UpstreamSockets {
     }
   }
 
-  #isIdle(member: Member, nowMs: number): boolean {
+  #isIdle(member: UpstreamSocket, nowMs: number): boolean {
     return !member.isSpare && member.owned === 0 && nowMs - member.leftMs >= this.#options.quarantineMs;
   }
 
-  #findIdle(family: Family, nowMs: number): Member | undefined {
+  #findIdle(family: Family, nowMs: number): UpstreamSocket | undefined {
     if (family.idle === 0) return undefined;
     const found = this.#members.find((member) => member?.isV4 === family.isV4 && this.#isIdle(member, nowMs));
     family.idle = found === undefined ? 0 : family.idle - 1;
     return found;
   }
 
-  #familyOf({ isV4 }: Pick<Slot, 'isV4'>): Family {
+  #familyOf({ isV4 }: Pick<UpstreamSlot, 'isV4'>): Family {
     return this.#families[isV4 ? 1 : 0];
   }
 
-  #growSlots(): void {
-    this.#slotCapacity *= 2;
-    for (const member of this.#members) {
-      if (member === undefined) continue;
-      const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
-      owners.set(member.owners);
-      member.owners = owners;
-    }
-  }
-
-  #endRest(place: Slot, nowMs: number): void {
-    const restedBefore = nowMs - this.#options.quarantineMs;
-    for (
-      let head = place.resting.peek();
-      head !== undefined && head.sinceMs <= restedBefore;
-      head = place.resting.peek()
-    ) {
-      place.resting.shift();
-      if (!head.member.closed) place.fresh.push(head.member);
-    }
-  }
-
-  /** A slot that takes few sockets would keep all that were ever opened. Once most of its stack are closed, they go. */
-  #forgetClosed(place: Slot): void {
-    if (place.fresh.length > 2 * this.#size) place.fresh = place.fresh.filter(({ closed }) => !closed);
-  }
-
   /** Takes a spare socket. It never served anybody, or not for a quarantine: it needs no rest towards any backend. */
-  #takeSpare(place: Slot): Member | undefined {
+  #takeSpare(place: UpstreamSlot): UpstreamSocket | undefined {
     const member = this.#familyOf(place).spares.pop();
     if (member === undefined) return undefined;
     member.isSpare = false;
@@ -326,7 +261,7 @@ export class UpstreamSockets {
   }
 
   /** Opens one more socket for a session. */
-  #openFor(place: Slot, nowMs: number): Member | undefined {
+  #openFor(place: UpstreamSlot, nowMs: number): UpstreamSocket | undefined {
     if (!this.#hasRoom() && !this.#makeRoom(nowMs)) return undefined;
     const member = this.#open(place.isV4, nowMs);
     if (member !== undefined) this.#offerToOthers(place, member);
@@ -334,30 +269,28 @@ export class UpstreamSockets {
   }
 
   /** A socket that a slot takes is fresh for the others. */
-  #offerToOthers(place: Slot, member: Member): void {
-    for (const other of this.#slots)
-      if (other !== place && other?.isV4 === member.isV4) other.fresh.push(member);
+  #offerToOthers(place: UpstreamSlot, member: UpstreamSocket): void {
+    for (const other of this.#slots) if (other !== place && other?.isV4 === member.isV4) other.offer(member);
   }
 
   /** Asks the system for one more socket, unless it has just refused one. */
-  #open(isV4: boolean, nowMs: number): Member | undefined {
+  #open(isV4: boolean, nowMs: number): UpstreamSocket | undefined {
     if (nowMs < this.#retryOpenAtMs) return undefined;
-    const owners = new Int32Array(this.#slotCapacity).fill(NO_OWNER);
     const number = this.#freeNumbers.pop() ?? this.#members.length;
-    const leftMs = Number.NEGATIVE_INFINITY;
-    let member: Member | undefined;
+    let socket: DatagramSocket;
     try {
-      const socket = this.#options.open(isV4 ? ANY_V4 : ANY_V6, (batch) => {
-        if (member !== undefined) this.#options.onReceive(member, batch);
-      });
-      member = { number, isV4, socket, owners, owned: 0, leftMs, isSpare: false, closed: false };
+      socket = this.#options.open(isV4 ? ANY_V4 : ANY_V6, number);
     } catch (error) {
-      this.#freeNumbers.push(number);
+      if (number < this.#members.length) this.#freeNumbers.push(number);
       this.#retryOpenAtMs = nowMs + OPEN_RETRY_MS;
       this.#options.onOpenFailed(error);
       return undefined;
     }
+    this.owners.makeRoom({ sockets: number + 1 });
+    const leftMs = Number.NEGATIVE_INFINITY;
+    const member = { number, isV4, socket, owned: 0, leftMs, isSpare: false, closed: false };
     this.#members[number] = member;
+    this.sockets[number] = socket;
     this.#size++;
     this.#familyOf(member).unowned++;
     return member;
@@ -379,9 +312,10 @@ export class UpstreamSockets {
     return false;
   }
 
-  #close(member: Member): void {
+  #close(member: UpstreamSocket): void {
     member.closed = true;
     this.#members[member.number] = undefined;
+    this.sockets[member.number] = undefined;
     this.#freeNumbers.push(member.number);
     this.#size--;
     this.#familyOf(member).unowned--;

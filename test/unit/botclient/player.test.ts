@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Measurement } from '../../../botclient/measurement.ts';
-import { Player, type ReplyMode } from '../../../botclient/player.ts';
+import { PlayerGroup, type ReplyMode } from '../../../botclient/player.ts';
 import { RING_UPDATES } from '../../../botclient/sent-ring.ts';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { binaryCodec } from '../../../wire/binary-codec.ts';
@@ -14,7 +14,7 @@ function setUp(reply: ReplyMode = 'immediate') {
   const socket = new ScriptedSocket();
   const measurement = new Measurement();
   const clock = { ms: 0 };
-  const player = new Player(7, IpAddress.parse('127.1.0.1'), {
+  const player = new PlayerGroup({
     target: TARGET,
     codec: binaryCodec,
     reply,
@@ -22,7 +22,7 @@ function setUp(reply: ReplyMode = 'immediate') {
     measurement,
     openSocket: socket.open,
     now: () => clock.ms,
-  });
+  }).add(7, IpAddress.parse('127.1.0.1'));
   /** Sends the updates of ticks 0 to count - 1, each `lateMs` late. */
   const sendTicks = (count: number, lateMs = 0): void => {
     for (let tick = 0; tick < count; tick++) {

@@ -2,15 +2,12 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
-import { DatagramBatch } from '../../../net/datagram-socket.ts';
+import type { DatagramSocket } from '../../../net/datagram-socket.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
 import { UPSTREAM_OPENS_PER_SWEEP } from '../../../relay/core/limits.ts';
 import type { BackendEntry } from '../../../relay/core/pool-snapshot.ts';
-import {
-  NO_OWNER,
-  type UpstreamSocket,
-  UpstreamSockets,
-} from '../../../relay/engines/userspace/upstream-sockets.ts';
+import { NO_OWNER } from '../../../relay/engines/userspace/upstream-owners.ts';
+import { UpstreamSockets } from '../../../relay/engines/userspace/upstream-sockets.ts';
 import { collectGarbage } from '../../support/garbage.ts';
 
 const QUARANTINE_MS = 1_000;
@@ -18,10 +15,8 @@ const EMPTY = new BackendPool('empty').snapshot();
 
 /** Upstream sockets over sockets that only note what happens to them; each has a port of its own. */
 function rig(maxSockets = 100, ids: readonly string[] = ['a', 'b'], reserve = { least: 0, most: 0 }) {
-  const opened: { local: string; port: number; closed: boolean; receive: (batch: DatagramBatch) => void }[] =
-    [];
+  const opened: { local: string; port: number; closed: boolean; tag: number }[] = [];
   const failures: unknown[] = [];
-  const received: UpstreamSocket[] = [];
   const refuse: { error: Error | undefined; attempts: number } = { error: undefined, attempts: 0 };
   const pool = new BackendPool('game');
   const sockets = new UpstreamSockets({
@@ -30,23 +25,21 @@ function rig(maxSockets = 100, ids: readonly string[] = ['a', 'b'], reserve = { 
     makeRoom: () => false,
     reserve,
     quarantineMs: QUARANTINE_MS,
-    open: (local, onReceive) => {
+    open: (local, tag) => {
       refuse.attempts++;
       if (refuse.error !== undefined) throw refuse.error;
       const port = 40_000 + opened.length;
-      const entry = { local: local.toString(), port, closed: false, receive: onReceive };
+      const entry = { local: local.toString(), port, closed: false, tag };
       opened.push(entry);
       return {
         local: new Endpoint(local.ip, port),
         send: () => 1,
         close: () => {
           entry.closed = true;
-          entry.receive = () => undefined;
           return Promise.resolve();
         },
       };
     },
-    onReceive: (upstream) => received.push(upstream),
     onOpenFailed: (error) => failures.push(error),
   });
   const add = (id: string, endpoint = `10.0.0.${id.charCodeAt(0)}:7777`): void =>
@@ -58,10 +51,10 @@ function rig(maxSockets = 100, ids: readonly string[] = ['a', 'b'], reserve = { 
     sockets.publish({ ...EMPTY, backends }, nowMs);
   };
   const slot = (id: string): number => pool.get(id)!.slot;
-  const port = (number: number): number => sockets.get(number).socket.local.port;
+  const port = (number: number): number => sockets.sockets[number]!.local.port;
   for (const id of ids) add(id);
   publish(0);
-  return { sockets, pool, opened, failures, received, refuse, add, publish, slot, port };
+  return { sockets, pool, opened, failures, refuse, add, publish, slot, port };
 }
 
 describe('upstream sockets', () => {
@@ -70,7 +63,7 @@ describe('upstream sockets', () => {
     expect([sockets.acquire(0, 1, 0), sockets.acquire(0, 2, 0), sockets.acquire(1, 3, 0)]).toEqual([0, 1, 1]);
     expect(sockets.acquire(1, 4, 0)).toBe(0);
     expect(sockets.size).toBe(2);
-    expect([...sockets.get(1).owners.subarray(0, 3)]).toEqual([2, 3, NO_OWNER]);
+    expect([0, 1, 2].map((slot) => sockets.owners.get(1, slot))).toEqual([2, 3, NO_OWNER]);
   });
 
   test('a socket rests towards the backend that it served, not towards the others', () => {
@@ -128,10 +121,10 @@ describe('upstream sockets', () => {
 
   test('closed sockets are forgotten by the backends that never took them', async () => {
     const { sockets } = rig(4);
-    const freed: WeakRef<UpstreamSocket>[] = [];
+    const freed: WeakRef<DatagramSocket>[] = [];
     for (let round = 0; round < 50; round++) {
       const number = sockets.acquire(0, 1, round * 10_000);
-      freed.push(new WeakRef(sockets.get(number)));
+      freed.push(new WeakRef(sockets.sockets[number]!));
       sockets.release(number, 0, 1, round * 10_000);
       sockets.sweep(round * 10_000 + QUARANTINE_MS);
     }
@@ -147,11 +140,10 @@ describe('upstream sockets', () => {
     expect(sockets.acquire(1, 77, 0)).toBe(0);
     for (const id of ids.slice(2)) add(id);
     publish(0);
-    expect(sockets.get(0).owners.length).toBeGreaterThanOrEqual(20);
-    expect(sockets.get(0).owners[1]).toBe(77);
+    expect(sockets.owners.get(0, 1)).toBe(77);
     expect(sockets.acquire(19, 78, QUARANTINE_MS)).toBe(0);
     sockets.release(0, 1, 77, QUARANTINE_MS);
-    expect(sockets.get(0).owners[19]).toBe(78);
+    expect(sockets.owners.get(0, 19)).toBe(78);
   });
 
   test('a backend that moved to another slot does not meet sockets that may still get its late replies', () => {
@@ -187,15 +179,32 @@ describe('upstream sockets', () => {
     sockets.acquire(0, 1, 0);
     expect(sockets.acquire(slot('six'), 2, 0)).toBe(1);
     expect(opened.map(({ local }) => local)).toEqual(['0.0.0.0:0', '[::]:0']);
-    expect([sockets.get(0).isV4, sockets.get(1).isV4]).toEqual([true, false]);
+    expect([0, 1].map((number) => sockets.sockets[number]!.local.ip.isV4)).toEqual([true, false]);
   });
 
-  test('a datagram is handed on with the socket that received it', () => {
-    const { sockets, opened, received } = rig();
-    sockets.acquire(0, 1, 0);
-    sockets.acquire(0, 2, 0);
-    opened[1]!.receive(new DatagramBatch(1));
-    expect(received).toEqual([sockets.get(1)]);
+  test('each socket tags its datagrams with its number, also one that was used before', () => {
+    const { sockets, opened } = rig();
+    expect([1, 2].map((session) => sockets.acquire(0, session, 0))).toEqual([0, 1]);
+    sockets.release(0, 0, 1, 0);
+    expect(sockets.closeUnowned(0)).toBe(true);
+    expect(sockets.acquire(0, 3, 0)).toBe(0);
+    expect(opened.map(({ tag, closed }) => [tag, closed])).toEqual([
+      [0, true],
+      [1, false],
+      [0, false],
+    ]);
+  });
+
+  test('owners outlive the growth to hundreds of sockets and more backends', () => {
+    const { sockets, add, publish, slot } = rig(1_000);
+    for (let session = 0; session < 300; session++) sockets.acquire(0, session, 0);
+    for (const id of 'cdefghijkl') add(id);
+    publish(0);
+    sockets.acquire(slot('l'), 1_000, QUARANTINE_MS);
+    for (let session = 0; session < 300; session++) expect(sockets.owners.get(session, 0)).toBe(session);
+    expect(
+      Array.from({ length: 300 }, (_, n) => sockets.owners.get(n, slot('l'))).filter((s) => s !== NO_OWNER),
+    ).toEqual([1_000]);
   });
 
   test('closing closes all of them', async () => {
@@ -409,7 +418,7 @@ describe('upstream sockets, through anything', () => {
             publish(nowMs);
           }
           for (const { session, number, slot: own } of live)
-            assert.equal(sockets.get(number).owners[own], session);
+            assert.equal(sockets.owners.get(number, own), session);
           assert(sockets.size <= maxSockets);
           assert.equal(sockets.size, opened.filter(({ closed }) => !closed).length);
         }
