@@ -2,7 +2,7 @@
  * Every map of the kernel engine, with its record layout: what the eBPF programs (program.ts) and the engine both read and
  * write. A change of a layout is a change of LAYOUT_VERSION, since maps outlive the process that made them.
  *
- * Who writes what. The engine: settings, ports, listeners, rules, pools, snapshots, endpoints. The programs: all others.
+ * Who writes what. The engine: settings, ports, listeners, rules, pools, snapshots, endpoints, pin_views. The programs: all others.
  * The engine never writes those; what it wants done to a session it asks of the program `steward` (program-steward.ts),
  * so that all bookkeeping is in one place and exact.
  *
@@ -144,6 +144,20 @@ export const SNAPSHOT = struct({
 export const ENDPOINT_KEY = struct({ address: ADDRESS, port: U16, pool: U16 });
 export const ENDPOINT = struct({ present: U32 });
 
+/** Two references of one backend, or 0 where there is none: the one that the entry is found by, and the other one. */
+export const PIN_VIEW_ENTRY = struct({ own: U32, other: U32 });
+
+/** Value of `pin_views`, whose key is a listener index: the listener's pool as its pin group sees it. None: no group. */
+export const PIN_VIEW = struct({
+  /** In PIN_KEY.listener: MAX_LISTENERS or above, so that it is no listener's. */
+  scope: U32,
+  reserved: U32,
+  /** By slot of the group: its reference, and the pool's where the backend is usable. */
+  groups: MAX_BACKENDS * PIN_VIEW_ENTRY.size,
+  /** By slot of the pool: its reference, and the group's. */
+  backends: MAX_BACKENDS * PIN_VIEW_ENTRY.size,
+});
+
 // ---- what the programs keep ------------------------------------------------------------------------------------------
 
 /** Key of `sessions`. */
@@ -199,7 +213,7 @@ export const REVERSE = struct({
   leftNs: U64,
 });
 
-/** Key of `pins`. */
+/** Key of `pins`. Instead of a listener's index: the scope of a pin group. */
 export const PIN_KEY = struct({ address: ADDRESS, listener: U32 });
 
 /** Value of `pins`. */
@@ -270,7 +284,21 @@ export const STEWARD = {
   endPin: 3,
   /** Forgets the reverse record if it has rested for the quarantine. */
   endRest: 4,
+  /** Makes a pin of a group, or changes it, unless it is another one than expected by now. The key is a PIN_CLAIM. */
+  claimPin: 5,
 } as const;
+
+/** A PIN_KEY, and what becomes of that pin. */
+export const PIN_CLAIM = struct({
+  address: ADDRESS,
+  listener: U32,
+  /** The reference that it has, or 0: there is none. */
+  expected: U32,
+  ref: U32,
+  /** A u64 in two halves, low and high. */
+  lastUsedNsLow: U32,
+  lastUsedNsHigh: U32,
+});
 
 /** A request to the steward: what to do, and the key of the session, the pin or the reverse record. */
 export const REQUEST = struct({ operation: U32, key: REVERSE_KEY.size });
@@ -310,6 +338,7 @@ export type MapName =
   | 'sessions'
   | 'reverse'
   | 'pins'
+  | 'pin_views'
   | 'listener_state'
   | 'live'
   | 'figures'
@@ -386,6 +415,7 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     sessions: hash('sessions', SESSION_KEY.size, SESSION.size, maxSessions),
     reverse: hash('reverse', REVERSE_KEY.size, REVERSE.size, maxSessions * REVERSES_PER_SESSION),
     pins: hash('pins', PIN_KEY.size, PIN.size, maxSessions * PINS_PER_SESSION),
+    pin_views: { ...hash('pin_views', U32, PIN_VIEW.size, MAX_LISTENERS), flags: BPF_F_NO_PREALLOC },
     listener_state: array('listener_state', LISTENER_STATE.size, MAX_LISTENERS),
     live: array('live', MAX_BACKENDS * LIVE.size, maxPools),
     figures: array('figures', FIGURES.size, maxPools * MAX_BACKENDS),

@@ -6,6 +6,7 @@
  *     r8   the listener's rules
  *     r9   the listener's counters, of this CPU
  */
+import { BPF_EXIST } from '../../../net/linux/abi.ts';
 import {
   DROPS,
   FORWARDED,
@@ -190,6 +191,13 @@ export function add(a: Code, to: Memory, { by, via = r1 }: { by: Register | numb
   a.load(via, to);
   a.alu('add', via, by);
   a.store(to, via);
+}
+
+/** Appends what r2 points to; a full queue forgets its oldest. */
+export function push(a: Code, queue: 'half_open' | 'pin_order'): void {
+  a.mov(r3, BPF_EXIST);
+  a.loadMap(r1, queue);
+  a.call(HELPER.mapPush);
 }
 
 /** Rounds left of the loop that follows. What counts is in a map, so that the verifier need not follow each round. */

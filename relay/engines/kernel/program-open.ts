@@ -3,14 +3,14 @@
  *
  *  1. the source can be answered, and the relay takes new sessions;
  *  2. the client IP's limits, which its pin keeps, and the listener's allow one more;
- *  3. the backend: the pin's if it is usable, else the listener's algorithm;
+ *  3. the backend: that of the group's pin or of the client's own, if it is usable, else the listener's algorithm;
  *  4. the session; a full table first gives up the half-open one that is silent longest;
  *  5. the pin; a full table first gives up one without sessions;
  *  6. the bookkeeping.
  *
  * A session whose backend is gone comes in at 3, and leaves with another backend.
  */
-import { BPF_EXIST, BPF_NOEXIST } from '../../../net/linux/abi.ts';
+import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import {
   DOWNSTREAM,
   LIVE_SESSIONS,
@@ -24,6 +24,7 @@ import { BACKEND, HALF_OPEN, LISTENER_STATE, LIVE, PIN, PIN_KEY, RULES, SESSION,
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
 import { choose } from './program-choose.ts';
 import { changeGauge, endSession, leaveReverse } from './program-end.ts';
+import { followGroup, writeGroup } from './program-group.ts';
 import {
   add,
   type Code,
@@ -38,6 +39,7 @@ import {
   lookupAt,
   nextRound,
   pinKey,
+  push,
   reverseKey,
   sessionKey,
   startRounds,
@@ -87,6 +89,9 @@ export function open(a: Code, options: OpenOptions): void {
   a.jumpIf(r1, '!=', 0, 'move session');
   insertSession(a, options);
   insertPin(a);
+  writeGroup(a);
+  a.load(r1, local('ref'));
+  a.store(field(r7, SESSION, 'ref'), r1);
   account(a);
   a.jump(options.unattached);
   repin(a, options);
@@ -185,6 +190,7 @@ function admitListener(a: Code): void {
 function chooseBackend(a: Code): void {
   a.label('choose');
   findSnapshot(a, 'no backend');
+  followGroup(a, 'backend is chosen');
   a.load(r1, local('pin'));
   a.jumpIf(r1, '==', 0, 'ask the algorithm');
   a.load(r2, field(r1, PIN, 'ref'));
@@ -271,14 +277,6 @@ function pop(a: Code, queue: 'half_open' | 'pin_order'): void {
   a.call(HELPER.mapPop);
 }
 
-/** Appends what `element` holds; a full queue forgets its oldest. */
-function push(a: Code, queue: 'half_open' | 'pin_order', element: Memory): void {
-  a.addressOf(r2, element);
-  a.mov(r3, BPF_EXIST);
-  a.loadMap(r1, queue);
-  a.call(HELPER.mapPush);
-}
-
 /** local pin = the client IP's pin, which is made if there is none. */
 function insertPin(a: Code): void {
   a.load(r1, local('pin'));
@@ -308,7 +306,8 @@ function insertPin(a: Code): void {
 
   a.label('pin is new');
   changeGauge(a, 'pins', 1);
-  push(a, 'pin_order', pinKey());
+  a.addressOf(r2, pinKey());
+  push(a, 'pin_order');
   lookup(a, 'pins', pinKey());
   a.jumpIf(r0, '==', 0, 'no room for a pin');
   a.label('pin is there');
@@ -343,7 +342,8 @@ function evictPin(a: Code): void {
   a.load(r1, field(r0, PIN, 'confirmed'));
   a.jumpIf(r1, '==', 0, 'pin goes');
   a.label('pin stays');
-  push(a, 'pin_order', candidate);
+  a.addressOf(r2, candidate);
+  push(a, 'pin_order');
   a.jump('next pin');
   a.label('pin goes');
   a.addressOf(r2, candidate);
@@ -370,7 +370,8 @@ function account(a: Code): void {
   copy(a, victim('session'), { from: sessionKey() });
   a.store(victim('reserved'), 0);
   copy(a, victim('openedNs'), { from: local('nowNs') });
-  push(a, 'half_open', local('victim'));
+  a.addressOf(r2, local('victim'));
+  push(a, 'half_open');
 }
 
 /** The backend has one session more. Counts of another incarnation are forgotten. */
@@ -424,6 +425,7 @@ function repin(a: Code, { unattached }: OpenOptions): void {
   a.load(r2, local('nowNs'));
   leaveReverse(a, { mayRest: true });
   a.label('old backend is left');
+  writeGroup(a);
   a.load(r1, local('ref'));
   a.store(field(r7, SESSION, 'ref'), r1);
   a.load(r2, local('pin'));

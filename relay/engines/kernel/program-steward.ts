@@ -8,6 +8,7 @@ import { HELPER } from './helpers.ts';
 import {
   MAX_REQUESTS,
   PIN,
+  PIN_CLAIM,
   PIN_KEY,
   REQUEST,
   REQUESTS,
@@ -18,9 +19,10 @@ import {
   SETTINGS,
   STEWARD,
 } from './maps.ts';
-import { field, type Memory, memory, r0, r1, r2, r6, r7, r8, r9 } from './memory.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r6, r7, r8, r9 } from './memory.ts';
 import { changeGauge, endSession, endSubprograms } from './program-end.ts';
-import { type Code, local, lookupAt, NEXT, readClock } from './program-frame.ts';
+import { type Code, copy, local, lookupAt, NEXT, push, readClock } from './program-frame.ts';
+import { insertGroupPin, newPin } from './program-group.ts';
 import { U64 } from './struct.ts';
 
 const DONE = 'done';
@@ -49,6 +51,7 @@ export function steward(a: Code): void {
   endAnySession(a);
   expirePin(a);
   endRest(a);
+  claimPin(a);
   a.label(DONE);
   a.load(r1, field(r6, REQUESTS, 'done'));
   a.alu('add', r1, 1);
@@ -107,6 +110,47 @@ function endRest(a: Code): void {
   changeGauge(a, 'reverses', -1);
   changeGauge(a, 'resting', -1);
   a.jump(DONE);
+}
+
+/** The engine's part in the pins of groups: two who come at once agree, as the programs do among themselves. */
+function claimPin(a: Code): void {
+  a.label('claimPin');
+  a.mov(r2, r7);
+  a.loadMap(r1, 'pins');
+  a.call(HELPER.mapLookup);
+  a.jumpIf(r0, '!=', 0, 'claimed pin is there');
+  a.load(r1, field(r7, PIN_CLAIM, 'expected'));
+  a.jumpIf(r1, '!=', 0, NEXT);
+  for (let at = 0; at < PIN.size; at += 8) a.store(part(local('scratch'), at, 8), 0);
+  copy(a, newPin('ref'), { from: field(r7, PIN_CLAIM, 'ref') });
+  a.store(newPin('confirmed'), 1);
+  loadLastUsed(a);
+  a.store(newPin('lastUsedNs'), r1);
+  a.mov(r2, r7);
+  insertGroupPin(a, NEXT);
+  a.mov(r2, r7);
+  push(a, 'pin_order');
+  a.jump(DONE);
+
+  a.label('claimed pin is there');
+  a.mov(r8, r0);
+  a.load(r0, field(r7, PIN_CLAIM, 'expected'));
+  a.mov(r3, r0);
+  a.load(r2, field(r7, PIN_CLAIM, 'ref'));
+  a.compareExchange(field(r8, PIN, 'ref'), r2);
+  a.jumpIf(r0, '!=', r3, NEXT);
+  a.store(field(r8, PIN, 'confirmed'), 1);
+  loadLastUsed(a);
+  a.store(field(r8, PIN, 'lastUsedNs'), r1);
+  a.jump(DONE);
+}
+
+/** r1 = the time in the claim (r7). Loses r2. */
+function loadLastUsed(a: Code): void {
+  a.load(r1, field(r7, PIN_CLAIM, 'lastUsedNsHigh'));
+  a.alu('shiftLeft', r1, 32);
+  a.load(r2, field(r7, PIN_CLAIM, 'lastUsedNsLow'));
+  a.alu('or', r1, r2);
 }
 
 /** r8 = the record with the key (r7), or the end. */
