@@ -152,139 +152,133 @@ afterEach(async () => {
   await Promise.all(beds.splice(0).map((bed) => bed.stop()));
 });
 
-describe.each(Object.keys(ENGINES).filter((name) => !name.startsWith('kernel')))(
-  'engine %s',
-  (engineName) => {
-    async function start(
-      algorithm: Algorithm = 'ip-hash',
-      pinGroup: string | null = 'players',
-    ): Promise<Bed> {
-      const subject = ENGINES[engineName]!({});
-      if (typeof subject === 'string') throw new Error(subject);
-      const bed = new Bed(subject);
-      beds.push(bed);
-      return bed.start(['a', 'b', 'c'], algorithm, pinGroup ?? undefined);
-    }
-    const clients = Array.from({ length: CLIENTS }, (_, i) => `127.9.0.${i + 1}`);
+describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
+  async function start(algorithm: Algorithm = 'ip-hash', pinGroup: string | null = 'players'): Promise<Bed> {
+    const subject = ENGINES[engineName]!({});
+    if (typeof subject === 'string') throw new Error(subject);
+    const bed = new Bed(subject);
+    beds.push(bed);
+    return bed.start(['a', 'b', 'c'], algorithm, pinGroup ?? undefined);
+  }
+  const clients = Array.from({ length: CLIENTS }, (_, i) => `127.9.0.${i + 1}`);
 
-    const probe = ENGINES[engineName]!({});
-    if (typeof probe === 'string') {
-      test.skip(`skipped: ${probe}`, () => undefined);
-      return;
-    }
-    afterEach(() => probe.engine.close());
+  const probe = ENGINES[engineName]!({});
+  if (typeof probe === 'string') {
+    test.skip(`skipped: ${probe}`, () => undefined);
+    return;
+  }
+  afterEach(() => probe.engine.close());
 
-    test.each(ALGORITHMS)('login and play meet, whatever happens to the servers: %s', async (algorithm) => {
-      const bed = await start(algorithm);
-      const random = numbers(0x9e37 + ALGORITHMS.indexOf(algorithm));
-      const history: string[] = [];
-      for (let i = 0; i < STEPS; i++) {
-        const client = clients[random(CLIENTS)]!;
-        const what = random(10);
-        if (what < 4) {
-          const expected = bed.naive.pinned(bed.game, client, ['game']);
-          const id = await bed.play(client);
-          history.push(`${client} plays on ${id}`);
-          expect(id, history.join('\n')).toBe(expected ?? id);
-          if (id === undefined) expect(bed.game.snapshot().ready).toHaveLength(0);
-          else bed.naive.took(bed.game, client, { id, listener: 'game' });
-        } else if (what < 8) {
-          const expected = bed.naive.pinned(bed.login, client, ['game']);
-          const id = await bed.logIn(client);
-          history.push(`${client} logs in to ${id}`);
-          expect(id, history.join('\n')).toBe(expected ?? id);
-          if (id === undefined) expect(bed.login.snapshot().ready).toHaveLength(0);
-          else bed.naive.took(bed.login, client, { id });
-        } else {
-          const id = IDS[random(IDS.length)]!;
-          const change = (['fail', 'heal', 'heal', 'drain', 'undrain', 'remove', 'add'] as const)[random(7)]!;
-          // Mostly the whole server, now and then one of its ports.
-          const where = [[bed.game, bed.login], [bed.game, bed.login], [bed.game], [bed.login]][random(4)]!;
-          history.push(`${change} ${id} in ${where.map(({ name }) => name).join(' and ')}`);
-          if (change === 'add') await bed.add(id);
-          for (const pool of change === 'remove' ? [bed.game, bed.login] : where) {
-            if (change === 'remove') pool.remove(id);
-            if (change === 'fail' || change === 'heal') pool.setHealthy(id, change === 'heal');
-            if (change === 'drain' || change === 'undrain') pool.setDraining(id, change === 'drain');
-          }
-          await bed.publish();
+  test.each(ALGORITHMS)('login and play meet, whatever happens to the servers: %s', async (algorithm) => {
+    const bed = await start(algorithm);
+    const random = numbers(0x9e37 + ALGORITHMS.indexOf(algorithm));
+    const history: string[] = [];
+    for (let i = 0; i < STEPS; i++) {
+      const client = clients[random(CLIENTS)]!;
+      const what = random(10);
+      if (what < 4) {
+        const expected = bed.naive.pinned(bed.game, client, ['game']);
+        const id = await bed.play(client);
+        history.push(`${client} plays on ${id}`);
+        expect(id, history.join('\n')).toBe(expected ?? id);
+        if (id === undefined) expect(bed.game.snapshot().ready).toHaveLength(0);
+        else bed.naive.took(bed.game, client, { id, listener: 'game' });
+      } else if (what < 8) {
+        const expected = bed.naive.pinned(bed.login, client, ['game']);
+        const id = await bed.logIn(client);
+        history.push(`${client} logs in to ${id}`);
+        expect(id, history.join('\n')).toBe(expected ?? id);
+        if (id === undefined) expect(bed.login.snapshot().ready).toHaveLength(0);
+        else bed.naive.took(bed.login, client, { id });
+      } else {
+        const id = IDS[random(IDS.length)]!;
+        const change = (['fail', 'heal', 'heal', 'drain', 'undrain', 'remove', 'add'] as const)[random(7)]!;
+        // Mostly the whole server, now and then one of its ports.
+        const where = [[bed.game, bed.login], [bed.game, bed.login], [bed.game], [bed.login]][random(4)]!;
+        history.push(`${change} ${id} in ${where.map(({ name }) => name).join(' and ')}`);
+        if (change === 'add') await bed.add(id);
+        for (const pool of change === 'remove' ? [bed.game, bed.login] : where) {
+          if (change === 'remove') pool.remove(id);
+          if (change === 'fail' || change === 'heal') pool.setHealthy(id, change === 'heal');
+          if (change === 'drain' || change === 'undrain') pool.setDraining(id, change === 'drain');
         }
-      }
-    });
-
-    test('without a group TCP does not ask for pins', async () => {
-      const bed = await start('round-robin', null);
-      const served = new Set<string | undefined>();
-      for (let i = 0; i < 6; i++) served.add(await bed.logIn(clients[0]!));
-      expect(served.size).toBe(3);
-    });
-
-    test('a reload brings a group, and takes it away, under live sessions and pins', async () => {
-      const bed = await start('round-robin', null);
-      const played = new Map<string, string | undefined>();
-      for (const client of clients) played.set(client, await bed.play(client));
-      await bed.apply('round-robin', 'players');
-      expect(bed.engine.capacity().liveSessions).toBe(CLIENTS);
-      for (const client of clients) expect(await bed.logIn(client)).toBe(played.get(client));
-      for (const client of clients) expect(await bed.play(client)).toBe(played.get(client));
-      await bed.apply('round-robin', 'others');
-      for (const client of clients) expect(await bed.logIn(client)).toBe(played.get(client));
-      await bed.apply('round-robin', undefined);
-      for (const client of clients) expect(await bed.play(client)).toBe(played.get(client));
-      expect(bed.engine.capacity().livePins).toBe(CLIENTS);
-    });
-
-    test('pins go when their time is over, and not while a connection holds them', async () => {
-      const bed = await start();
-      const { ip, port } = bed.at('login');
-      const socket = connect({ host: ip.toString(), port, localAddress: clients[0]! });
-      await once(socket, 'data');
-      await bed.play(clients[1]!);
-      expect(await bed.logIn(clients[1]!)).toBeDefined();
-      await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(1);
-      await bed.advance(RULES.idleTimeoutMs);
-      await bed.advance(RULES.pinTimeoutMs);
-      await bed.advance(0);
-      expect(bed.engine.capacity().livePins).toBe(1);
-      socket.destroy();
-      await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(0);
-      await bed.advance(RULES.pinTimeoutMs);
-      await bed.advance(0);
-      expect(bed.engine.capacity().livePins).toBe(0);
-    });
-
-    test('a connection that meets a dead port takes the pin with it, unless its client plays there', async () => {
-      const bed = await start('round-robin');
-      const dead = new Endpoint(IpAddress.parse('127.0.0.1'), 1);
-      for (const id of ['b', 'c']) bed.login.remove(id);
-      await bed.publish();
-      const [stranger, player] = clients as [string, string];
-      expect(await bed.logIn(stranger)).toBe('a');
-      expect([await bed.logIn(player), await bed.play(player)]).toEqual(['a', 'a']);
-      // The login port of `a` is another one from now on, and nobody listens there.
-      bed.login.remove('a');
-      await bed.publish();
-      bed.login.add({ id: 'a', endpoint: dead, weight: 256 });
-      await bed.publish();
-      const server = createServer((socket) =>
-        socket
-          .on('error', () => undefined)
-          .resume()
-          .write('b'),
-      );
-      server.listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      try {
-        const login = new Endpoint(dead.ip, (server.address() as AddressInfo).port);
-        bed.login.add({ id: 'b', endpoint: login, weight: 1 });
         await bed.publish();
-        expect(await bed.logIn(player)).toBe('b');
-        expect(await bed.play(player)).toBe('a');
-        expect(await bed.logIn(stranger)).toBe('b');
-        expect(await bed.play(stranger)).toBe('b');
-      } finally {
-        server.close();
       }
-    });
-  },
-);
+    }
+  });
+
+  test('without a group TCP does not ask for pins', async () => {
+    const bed = await start('round-robin', null);
+    const served = new Set<string | undefined>();
+    for (let i = 0; i < 6; i++) served.add(await bed.logIn(clients[0]!));
+    expect(served.size).toBe(3);
+  });
+
+  test('a reload brings a group, and takes it away, under live sessions and pins', async () => {
+    const bed = await start('round-robin', null);
+    const played = new Map<string, string | undefined>();
+    for (const client of clients) played.set(client, await bed.play(client));
+    await bed.apply('round-robin', 'players');
+    expect(bed.engine.capacity().liveSessions).toBe(CLIENTS);
+    for (const client of clients) expect(await bed.logIn(client)).toBe(played.get(client));
+    for (const client of clients) expect(await bed.play(client)).toBe(played.get(client));
+    await bed.apply('round-robin', 'others');
+    for (const client of clients) expect(await bed.logIn(client)).toBe(played.get(client));
+    await bed.apply('round-robin', undefined);
+    for (const client of clients) expect(await bed.play(client)).toBe(played.get(client));
+    expect(bed.engine.capacity().livePins).toBe(CLIENTS);
+  });
+
+  test('pins go when their time is over, and not while a connection holds them', async () => {
+    const bed = await start();
+    const { ip, port } = bed.at('login');
+    const socket = connect({ host: ip.toString(), port, localAddress: clients[0]! });
+    await once(socket, 'data');
+    await bed.play(clients[1]!);
+    expect(await bed.logIn(clients[1]!)).toBeDefined();
+    await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(1);
+    await bed.advance(RULES.idleTimeoutMs);
+    await bed.advance(RULES.pinTimeoutMs);
+    await bed.advance(0);
+    expect(bed.engine.capacity().livePins).toBe(1);
+    socket.destroy();
+    await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(0);
+    await bed.advance(RULES.pinTimeoutMs);
+    await bed.advance(0);
+    expect(bed.engine.capacity().livePins).toBe(0);
+  });
+
+  test('a connection that meets a dead port takes the pin with it, unless its client plays there', async () => {
+    const bed = await start('round-robin');
+    const dead = new Endpoint(IpAddress.parse('127.0.0.1'), 1);
+    for (const id of ['b', 'c']) bed.login.remove(id);
+    await bed.publish();
+    const [stranger, player] = clients as [string, string];
+    expect(await bed.logIn(stranger)).toBe('a');
+    expect([await bed.logIn(player), await bed.play(player)]).toEqual(['a', 'a']);
+    // The login port of `a` is another one from now on, and nobody listens there.
+    bed.login.remove('a');
+    await bed.publish();
+    bed.login.add({ id: 'a', endpoint: dead, weight: 256 });
+    await bed.publish();
+    const server = createServer((socket) =>
+      socket
+        .on('error', () => undefined)
+        .resume()
+        .write('b'),
+    );
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      const login = new Endpoint(dead.ip, (server.address() as AddressInfo).port);
+      bed.login.add({ id: 'b', endpoint: login, weight: 1 });
+      await bed.publish();
+      expect(await bed.logIn(player)).toBe('b');
+      expect(await bed.play(player)).toBe('a');
+      expect(await bed.logIn(stranger)).toBe('b');
+      expect(await bed.play(stranger)).toBe('b');
+    } finally {
+      server.close();
+    }
+  });
+});

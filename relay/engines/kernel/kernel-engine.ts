@@ -21,6 +21,7 @@ import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerS
 import { interfacesOf } from './attach.ts';
 import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
+import { KernelPinGroups } from './kernel-pin-groups.ts';
 import { type KernelListener, ListenerTable } from './listener-table.ts';
 import { Bpf } from './loader.ts';
 import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
@@ -82,6 +83,7 @@ export class KernelEngine implements Engine {
   readonly #lock: { release(): void } | undefined;
   readonly #attachments: Attachments;
   readonly #listeners: ListenerTable;
+  readonly #pinGroups: KernelPinGroups;
   readonly #sweeper: Sweeper;
   readonly #steward: Steward;
   readonly #pools = new Map<string, PoolWriter>();
@@ -112,15 +114,26 @@ export class KernelEngine implements Engine {
     this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
     const { relayPorts: range, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
     this.#listeners = new ListenerTable(libc, this.#maps, range && { range, most });
+    this.#pinGroups = new KernelPinGroups({
+      bpf: this.#bpf,
+      maps: this.#maps,
+      steward: this.#steward,
+      listeners: () => this.#listeners.all(),
+      nowNs: () => this.#nowNs(),
+    });
     this.#sweeper = new Sweeper({
       bpf: this.#bpf,
       maps: this.#maps,
       steward: this.#steward,
       timeouts: (index) => this.#listeners.timeouts(index),
+      isGroupPinOver: (key, values, value) => this.#pinGroups.isOver(key, values, value),
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
-    if (adopted === true) this.#adoptPools();
+    if (adopted === true) {
+      this.#adoptPools();
+      this.#pinGroups.forgetAdopted();
+    }
     if (adopted !== false) {
       this.#attachments.adopt({ sharesMaps: adopted === true });
       this.#claimTimer = setTimeout(() => this.#removeUnclaimed(), CLAIM_MS).unref();
@@ -144,6 +157,7 @@ export class KernelEngine implements Engine {
       interfaces = interfacesOf(bound.local, this.#options.interfaces);
       const pool = await this.#poolOf(spec.pool);
       listener = this.#listeners.open(spec, bound, pool);
+      this.#pinGroups.writeViews();
     } catch (error) {
       this.#listeners.unbind(bound.socket);
       throw error;
@@ -154,43 +168,49 @@ export class KernelEngine implements Engine {
       this.#reachBackends(listener.pool);
       return listener.local;
     } catch (error) {
-      this.#listeners.remove(spec.name);
+      this.#remove(spec.name);
       throw error;
     }
   }
 
   updateListener(spec: UdpListenerSpec): Promise<void> {
     this.#listeners.update(spec);
+    this.#pinGroups.writeViews();
     return Promise.resolve();
   }
 
   async removeListener(name: string): Promise<void> {
-    this.#listeners.remove(name);
+    this.#remove(name);
     // A round that began before may have passed some of its sessions.
     for (let rounds = 0; rounds < 2; rounds++) await this.#sweepRound();
   }
 
   async publish(snapshot: PoolSnapshot): Promise<void> {
     this.#snapshots.set(snapshot.pool, snapshot);
+    this.#pinGroups.publish(snapshot);
     const pool = this.#pools.get(snapshot.pool);
     // What is known from a relay before this one holds until the pool has settled.
+    if (pool !== undefined && snapshot.isSettling !== true) await pool.publish(snapshot);
+    if (this.#isClosed) return;
+    this.#pinGroups.writeViews();
     if (pool === undefined || snapshot.isSettling === true) return;
-    await pool.publish(snapshot);
     this.#reachBackends(pool);
   }
 
   setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
-    if (groups.length === 0) return Promise.resolve();
-    const text = `engine kernel can't share pins yet: name another engine, or take pinGroup out of the listeners`;
-    return Promise.reject(new RelayError('TICKRELAY_ERR_ENGINE', text));
+    if (this.#isClosed) return Promise.resolve();
+    const snapshotOf = (pool: string): PoolSnapshot =>
+      this.#snapshots.get(pool) ?? new BackendPool(pool).snapshot();
+    this.#pinGroups.set(groups, snapshotOf);
+    return Promise.resolve();
   }
 
-  requestPin({ proposal }: PinRequest): Promise<string | undefined> {
-    return Promise.resolve(proposal);
+  requestPin(request: PinRequest): Promise<string | undefined> {
+    return Promise.resolve(this.#isClosed ? request.proposal : this.#pinGroups.request(request));
   }
 
-  letPinGo(): void {
-    // There are none.
+  letPinGo(group: string, client: Uint32Array): void {
+    if (!this.#isClosed) this.#pinGroups.letGo(group, client);
   }
 
   /** After the end: the listeners as they were then. */
@@ -275,6 +295,11 @@ export class KernelEngine implements Engine {
     this.#clockMs = clockMs;
     this.#maps.mapped.settings.setU64(SETTINGS.at.fixedClockNs, clockMs * NS_PER_MS);
     await this.#sweepRound();
+  }
+
+  #remove(listener: string): void {
+    const { index } = this.#listeners.remove(listener);
+    this.#pinGroups.removeView(index);
   }
 
   get #quarantineMs(): number {

@@ -92,9 +92,11 @@ export class PoolWriter {
     return place?.ref === ref ? place.entry : undefined;
   }
 
-  /** Backends with their kernel slot and live sessions. */
+  /** Backends with their kernel slot and reference, and live sessions. */
   *backends(): Generator<{
     readonly slot: number;
+    readonly ref: BackendRef;
+    readonly isUsable: boolean;
     readonly entry: BackendEntry;
     readonly liveSessions: number;
   }> {
@@ -104,7 +106,7 @@ export class PoolWriter {
       const at = live.at(this.index, slot * LIVE.size);
       const isOwn = live.getU32(at + LIVE.at.ref) === place.ref;
       const liveSessions = isOwn ? live.getU32(at + LIVE.at.sessions) : 0;
-      yield { slot, entry: place.entry, liveSessions };
+      yield { slot, ref: place.ref, isUsable: place.isUsable, entry: place.entry, liveSessions };
     }
   }
 

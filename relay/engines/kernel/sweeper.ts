@@ -5,6 +5,7 @@
  */
 import type { BpfMap } from './bpf-map.ts';
 import { MapWalk } from './bpf-map.ts';
+import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { Bpf } from './loader.ts';
 import { GAUGES, PIN, PIN_KEY, REVERSE, SESSION, SESSION_KEY } from './maps.ts';
 import type { MappedArray } from './mapped-array.ts';
@@ -29,6 +30,8 @@ export interface SweeperOptions {
   readonly steward: Steward;
   /** By listener index; undefined where no listener is: what is left of one there goes at once. */
   readonly timeouts: (listener: number) => Timeouts | undefined;
+  /** Whether the pin of a group is to be forgotten: its key, and where its value begins in `values`. */
+  readonly isGroupPinOver: (key: Uint8Array, values: DataView, value: number) => boolean;
   readonly nowNs: () => number;
   readonly quarantineNs: number;
 }
@@ -80,7 +83,7 @@ export class Sweeper {
   #current = 0;
 
   constructor(options: SweeperOptions) {
-    const { maps, timeouts, nowNs, quarantineNs } = options;
+    const { maps, timeouts, isGroupPinOver, nowNs, quarantineNs } = options;
     this.#gauges = maps.mapped.gauges;
     this.#walks = [
       new Walk(options, maps.maps.sessions, (keys, key, values, value) => {
@@ -90,7 +93,12 @@ export class Sweeper {
         return nowNs() - seenNs >= rules.idleNs ? 'expireSession' : undefined;
       }),
       new Walk(options, maps.maps.pins, (keys, key, values, value) => {
-        const rules = timeouts(keys.getUint32(key + PIN_KEY.at.listener, true));
+        const scope = keys.getUint32(key + PIN_KEY.at.listener, true);
+        if (scope >= MAX_LISTENERS) {
+          const bytes = new Uint8Array(keys.buffer, keys.byteOffset + key, PIN_KEY.size);
+          return isGroupPinOver(bytes, values, value) ? 'endPin' : undefined;
+        }
+        const rules = timeouts(scope);
         if (rules === undefined) return 'endPin';
         if (values.getUint32(value + PIN.at.live, true) > 0) return undefined;
         return nowNs() - readNs(values, value + PIN.at.lastUsedNs) >= rules.pinNs ? 'expirePin' : undefined;
