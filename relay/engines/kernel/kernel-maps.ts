@@ -4,7 +4,7 @@
  * Beside those of maps.ts there is `names`, which no program reads: which listener and which pool an index means, so that a
  * restarted relay finds its own again.
  */
-import { BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY } from '../../../net/linux/abi.ts';
+import { BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_MAP_TYPE_ARRAY } from '../../../net/linux/abi.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import { BpfMap, isMapLike } from './bpf-map.ts';
 import type { PinDirectory } from './bpffs.ts';
@@ -108,6 +108,7 @@ export class KernelMaps {
   /** Bytes of kernel memory that the maps take from the start, about: hash elements have some 48 bytes of their own. */
   get memoryBytes(): number {
     return Object.values(this.maps).reduce((sum, { spec, valueBytes }) => {
+      if (spec.flags === BPF_F_NO_PREALLOC) return sum;
       const own = spec.type === BPF_MAP_TYPE_ARRAY ? 0 : 48 + Math.ceil(spec.keySize / 8) * 8;
       return sum + spec.maxEntries * (valueBytes + own);
     }, 0);
