@@ -1,5 +1,5 @@
 /**
- * What every command shares: exit codes, option parsing, the logger, the line that says a process is ready, and one
+ * What every command shares: exit codes, the logger, the line that says a process is ready, and one
  * way to end. Results go to standard output, everything else to standard error, so that output can be piped.
  */
 import { closeSync, openSync } from 'node:fs';
@@ -7,8 +7,6 @@ import { devNull } from 'node:os';
 import { isatty } from 'node:tty';
 import { pino, type Logger } from 'pino';
 import pretty from 'pino-pretty';
-import { Endpoint } from './net/address.ts';
-import { parseDurationMs } from './net/duration.ts';
 import { RelayError } from './net/relay-error.ts';
 
 /** Exit codes, documented in `--help` and docs/errors.md. */
@@ -35,10 +33,6 @@ export function createLogger(name: string, level: LogLevel = 'info'): Logger {
 export function printEvent(event: 'ready' | 'summary', fields: Readonly<Record<string, unknown>>): void {
   process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
 }
-
-/** yargs `coerce` functions: they turn a flag's text into its value, or fail with a message that names the text. */
-export const coerceEndpoint = (text: string): Endpoint => Endpoint.parse(text);
-export const coerceDurationMs = (text: string): number => parseDurationMs(text);
 
 /**
  * Calls `stop` at the first of these signals and ends the process at the second. SIGHUP, where it is one of them, never

@@ -2,12 +2,13 @@
  * `tickrelay bench`: runs the benchmark, prints its tables, and writes results.json and report.html; or runs the soak, and
  * writes soak.json and soak.html; or opens many sessions, and writes sessions.json and sessions.html.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { access, constants, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ArgumentsCamelCase, CommandModule, InferredOptionTypes } from 'yargs';
 import { createLogger, EXIT_FAILED, EXIT_FORCED, onStopSignal } from '../command-line.ts';
 import { countSteps, runBenchmark } from './benchmark.ts';
-import { options, wrongFlag } from './flags.ts';
+import { requireSingle, wrongFlag } from '../flag-values.ts';
+import { options } from './flags.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
 import { makePlan } from './plan.ts';
@@ -53,8 +54,10 @@ export const command: CommandModule<object, Arguments> = {
 
 /** @throws RelayError TICKRELAY_ERR_LOAD when a process failed, with what it wrote on standard error */
 export async function runBench(args: Arguments): Promise<void> {
+  requireSingle(args);
   const { soak, sessions } = args;
   const plan = planOf(args);
+  await prepareDirectory(args.out);
   if (args.tcp && (soak !== undefined || sessions !== undefined)) {
     throw wrongFlag('--tcp', 'and --soak or --sessions are two runs; give one of them');
   }
@@ -151,8 +154,18 @@ interface Publication {
   readonly report: Report;
 }
 
+/** Finds out before the work whether its results can be written. */
+async function prepareDirectory(directory: string): Promise<void> {
+  try {
+    await mkdir(directory, { recursive: true });
+    await access(directory, constants.W_OK);
+  } catch (error) {
+    const { code = String(error) } = error as NodeJS.ErrnoException;
+    throw wrongFlag('--out', `${directory} can't be written to: ${code}; name a directory that can`);
+  }
+}
+
 async function publish(directory: string, { name, page, results, report }: Publication): Promise<void> {
-  await mkdir(directory, { recursive: true });
   const [json, html] = [join(directory, `${name}.json`), join(directory, `${page}.html`)];
   await writeFile(json, `${JSON.stringify(results, undefined, 2)}\n`);
   await writeFile(html, report.html);

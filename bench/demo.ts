@@ -20,10 +20,10 @@ import { BotFleet } from '../botclient/bot-fleet.ts';
 import { logIn } from '../botclient/login.ts';
 import { playerAddresses } from '../botclient/player-address.ts';
 import { describeFailure, EXIT_OK, onStopSignal } from '../command-line.ts';
+import { durationFlag } from '../flag-values.ts';
 import { createPlayers } from '../gameserver/postgres-accounts.ts';
 import { Endpoint } from '../net/address.ts';
 import { openDgramSocket } from '../net/dgram-socket.ts';
-import { parseDurationMs } from '../net/duration.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { CODECS } from '../wire/codec.ts';
 import { stubCredentials } from '../wire/login.ts';
@@ -244,18 +244,22 @@ function print(text: string): void {
   process.stdout.write(text);
 }
 
-const { duration } = await yargs(process.argv.slice(2))
-  .scriptName('npm run demo --')
-  .usage('$0\n\nA relay, three game servers and ten players on this machine, until Ctrl-C.')
-  .option('duration', {
-    describe: 'End by itself after this time, like 10s',
-    type: 'string',
-    requiresArg: true,
-  })
-  .strict()
-  .parseAsync();
 try {
-  await runDemo(duration === undefined ? Infinity : parseDurationMs(duration));
+  const { duration } = await yargs(process.argv.slice(2))
+    .scriptName('npm run demo --')
+    .usage('$0\n\nA relay, three game servers and ten players on this machine, until Ctrl-C.')
+    .option('duration', {
+      describe: 'End by itself after this time, like 10s',
+      type: 'string',
+      requiresArg: true,
+      coerce: durationFlag('--duration'),
+    })
+    .strict()
+    .fail((message, error: Error | undefined) => {
+      throw error ?? new RelayError('TICKRELAY_ERR_CONFIG', message);
+    })
+    .parseAsync();
+  await runDemo(duration ?? Infinity);
   process.exitCode = EXIT_OK;
 } catch (error) {
   const { exitCode, text } = describeFailure(error);

@@ -1,6 +1,5 @@
 /** The benchmark's flags: what each takes, and the error when it is something else. */
-import { parseDurationMs } from '../net/duration.ts';
-import { RelayError } from '../net/relay-error.ts';
+import { durationFlag, flagOf, integerFlag, wrongFlag } from '../flag-values.ts';
 import { availableEngines, ENGINES, PEERS } from './routes.ts';
 
 /** The generators share these out, and each player needs an id. */
@@ -9,14 +8,16 @@ const MAX_PLAYERS = 10_000;
 const MAX_SESSIONS = 65_536;
 /** What the relay takes as --coalesce. */
 const MAX_COALESCE_US = 10_000;
+/** At least three samples. */
+const MIN_SOAK_MS = 3_000;
 
 export const options = {
   players: {
     describe: `Players of the main load, 2 to ${MAX_PLAYERS}`,
     default: 100,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--players', 2, MAX_PLAYERS),
+    type: 'string',
+    coerce: integerFlag('--players', 2, MAX_PLAYERS),
   },
   loads: {
     describe: 'Players of each load at which the routes are compared',
@@ -24,35 +25,35 @@ export const options = {
       '--players and three times as many; with --quick, or more than three relays, --players',
     requiresArg: true,
     type: 'string',
-    coerce: ascending('--loads', [2, MAX_PLAYERS]),
+    coerce: flagOf('--loads', ascending('--loads', [2, MAX_PLAYERS])),
   },
   ladder: {
     describe: 'Players of each step of the ladder',
     defaultDescription: '50,100,150,... up to 1000, as far as time allows',
     requiresArg: true,
     type: 'string',
-    coerce: ascending('--ladder', [1, MAX_PLAYERS]),
+    coerce: flagOf('--ladder', ascending('--ladder', [1, MAX_PLAYERS])),
   },
   rounds: {
     describe: 'Rounds of the comparison, in which all routes take turns, 1 to 100',
     defaultDescription: '3, with --quick 1',
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--rounds', 1, 100),
+    type: 'string',
+    coerce: integerFlag('--rounds', 1, 100),
   },
   engine: {
     describe: `Engines of the relay to compare: auto, or a list of ${Object.keys(ENGINES).join(', ')}`,
     default: 'auto',
     requiresArg: true,
     type: 'string',
-    coerce: engineNames,
+    coerce: flagOf('--engine', engineNames),
   },
   peers: {
     describe: `Other relays to compare with: none, auto (those installed) or a list of ${Object.keys(PEERS).join(', ')}`,
     defaultDescription: 'auto, with --quick none',
     requiresArg: true,
     type: 'string',
-    coerce: peerNames,
+    coerce: flagOf('--peers', peerNames),
   },
   pin: {
     describe:
@@ -64,20 +65,20 @@ export const options = {
     describe: 'Compares these values of --coalesce, in µs, like 0,200',
     requiresArg: true,
     type: 'string',
-    coerce: ascending('--dial', [0, MAX_COALESCE_US]),
+    coerce: flagOf('--dial', ascending('--dial', [0, MAX_COALESCE_US])),
   },
   soak: {
     describe:
       'Instead of all that: one engine under the main load for this long, watched for growth, like 10m',
     requiresArg: true,
     type: 'string',
-    coerce: soakDuration,
+    coerce: durationFlag('--soak', MIN_SOAK_MS),
   },
   sessions: {
     describe: `Instead of all that: what so many live sessions cost one engine, 100 to ${MAX_SESSIONS}`,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--sessions', 100, MAX_SESSIONS),
+    type: 'string',
+    coerce: integerFlag('--sessions', 100, MAX_SESSIONS),
   },
   tcp: {
     describe:
@@ -89,8 +90,8 @@ export const options = {
     describe: "Of the players' paths",
     default: 1,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--seed', 0, 0xffff_ffff),
+    type: 'string',
+    coerce: integerFlag('--seed', 0, 0xffff_ffff),
   },
   out: { describe: 'Directory of the results', default: 'bench-results', requiresArg: true, type: 'string' },
   quick: {
@@ -99,18 +100,6 @@ export const options = {
     default: false,
   },
 } as const;
-
-/** @throws RelayError TICKRELAY_ERR_CONFIG */
-export function wrongFlag(flag: string, problem: string): RelayError {
-  return new RelayError('TICKRELAY_ERR_CONFIG', `${flag} ${problem}`);
-}
-
-function integer(flag: string, min: number, max: number): (value: number) => number {
-  return (value) => {
-    if (Number.isInteger(value) && value >= min && value <= max) return value;
-    throw wrongFlag(flag, `takes an integer from ${min} to ${max}, not ${value}`);
-  };
-}
 
 function ascending(
   flag: string,
@@ -143,11 +132,4 @@ function names(flag: string, text: string, known: readonly string[]): readonly s
   const unknown = asked.find((name) => !known.includes(name));
   if (unknown !== undefined) throw wrongFlag(flag, `takes a list of ${known.join(', ')}, not "${unknown}"`);
   return [...new Set(asked)];
-}
-
-/** At least three samples. */
-function soakDuration(text: string): number {
-  const durationMs = parseDurationMs(text);
-  if (durationMs >= 3_000) return durationMs;
-  throw wrongFlag('--soak', `takes at least 3s, not "${text}"`);
 }

@@ -41,12 +41,15 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Runs the piece for two turns' time. @returns the iterations that fill one turn */
+/** Code that ran for less is in part still interpreted, which takes up to a hundred times as long. */
+const MIN_WARM_UP_MS = 80;
+
+/** Runs the piece until it is warm. @returns the iterations that fill one turn */
 function warmUp(piece: TimedPiece, turnMs: number): number {
   let iterations = 1;
   let spentNs = 0;
   let lastNs = 0;
-  while (spentNs < 2e6 * turnMs) {
+  while (spentNs < 1e6 * Math.max(MIN_WARM_UP_MS, 2 * turnMs)) {
     iterations *= 2;
     lastNs = timeOnce(piece, iterations);
     spentNs += lastNs;

@@ -1,15 +1,16 @@
 /** `tickrelay bots`: simulated players as a process, which measure what they get for what they send. */
 import { availableParallelism } from 'node:os';
 import type { ArgumentsCamelCase, CommandModule, InferredOptionTypes } from 'yargs';
+import { createLogger, LOG_LEVELS, onStopSignal, printEvent } from '../command-line.ts';
 import {
-  coerceDurationMs,
-  coerceEndpoint,
-  createLogger,
-  LOG_LEVELS,
-  onStopSignal,
-  printEvent,
-} from '../command-line.ts';
-import { IpAddress } from '../net/address.ts';
+  addressFlag,
+  durationFlag,
+  flagOf,
+  integerFlag,
+  requireSingle,
+  targetFlag,
+  wrongFlag,
+} from '../flag-values.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { SOCKET_CHOICES } from '../net/socket-choice.ts';
 import { CODEC_NAMES } from '../wire/codec.ts';
@@ -27,55 +28,55 @@ const options = {
     demandOption: true,
     requiresArg: true,
     type: 'string',
-    coerce: coerceEndpoint,
+    coerce: targetFlag('--target'),
   },
   login: {
     describe: 'Log in at this TCP address first, as player-0 and so on, and play with the ids that it gives',
     requiresArg: true,
     type: 'string',
-    coerce: coerceEndpoint,
+    coerce: targetFlag('--login'),
   },
   players: {
     describe: `Players, 1 to ${MAX_PLAYER_ID + 1}`,
     default: 10,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--players', 1, MAX_PLAYER_ID + 1),
+    type: 'string',
+    coerce: integerFlag('--players', 1, MAX_PLAYER_ID + 1),
   },
   tick: {
     describe: 'Updates a second of each player, 1 to 1000',
     default: 128,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--tick', 1, 1000),
+    type: 'string',
+    coerce: integerFlag('--tick', 1, 1000),
   },
   duration: {
     describe: 'Length of the measured part',
     default: '10s',
     requiresArg: true,
     type: 'string',
-    coerce: coerceDurationMs,
+    coerce: durationFlag('--duration'),
   },
   ramp: {
     describe: 'Time over which the players join; nothing is measured yet',
     default: '1s',
     requiresArg: true,
     type: 'string',
-    coerce: coerceDurationMs,
+    coerce: durationFlag('--ramp'),
   },
   warmup: {
     describe: 'Time after the ramp in which nothing is measured either',
     default: '500ms',
     requiresArg: true,
     type: 'string',
-    coerce: coerceDurationMs,
+    coerce: durationFlag('--warmup'),
   },
   grace: {
     describe: 'Silence after the last update that ends the run; answers under way still count',
     default: '500ms',
     requiresArg: true,
     type: 'string',
-    coerce: coerceDurationMs,
+    coerce: durationFlag('--grace'),
   },
   codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
   reply: {
@@ -87,29 +88,29 @@ const options = {
     describe: 'Of the paths: the same seed walks the same way',
     default: 1,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--seed', 0, 0xffff_ffff),
+    type: 'string',
+    coerce: integerFlag('--seed', 0, 0xffff_ffff),
   },
   'first-player': {
     describe: 'Id of the first player; the others count up from it',
     default: 0,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--first-player', 0, MAX_PLAYER_ID),
+    type: 'string',
+    coerce: integerFlag('--first-player', 0, MAX_PLAYER_ID),
   },
   'first-address': {
     describe: 'IPv4 address of the first player; the others count up from it',
     defaultDescription: "127.1.0.1 for a target on loopback, else the system's choice",
     requiresArg: true,
     type: 'string',
-    coerce: (text: string): IpAddress => IpAddress.parse(text),
+    coerce: addressFlag('--first-address'),
   },
   workers: {
     describe: 'Threads that the players are divided over; auto is half of the cores',
     default: '1',
     requiresArg: true,
     type: 'string',
-    coerce: workerCount,
+    coerce: flagOf('--workers', workerCount),
   },
   socket: {
     describe: 'Batched system calls (mmsg, on Linux), or the portable socket (dgram)',
@@ -152,6 +153,7 @@ export const command: CommandModule<object, Options> = {
  */
 export async function runBots(args: Arguments): Promise<void> {
   const logger = createLogger('bots', args.logLevel);
+  requireSingle(args);
   requirePlayerIds(args);
   const workers = Math.min(args.workers, args.players);
   const crew = new BotCrew({
@@ -198,9 +200,9 @@ export async function runBots(args: Arguments): Promise<void> {
 function requirePlayerIds({ players, firstPlayer }: Arguments): void {
   const last = firstPlayer + players - 1;
   if (last <= MAX_PLAYER_ID) return;
-  throw new RelayError(
-    'TICKRELAY_ERR_CONFIG',
-    `--first-player ${firstPlayer} and --players ${players} reach id ${last}; the highest is ${MAX_PLAYER_ID}`,
+  throw wrongFlag(
+    '--first-player',
+    `${firstPlayer} and --players ${players} reach id ${last}; the highest is ${MAX_PLAYER_ID}`,
   );
 }
 
@@ -208,18 +210,5 @@ function workerCount(text: string): number {
   if (text === 'auto') return Math.max(1, Math.floor(availableParallelism() / 2));
   const count = Number(text);
   if (Number.isInteger(count) && count >= 1 && count <= MAX_WORKERS) return count;
-  throw new RelayError(
-    'TICKRELAY_ERR_CONFIG',
-    `--workers takes auto or an integer from 1 to ${MAX_WORKERS}, not ${text}`,
-  );
-}
-
-function integer(flag: string, min: number, max: number): (value: number) => number {
-  return (value) => {
-    if (Number.isInteger(value) && value >= min && value <= max) return value;
-    throw new RelayError(
-      'TICKRELAY_ERR_CONFIG',
-      `${flag} takes an integer from ${min} to ${max}, not ${value}`,
-    );
-  };
+  throw wrongFlag('--workers', `takes auto or an integer from 1 to ${MAX_WORKERS}, not ${text}`);
 }

@@ -2,6 +2,7 @@
 import type { Logger } from 'pino';
 import type { CommandModule } from 'yargs';
 import { createLogger, onStopSignal, printEvent } from '../command-line.ts';
+import { requireSingle } from '../flag-values.ts';
 import { Endpoint } from '../net/address.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { type ChosenSocket, chooseSocket, type SocketKind } from '../net/socket-choice.ts';
@@ -45,6 +46,7 @@ export const command: CommandModule<object, GameServerFlags> = {
 
 /** Serves until a signal. @throws RelayError TICKRELAY_ERR_BIND, TICKRELAY_ERR_CONFIG, TICKRELAY_ERR_ENGINE */
 export async function runGameServer(args: GameServerArguments): Promise<void> {
+  requireSingle(args);
   const logger = createLogger('gameserver', args.logLevel);
   requireReachable(args);
   const socket = chooseSocket(args.socket);

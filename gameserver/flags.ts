@@ -1,10 +1,9 @@
 /** The flags of `tickrelay gameserver`, and the checks of their values. */
 import { isIP } from 'node:net';
 import type { ArgumentsCamelCase, InferredOptionTypes } from 'yargs';
-import { LOG_LEVELS, coerceEndpoint } from '../command-line.ts';
+import { LOG_LEVELS } from '../command-line.ts';
+import { durationFlag, endpointFlag, flagOf, integerFlag, wrongFlag } from '../flag-values.ts';
 import { Endpoint, IpAddress } from '../net/address.ts';
-import { parseDurationMs } from '../net/duration.ts';
-import { RelayError } from '../net/relay-error.ts';
 import { SOCKET_CHOICES } from '../net/socket-choice.ts';
 import { CODEC_NAMES } from '../wire/codec.ts';
 import { MAX_SERVER_ID, MAX_WORLD_PLAYERS } from '../wire/world-state.ts';
@@ -21,14 +20,14 @@ export const flags = {
     default: '127.0.0.1:0',
     requiresArg: true,
     type: 'string',
-    coerce: coerceEndpoint,
+    coerce: endpointFlag('--listen'),
   },
   id: {
     describe: 'Server id in every world state, 0 to 65535',
     default: 1,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--id', 0, MAX_SERVER_ID),
+    type: 'string',
+    coerce: integerFlag('--id', 0, MAX_SERVER_ID),
   },
   codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
   reply: {
@@ -40,28 +39,28 @@ export const flags = {
     describe: 'Ticks a second, 1 to 1000',
     default: 128,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--tick', 1, 1000),
+    type: 'string',
+    coerce: integerFlag('--tick', 1, 1000),
   },
   match: {
     describe: `Players of one match, 1 to ${MAX_WORLD_PLAYERS}; ids 0 to 9 are the first match of 10`,
     default: 10,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--match', 1, MAX_WORLD_PLAYERS),
+    type: 'string',
+    coerce: integerFlag('--match', 1, MAX_WORLD_PLAYERS),
   },
   forget: {
     describe: 'Silence after which a player is forgotten',
     default: '10s',
     requiresArg: true,
     type: 'string',
-    coerce: duration('--forget', 1),
+    coerce: durationFlag('--forget', 1),
   },
   register: {
     describe: 'Admin address of a relay to register with, like http://127.0.0.1:7900',
     requiresArg: true,
     type: 'string',
-    coerce: relayUrl,
+    coerce: flagOf('--register', relayUrl),
   },
   pool: { describe: 'Pool to register in', default: 'game-servers', type: 'string', requiresArg: true },
   'backend-id': {
@@ -75,7 +74,7 @@ export const flags = {
     defaultDescription: 'the bound one',
     requiresArg: true,
     type: 'string',
-    coerce: advertisedEndpoint,
+    coerce: flagOf('--advertise', advertisedEndpoint),
   },
   token: {
     describe: 'Bearer token of the pool',
@@ -88,27 +87,27 @@ export const flags = {
     default: '1s',
     requiresArg: true,
     type: 'string',
-    coerce: duration('--interval', MIN_INTERVAL_MS),
+    coerce: durationFlag('--interval', MIN_INTERVAL_MS),
   },
   weight: {
     describe: "Share of new players relative to the pool's other servers, 1 to 256",
     default: 1,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--weight', 1, 256),
+    type: 'string',
+    coerce: integerFlag('--weight', 1, 256),
   },
   login: {
     describe: 'Address and port of a login service over TCP; without it there is none',
     requiresArg: true,
     type: 'string',
-    coerce: coerceEndpoint,
+    coerce: endpointFlag('--login'),
   },
   accounts: {
     describe: 'Accounts of the login service, player-0 and so on, where there is no --database',
     default: 100,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--accounts', 0, MAX_ACCOUNTS),
+    type: 'string',
+    coerce: integerFlag('--accounts', 0, MAX_ACCOUNTS),
   },
   database: {
     describe: 'PostgreSQL database with the accounts, like postgres://user@10.0.0.3:5432/login',
@@ -128,30 +127,12 @@ export const flags = {
 export type GameServerFlags = InferredOptionTypes<typeof flags>;
 export type GameServerArguments = ArgumentsCamelCase<GameServerFlags>;
 
-function integer(flag: string, min: number, max: number): (value: number) => number {
-  return (value) => {
-    if (Number.isInteger(value) && value >= min && value <= max) return value;
-    throw new RelayError(
-      'TICKRELAY_ERR_CONFIG',
-      `${flag} takes an integer from ${min} to ${max}, not ${value}`,
-    );
-  };
-}
-
-function duration(flag: string, minMs: number): (text: string) => number {
-  return (text) => {
-    const valueMs = parseDurationMs(text);
-    if (valueMs >= minMs) return valueMs;
-    throw new RelayError('TICKRELAY_ERR_CONFIG', `${flag} ${text} is too short: at least ${minMs}ms`);
-  };
-}
-
 function relayUrl(text: string): URL {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url?.protocol === 'http:' || url?.protocol === 'https:') return url;
-  throw new RelayError(
-    'TICKRELAY_ERR_CONFIG',
-    `--register ${text} is not the URL of a relay's admin address (like http://127.0.0.1:7900)`,
+  throw wrongFlag(
+    '--register',
+    `${text} is not the URL of a relay's admin address (like http://127.0.0.1:7900)`,
   );
 }
 

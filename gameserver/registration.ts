@@ -6,6 +6,10 @@
  * The relay may be down or refuse: the server plays on and tries again each interval. A problem is logged when it
  * begins and when it is over, not each time.
  */
+import { once } from 'node:events';
+import http, { type IncomingMessage } from 'node:http';
+import https from 'node:https';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../net/address.ts';
@@ -101,24 +105,42 @@ export class Registration {
   async #request(method: 'PUT' | 'DELETE', body?: object): Promise<Problem | undefined> {
     const { token, timeoutMs = DEFAULT_TIMEOUT_MS } = this.#options;
     try {
-      const response = await fetch(this.#url, {
+      const answer = await send(this.#url, {
         method,
         headers: {
           ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
         },
-        body: body === undefined ? null : JSON.stringify(body),
-        redirect: 'error',
+        body: body === undefined ? '' : JSON.stringify(body),
         signal: AbortSignal.timeout(timeoutMs),
       });
-      const text = await response.text();
-      if (response.ok) return undefined;
-      const isOutage = response.status >= 500;
-      return { isOutage, text: `the relay answered ${response.status}: ${messageOf(text)}` };
+      if (answer.status >= 200 && answer.status < 300) return undefined;
+      const isOutage = answer.status >= 500;
+      return { isOutage, text: `the relay answered ${answer.status}: ${messageOf(answer.text)}` };
     } catch (error) {
       return { isOutage: true, text: `the relay does not answer: ${causeOf(error)}` };
     }
   }
+}
+
+interface Sending {
+  readonly method: 'PUT' | 'DELETE';
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * One request, without following redirects. Not by fetch, which refuses ports that a relay may well listen on (6000, 10080:
+ * the fetch standard's "port blocking").
+ */
+async function send(url: URL, { body, ...options }: Sending): Promise<{ status: number; text: string }> {
+  const request = (url.protocol === 'https:' ? https : http).request(url, options);
+  // An error in the middle of the answer comes by both; reading the answer reports it.
+  request.on('error', () => undefined);
+  request.end(body);
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  return { status: response.statusCode ?? 0, text: await text(response) };
 }
 
 /** One outage is one problem, whatever each request meets; refusals differ by what the relay says. */
@@ -137,7 +159,7 @@ function messageOf(text: string): string {
   return text.slice(0, 200);
 }
 
-/** fetch wraps the system's error, which is the one that says something. */
+/** A timeout is the cause of the abort, which alone says nothing. */
 function causeOf(error: unknown): string {
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
   return cause instanceof Error ? cause.message || cause.name : String(cause);

@@ -84,11 +84,14 @@ export class Endpoint {
   static parse(text: string): Endpoint {
     const match = /^(?:\[(?<v6>[^\]]+)\]|(?<v4>[^:[\]]+)):(?<port>\d{1,5})$/.exec(text);
     const port = Number(match?.groups?.['port']);
-    if (match === null || port > 65535) {
+    if (match === null) {
       throw new RelayError(
         'TICKRELAY_ERR_ADDRESS',
         `"${text}" is not an address with a port (like 10.0.0.3:7777 or [2001:db8::1]:7777)`,
       );
+    }
+    if (port > 65535) {
+      throw new RelayError('TICKRELAY_ERR_ADDRESS', `"${text}" has port ${port}; the highest is 65535`);
     }
     return new Endpoint(IpAddress.parse(match.groups?.['v6'] ?? match.groups?.['v4'] ?? ''), port);
   }

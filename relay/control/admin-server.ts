@@ -2,8 +2,8 @@
  * The admin API (docs/admin-api.md) on its own address, apart from players: probes, metrics, pools, registration,
  * sessions, configuration. The routes are in admin/, by what they are about.
  */
-import fastify, { type FastifyInstance } from 'fastify';
-import type { AddressInfo } from 'node:net';
+import fastify, { type ConnectionError, type FastifyInstance } from 'fastify';
+import type { AddressInfo, Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { Endpoint, IpAddress } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
@@ -20,12 +20,15 @@ import { MAX_REGISTRATION_BYTES } from './registration-request.ts';
 
 export interface AdminServerOptions extends AdminContext {
   readonly logger: Logger;
+  /** Time for a request to arrive whole, in ms. Default 10,000. */
+  readonly requestTimeoutMs?: number;
 }
 
 /** Connections at once; above it, new ones are refused. Every game server may keep one open for its heartbeats. */
 const MAX_CONNECTIONS = 4_096;
-/** Time for a request to arrive whole. */
 const REQUEST_TIMEOUT_MS = 10_000;
+/** Between two looks for requests that took too long. */
+const TIMEOUT_CHECK_MS = 500;
 /** Time that requests under way have when the server closes. */
 const CLOSE_GRACE_MS = 1_000;
 
@@ -35,11 +38,19 @@ export class AdminServer {
   readonly #log: Logger;
   #closing: Promise<void> | undefined;
 
-  constructor({ logger, ...context }: AdminServerOptions) {
+  constructor({ logger, requestTimeoutMs = REQUEST_TIMEOUT_MS, ...context }: AdminServerOptions) {
     this.#log = logger;
     this.app = fastify({
       bodyLimit: MAX_REGISTRATION_BYTES,
-      requestTimeout: REQUEST_TIMEOUT_MS,
+      requestTimeout: requestTimeoutMs,
+      http: {
+        // By default a minute, and the shorter of the two holds for the head alone, the longer for the whole.
+        headersTimeout: requestTimeoutMs,
+        connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+        // A request without a Host gets the answer of its page.
+        requireHostHeader: false,
+      },
+      clientErrorHandler: refuseMalformed,
       forceCloseConnections: 'idle',
       return503OnClosing: true,
     });
@@ -139,4 +150,19 @@ export class AdminServer {
       done();
     });
   }
+}
+
+/** Answers what is no HTTP at all, or did not arrive in time, and hangs up. */
+function refuseMalformed(error: ConnectionError, socket: Socket): void {
+  if (socket.destroyed || !socket.writable) return;
+  const isLate = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const isLarge = error.code === 'HPE_HEADER_OVERFLOW';
+  const status = isLate ? 408 : isLarge ? 431 : 400;
+  const why = isLate ? 'took too long to arrive' : isLarge ? 'has too large a head' : 'is not HTTP';
+  const { body } = answer(status, 'TICKRELAY_ERR_REQUEST', `the request ${why}`);
+  const text = JSON.stringify(body);
+  socket.end(
+    `HTTP/1.1 ${status} ${body.error}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
+  );
 }

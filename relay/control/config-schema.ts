@@ -98,7 +98,7 @@ const duration = (minMs: number) =>
   });
 
 const endpoint = scalar(
-  'an IP address with a port, such as "10.0.0.3:7777" or "[2001:db8::1]:7777"',
+  'an IP address with a port up to 65535, such as "10.0.0.3:7777" or "[2001:db8::1]:7777"',
   (input) => (typeof input === 'string' ? Endpoint.parse(input) : undefined),
 );
 

@@ -107,7 +107,25 @@ describe('a mistake in the flags or the file', () => {
     [['relay', '--config', 'x.yaml', '--udp', '127.0.0.1:0'], 'mutually exclusive'],
     [['relay', '--config', '/nonexistent/relay.yaml'], '/nonexistent/relay.yaml'],
     [['gameserver', '--id', '70000'], '--id takes an integer from 0 to 65535'],
-    [['bots', '--target', 'nowhere'], '"nowhere" is not an address with a port'],
+    [['bots', '--target', 'nowhere'], '--target: "nowhere" is not an address with a port'],
+    [['bots', '--target', '127.0.0.1:0'], '--target 127.0.0.1:0 has port 0'],
+    [['bots', '--target', '239.0.0.1:7777'], '--target 239.0.0.1:7777 is multicast'],
+    [['bots', '--target', '127.0.0.1:1', '--ramp', '1'], '--ramp: "1" is not a duration'],
+    [
+      ['bots', '--target', '127.0.0.1:1', '--players', 'ten'],
+      '--players takes an integer from 1 to 65536, not ten',
+    ],
+    [['bots', '--target', '127.0.0.1:1', '--players', '1e9'], 'not 1e9'],
+    [
+      ['bots', '--target', '127.0.0.1:1', '--players', '2', '--players', '3'],
+      '--players is given more than once: 2, 3',
+    ],
+    [['gameserver', '--pool', 'a', '--pool', 'b'], '--pool is given more than once: a, b'],
+    [
+      ['gameserver', '--listen', '127.0.0.1:99999'],
+      '--listen: "127.0.0.1:99999" has port 99999; the highest is 65535',
+    ],
+    [['bench', '--quick', '--out', '/proc/none'], "--out /proc/none can't be written to"],
     [['bots'], 'target'],
   ])('tickrelay %j: exit code 2 and a line that names it', async (args, line) => {
     const run = await runCli(...args);

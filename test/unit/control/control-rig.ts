@@ -119,6 +119,9 @@ export class FakeRelay implements RelayView {
   };
 }
 
+/** How long the rig's admin server waits for a request to arrive whole. */
+const REQUEST_TIMEOUT_MS = 500;
+
 export interface Rig {
   readonly control: ControlPlane;
   readonly relay: FakeRelay;
@@ -156,7 +159,14 @@ export function createRig(text = RIG_CONFIG, path?: string, overrides?: ConfigOv
     logger: silent,
   });
   const metrics = new Metrics({ relay, control, reloader, version: '0.0.0-test' });
-  const server = new AdminServer({ relay, control, reloader, metrics, logger: silent });
+  const server = new AdminServer({
+    relay,
+    control,
+    reloader,
+    metrics,
+    logger: silent,
+    requestTimeoutMs: REQUEST_TIMEOUT_MS,
+  });
   control.start();
   onTestFinished(async () => {
     await server.close();
