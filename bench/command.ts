@@ -8,7 +8,7 @@ import type { ArgumentsCamelCase, CommandModule, InferredOptionTypes } from 'yar
 import { createLogger, EXIT_FAILED, EXIT_FORCED, onStopSignal } from '../command-line.ts';
 import { countSteps, runBenchmark } from './benchmark.ts';
 import { requireSingle, wrongFlag } from '../flag-values.ts';
-import { options } from './flags.ts';
+import { LIST_FLAGS, options } from './flags.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
 import { makePlan } from './plan.ts';
@@ -54,7 +54,7 @@ export const command: CommandModule<object, Arguments> = {
 
 /** @throws RelayError TICKRELAY_ERR_LOAD when a process failed, with what it wrote on standard error */
 export async function runBench(args: Arguments): Promise<void> {
-  requireSingle(args);
+  requireSingle(args, LIST_FLAGS);
   const { soak, sessions } = args;
   const plan = planOf(args);
   await prepareDirectory(args.out);

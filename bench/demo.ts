@@ -256,7 +256,10 @@ try {
     })
     .strict()
     .fail((message, error: Error | undefined) => {
-      throw error ?? new RelayError('TICKRELAY_ERR_CONFIG', message);
+      // Of yargs itself, or of a flag's check, which yargs wraps.
+      throw error === undefined || error.name === 'YError'
+        ? new RelayError('TICKRELAY_ERR_CONFIG', message)
+        : error;
     })
     .parseAsync();
   await runDemo(duration ?? Infinity);

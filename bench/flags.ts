@@ -101,6 +101,9 @@ export const options = {
   },
 } as const;
 
+/** Those whose values are lists. */
+export const LIST_FLAGS = ['engine', 'peers', 'loads', 'ladder', 'dial'];
+
 function ascending(
   flag: string,
   [min, max]: readonly [min: number, max: number],

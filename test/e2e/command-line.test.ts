@@ -125,7 +125,7 @@ describe('a mistake in the flags or the file', () => {
       ['gameserver', '--listen', '127.0.0.1:99999'],
       '--listen: "127.0.0.1:99999" has port 99999; the highest is 65535',
     ],
-    [['bench', '--quick', '--out', '/proc/none'], "--out /proc/none can't be written to"],
+    [['bench', '--quick', '--out', '/dev/null/results'], "--out /dev/null/results can't be written to"],
     [['bots'], 'target'],
   ])('tickrelay %j: exit code 2 and a line that names it', async (args, line) => {
     const run = await runCli(...args);
