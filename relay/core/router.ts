@@ -5,7 +5,8 @@
  *
  *  1. its session by (listener, client IP, client port), unless idle for too long;
  *  2. the session's backend is usable: forward. Else the player is re-pinned, as in 4;
- *  3. no session: the listener is not draining, the client's and the listener's limits allow one more;
+ *  3. no session: the listener is not draining, somebody could take the client, and then the client's and the listener's
+ *     limits allow one more: what can't be served takes nothing of a rate;
  *  4. the backend: the pin of the client IP if its backend is ready or draining, else the listener's algorithm. Where
  *     listeners share their pins, the group's pin comes first, and then the listener's own;
  *  5. the session and the pins are written.
@@ -194,10 +195,11 @@ export class Router {
     if (this.#draining) return ~DRAINING;
     const { sessions, pins } = this;
     let pin = pins.find(listener.index, words, at);
+    const pinned = this.#pinned(listener, pin, words, at);
+    if (pinned === NO_BACKEND_REF && listener.pool.snapshot.ready.length === 0) return ~NO_BACKEND;
     const refused = this.#admit(listener, pin, nowMs);
     if (refused !== -1) return ~refused;
-    const ref = this.#choose(listener, pin, words, at);
-    if (ref === NO_BACKEND_REF) return ~NO_BACKEND;
+    const ref = pinned === NO_BACKEND_REF ? this.#choose(listener, words, at) : pinned;
 
     if (sessions.records.isFull && !this.#evictHalfOpen(nowMs)) return ~SESSION_TABLE_FULL;
     if (pin === -1) {
@@ -231,22 +233,25 @@ export class Router {
     return this.pins.takeToken(pin, nowMs, sessionRatePerSource) ? -1 : SOURCE_RATE_LIMIT;
   }
 
-  /** @returns the backend for this client IP, or NO_BACKEND_REF */
-  #choose(listener: ListenerState, pin: number, words: Uint32Array, at: number): BackendRef {
+  /** @returns the backend that a pin of this client IP names, if it is ready or draining, else NO_BACKEND_REF */
+  #pinned(listener: ListenerState, pin: number, words: Uint32Array, at: number): BackendRef {
     const { pool, group } = listener;
     if (group !== undefined) {
       const shared = this.groupPins.follow(group, words, at);
       if (shared !== NO_BACKEND_REF && pool.isUsable(shared)) return shared;
     }
-    if (pin !== -1) {
-      const pinned = this.pins.backendRef(pin);
-      if (pool.isUsable(pinned)) return pinned;
-    }
-    const slot = listener.selector.choose(
-      listener.algorithm,
+    if (pin === -1) return NO_BACKEND_REF;
+    const own = this.pins.backendRef(pin);
+    return pool.isUsable(own) ? own : NO_BACKEND_REF;
+  }
+
+  /** @returns the backend that the algorithm says, or NO_BACKEND_REF when none is ready */
+  #choose({ pool, selector, algorithm }: ListenerState, words: Uint32Array, at: number): BackendRef {
+    const slot = selector.choose(
+      algorithm,
       pool.snapshot,
       hashAddress(words, at, this.#hashSeed),
-      listener.algorithm === 'least-connections' ? pool.totalLive() : pool.live,
+      algorithm === 'least-connections' ? pool.totalLive() : pool.live,
     );
     return slot === -1 ? NO_BACKEND_REF : pool.snapshot.usable[slot]!;
   }
@@ -254,7 +259,8 @@ export class Router {
   /** The session's backend is gone: the player moves to where its pin, or else the algorithm, says. */
   #repin(session: number, listener: ListenerState, words: Uint32Array, at: number, nowMs: number): number {
     const pin = this.pins.find(listener.index, words, at);
-    const ref = this.#choose(listener, pin, words, at);
+    const pinned = this.#pinned(listener, pin, words, at);
+    const ref = pinned === NO_BACKEND_REF ? this.#choose(listener, words, at) : pinned;
     if (ref === NO_BACKEND_REF) return ~NO_BACKEND;
     this.#detach(session);
     this.sessions.setBackendRef(session, ref);

@@ -498,6 +498,26 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       },
     );
 
+    test('while nobody is ready every drop says so, and takes nothing of a rate', async () => {
+      // Three a worker, where there are three.
+      const limits = { ...RULES.limits, sessionRatePerSource: 2, sessionRate: 9 };
+      const b = await bed().start(['a'], { limits });
+      expect(await b.serverOf(b.peer('127.9.0.1:0'))).toBe('a');
+      b.pool.setHealthy('a', false);
+      await b.publish();
+      const others = b.clients(9).slice(1);
+      const again = Array.from({ length: 4 }, () => b.peer('127.9.0.1:0'));
+      for (const client of [...others, ...again]) client.send(b.listener, 'nobody is there');
+      await expect.poll(() => b.counts().downstream.dropped['no-backend']).toBe(12);
+      b.pool.setHealthy('a', true);
+      await b.publish();
+      expect(await b.serverOf(b.peer('127.9.0.1:0'))).toBe('a');
+      expect(b.counts().downstream.dropped).toMatchObject({
+        'source-rate-limit': 0,
+        'listener-rate-limit': 0,
+      });
+    });
+
     test('one IP is bounded by its own rate', async () => {
       const b = await bed().start(['a'], { limits: { ...RULES.limits, sessionRatePerSource: 1 } });
       const [one, two, three] = Array.from({ length: 3 }, () => b.peer('127.9.0.1:0')) as [

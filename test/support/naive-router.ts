@@ -1,6 +1,6 @@
 /**
  * The router's decisions straight from the design, on Maps and plain objects, with the order of its checks: session,
- * admission, pin, algorithm. It knows addresses as text and backends as objects; nothing is counted that can be counted
+ * whether anybody is there, admission, pin, algorithm. It knows addresses as text and backends as objects; nothing is counted that can be counted
  * again. Tables are bounded, but their choice of a victim is not modelled: give the router room.
  */
 import { IpAddress } from '../../net/address.ts';
@@ -146,13 +146,12 @@ export class NaiveRouter {
     if (port === 0 || ['unspecified', 'multicast', 'broadcast'].includes(range)) return 'bad-source';
     if (this.#draining) return 'draining';
     const known = this.pins.get(`${listener} ${ip}`);
+    if (known?.stay.over !== false && this.#pool.snapshot().ready.length === 0) return 'no-backend';
     const live = this.sessionsOf(listener, ip).length;
     if (limits.sessionsPerSource > 0 && live >= limits.sessionsPerSource) return 'source-session-limit';
     if (known !== undefined && !known.tokens.take(nowMs)) return 'source-rate-limit';
     if (!rate.take(nowMs)) return 'listener-rate-limit';
-    const stay = this.#choose(listener, ip);
-    if (stay === undefined) return 'no-backend';
-
+    const stay = this.#choose(listener, ip)!;
     const pin = known ?? {
       stay,
       lastUsedMs: nowMs,

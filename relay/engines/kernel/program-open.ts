@@ -1,7 +1,7 @@
 /**
  * A client without a session: the same decisions as core/router.ts, in the same order.
  *
- *  1. the source can be answered, and the relay takes new sessions;
+ *  1. the source can be answered, the relay takes new sessions, and some backend could take this one;
  *  2. the client IP's limits, which its pin keeps, and the listener's allow one more;
  *  3. the backend: that of the group's pin or of the client's own, if it is usable, else the listener's algorithm;
  *  4. the session; a full table first gives up the half-open one that is silent longest;
@@ -20,7 +20,18 @@ import {
 } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, HALF_OPEN, LISTENER_STATE, LIVE, PIN, PIN_KEY, RULES, SESSION, SETTINGS } from './maps.ts';
+import {
+  BACKEND,
+  HALF_OPEN,
+  LISTENER_STATE,
+  LIVE,
+  PIN,
+  PIN_KEY,
+  RULES,
+  SESSION,
+  SETTINGS,
+  SNAPSHOT,
+} from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
 import { choose } from './program-choose.ts';
 import { changeGauge, endSession, leaveReverse } from './program-end.ts';
@@ -81,6 +92,8 @@ export function open(a: Code, options: OpenOptions): void {
   drop(a, DOWNSTREAM, 'draining');
   a.label('takes new sessions');
   findPin(a);
+  findSnapshot(a, 'no backend');
+  requireAnybody(a);
   admitSource(a);
   admitListener(a);
   a.store(local('isRepin'), 0);
@@ -130,6 +143,7 @@ function findPin(a: Code): void {
 
 /** The limits of the client IP. Tokens are kept as the time when they are all back (generic cell rate algorithm). */
 function admitSource(a: Code): void {
+  a.load(r0, local('pin'));
   a.jumpIf(r0, '==', 0, 'source is admitted');
   a.store(local('pin'), r0);
   a.load(r1, field(r8, RULES, 'sessionsPerSource'));
@@ -186,21 +200,36 @@ function admitListener(a: Code): void {
   a.label('listener has tokens');
 }
 
-/** local ref = the backend for the client. Loses r7. */
-function chooseBackend(a: Code): void {
-  a.label('choose');
-  findSnapshot(a, 'no backend');
-  followGroup(a, 'backend is chosen');
+/** Somebody is ready, or the client's pin names one who drains; else a jump. Before the limits: it takes nothing of a rate. */
+function requireAnybody(a: Code): void {
+  a.load(r1, local('snapshot'));
+  a.load(r1, field(r1, SNAPSHOT, 'readyCount'));
+  a.jumpIf(r1, '!=', 0, 'somebody is there');
+  followPins(a, 'somebody is there');
+  a.jump('no backend');
+  a.label('somebody is there');
+}
+
+/** Goes to `chosen` with local ref = the backend that a pin names, if it is usable. */
+function followPins(a: Code, chosen: string): void {
+  const done = a.unique('no pin to follow');
+  followGroup(a, chosen);
   a.load(r1, local('pin'));
-  a.jumpIf(r1, '==', 0, 'ask the algorithm');
+  a.jumpIf(r1, '==', 0, done);
   a.load(r2, field(r1, PIN, 'ref'));
-  a.jumpIf(r2, '==', 0, 'ask the algorithm');
+  a.jumpIf(r2, '==', 0, done);
   a.store(local('ref'), r2);
   findBackend(a, r2, r3);
   a.load(r1, field(r2, BACKEND, 'usable'));
   a.load(r2, local('ref'));
-  a.jumpIf(r1, '==', r2, 'backend is chosen');
-  a.label('ask the algorithm');
+  a.jumpIf(r1, '==', r2, chosen);
+  a.label(done);
+}
+
+/** local ref = the backend for the client. Needs the locals `snapshot` and `pin`; loses r7. */
+function chooseBackend(a: Code): void {
+  a.label('choose');
+  followPins(a, 'backend is chosen');
   choose(a, 'no backend');
   findBackend(a, r0, r1);
   a.load(r1, field(r0, BACKEND, 'usable'));
@@ -410,6 +439,7 @@ function repin(a: Code, { unattached }: OpenOptions): void {
   a.label(REPIN);
   a.store(local('isRepin'), 1);
   findPin(a);
+  findSnapshot(a, 'no backend');
   a.jump('choose');
 
   a.label('move session');
