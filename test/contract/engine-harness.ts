@@ -10,7 +10,11 @@ import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
 import type { PortRange } from '../../relay/engines/kernel/relay-source.ts';
 import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
 import { type Answer, UdpPeer } from '../support/udp-peer.ts';
+
+// Kernel programs see every packet of the loopback device, and relay ports are one relay's: so it is a device of our own.
+enterOwnNetwork([]);
 
 export interface EngineUnderTest {
   readonly engine: Engine;

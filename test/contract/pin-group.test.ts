@@ -12,12 +12,8 @@ import { ALGORITHMS, type Algorithm } from '../../relay/core/select.ts';
 import { DataPlanes } from '../../relay/data-planes.ts';
 import { TcpEngine } from '../../relay/tcp/tcp-engine.ts';
 import { NaivePinGroup } from '../support/naive-pin-group.ts';
-import { enterOwnNetwork } from '../support/own-network.ts';
 import { UdpPeer } from '../support/udp-peer.ts';
 import { ENGINES, type EngineUnderTest, RULES } from './engine-harness.ts';
-
-// Kernel programs see every packet of the loopback device, so it is one of their own.
-enterOwnNetwork([]);
 
 const TCP: Omit<TcpListenerConfig, 'name' | 'listen' | 'pool' | 'algorithm'> = {
   protocol: 'tcp',
