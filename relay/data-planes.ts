@@ -12,26 +12,25 @@ import { MAX_LISTENERS } from './core/limits.ts';
 import type { PinGroupSpec } from './core/pin-group.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
 import type { Engine } from './engines/engine.ts';
-import type { TcpEngine } from './tcp/tcp-engine.ts';
+import type { TcpPlane } from './tcp/tcp-plane.ts';
 
 export class DataPlanes {
   readonly engine: Engine;
-  readonly tcp: TcpEngine;
+  readonly tcp: TcpPlane;
   /** What is bound now, by name. */
   readonly #listeners = new Map<string, ListenerConfig>();
   #pinGroups: readonly PinGroupSpec[] = [];
   #last: Promise<unknown> = Promise.resolve();
   #state: 'open' | 'draining' | 'closed' = 'open';
 
-  constructor(engine: Engine, tcp: TcpEngine) {
+  constructor(engine: Engine, tcp: TcpPlane) {
     this.engine = engine;
     this.tcp = tcp;
   }
 
   /** @returns resolves when the data planes obey */
-  publish(snapshot: PoolSnapshot): Promise<void> {
-    this.tcp.publish(snapshot);
-    return this.engine.publish(snapshot);
+  async publish(snapshot: PoolSnapshot): Promise<void> {
+    await Promise.all([this.tcp.publish(snapshot), this.engine.publish(snapshot)]);
   }
 
   /** The bound addresses, by listener name. */
@@ -69,7 +68,7 @@ export class DataPlanes {
   drain(): Promise<void> {
     return this.#inTurn(async () => {
       this.#state = 'draining';
-      this.tcp.drain();
+      await this.tcp.drain();
       if (this.engine.isLasting !== true) await this.engine.drain();
     });
   }
@@ -163,7 +162,7 @@ export class DataPlanes {
 
   async #update(listener: ListenerConfig): Promise<void> {
     if (listener.protocol === 'udp') await this.engine.updateListener(listener);
-    else this.tcp.updateListener(listener);
+    else await this.tcp.updateListener(listener);
     this.#listeners.set(listener.name, listener);
   }
 

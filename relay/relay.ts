@@ -20,7 +20,7 @@ import { Metrics } from './control/metrics.ts';
 import type { Readiness, RelayView } from './control/relay-view.ts';
 import { DataPlanes } from './data-planes.ts';
 import { chooseEngine } from './engines/choose-engine.ts';
-import { TcpEngine } from './tcp/tcp-engine.ts';
+import { openTcpPlane } from './tcp/tcp-plane.ts';
 
 /** How often a draining relay looks whether its last session has ended. */
 const DRAIN_POLL_MS = 100;
@@ -48,6 +48,7 @@ export class Relay {
   readonly #logger: Logger;
   readonly #planes: DataPlanes;
   readonly #engineReason: string;
+  readonly #tcpReason: string;
   readonly #control: ControlPlane;
   readonly #reloader: ConfigReloader;
   readonly #admin: AdminServer;
@@ -78,19 +79,18 @@ export class Relay {
       onTrouble: (error) => this.#logTrouble(error),
     });
     this.#engineReason = reason;
-    this.#planes = new DataPlanes(
-      engine,
-      new TcpEngine({
-        logger,
-        hashSeed: config.hashSeed,
-        now: this.#now,
-        pins: {
-          request: (request) => engine.requestPin(request),
-          letGo: (group, client) => engine.letPinGo(group, client),
-        },
-        onConnectOutcome: (pool, backend, failure) => this.#control.connected(pool, backend.id, failure),
-      }),
-    );
+    const { plane, reason: tcpReason } = openTcpPlane({
+      logger,
+      hashSeed: config.hashSeed,
+      isPortable: engine.name === 'dgram',
+      pins: {
+        request: (request) => engine.requestPin(request),
+        letGo: (group, client) => engine.letPinGo(group, client),
+      },
+      onConnectOutcome: (pool, backend, failure) => this.#control.connected(pool, backend.id, failure),
+    });
+    this.#tcpReason = tcpReason;
+    this.#planes = new DataPlanes(engine, plane);
     this.#control = new ControlPlane({
       config,
       logger,
@@ -145,6 +145,7 @@ export class Relay {
       {
         engine: this.engineName,
         reason: this.#engineReason,
+        tcpEngine: this.#planes.tcp.transport,
         listeners: Object.fromEntries(
           Array.from(addresses.listeners, ([name, local]) => [name, local.toString()]),
         ),
@@ -240,6 +241,7 @@ export class Relay {
     const { engine, tcp } = this.#planes;
     return {
       engine: () => ({ name: engine.name, reason: this.#engineReason }),
+      tcpEngine: () => ({ name: tcp.transport, reason: this.#tcpReason }),
       udpListeners: () => engine.listeners(),
       tcpListeners: () => tcp.listeners(),
       capacity: () => engine.capacity(),

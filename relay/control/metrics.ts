@@ -27,6 +27,7 @@ export interface MetricsOptions {
 interface Sample {
   readonly version: string;
   readonly engine: { readonly name: string; readonly reason: string };
+  readonly tcpEngine: { readonly name: string; readonly reason: string };
   readonly udp: readonly UdpListenerView[];
   readonly tcp: readonly TcpListenerView[];
   readonly pools: readonly (PoolView & { readonly counts: PoolCounts })[];
@@ -54,6 +55,12 @@ const METRICS: readonly Metric[] = [
   gauge('engine_info', 'Always 1; the engine and why it was chosen', ['engine', 'reason'], ({ engine }) => [
     [{ engine: engine.name, reason: engine.reason }, 1],
   ]),
+  gauge(
+    'tcp_engine_info',
+    'Always 1; how TCP is carried in user space and why so',
+    ['engine', 'reason'],
+    ({ tcpEngine }) => [[{ engine: tcpEngine.name, reason: tcpEngine.reason }, 1]],
+  ),
 
   perDirection('datagrams_received_total', 'Datagrams received', ({ received }) => received),
   perDirection('bytes_received_total', 'Payload bytes received', ({ receivedBytes }) => receivedBytes),
@@ -299,6 +306,7 @@ export class Metrics {
     return {
       version,
       engine: relay.engine(),
+      tcpEngine: relay.tcpEngine(),
       udp: relay.udpListeners(),
       tcp: relay.tcpListeners(),
       pools: control.pools().map((pool) => ({ ...pool.view(), counts: pool.counts() })),

@@ -76,19 +76,21 @@ export interface Readiness {
 export interface RelayView {
   /** The engine that runs, and why it was chosen. */
   engine(): { readonly name: string; readonly reason: string };
+  /** How TCP is carried in user space, and why so. */
+  tcpEngine(): { readonly name: string; readonly reason: string };
   udpListeners(): readonly UdpListenerView[];
   tcpListeners(): readonly TcpListenerView[];
   capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number };
   /** @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address */
   sessions(query: ClientQuery): Promise<SessionRows>;
   /** @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address */
-  connections(query: ClientQuery): ConnectionRows;
+  connections(query: ClientQuery): ConnectionRows | Promise<ConnectionRows>;
   /** Returns whether there was one. @throws RelayError TICKRELAY_ERR_ENGINE when the engine can't end a single session */
   endSession(listener: string, client: Endpoint): boolean;
   /** Id of the backend of this pool to which the group's pin of the client leads, where there is one. */
   pinnedBackend(group: string, pool: string, client: Uint32Array): Promise<string | undefined>;
   /** Returns whether there was one with this id. */
-  closeConnection(id: number): boolean;
+  closeConnection(id: number): boolean | Promise<boolean>;
   /** Not ready until every listener is bound, while a pool settles, and from the beginning of the drain. */
   readiness(): Readiness;
   config(): RelayConfig;

@@ -19,6 +19,8 @@ export const CLOSE_REASONS = [
   'listener-removed',
   /** The relay ended. */
   'shutdown',
+  /** The thread that carried the connection ended by an error of its own, and was replaced. */
+  'worker-failure',
   /** The trusted proxy sent no PROXY header, or a malformed one. */
   'bad-proxy-header',
   /** The trusted proxy's PROXY header was not complete in time. */

@@ -23,7 +23,7 @@ export class TcpCounters {
   readonly #cells: Float64Array;
 
   /** @param cells TCP_COUNTER_CELLS of them */
-  constructor(cells = new Float64Array(TCP_COUNTER_CELLS)) {
+  constructor(cells: Float64Array = new Float64Array(TCP_COUNTER_CELLS)) {
     this.#cells = cells;
   }
 

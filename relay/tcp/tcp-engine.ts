@@ -3,7 +3,6 @@
  * ready and publishes it; this side obeys at once. The same shape as the UDP engines (relay/engines/engine.ts).
  */
 import assert from 'node:assert/strict';
-import type { Logger } from 'pino';
 import type { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import { SWEEP_BUDGET } from '../core/limits.ts';
@@ -14,9 +13,11 @@ import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } f
 import { StreamTransport } from './streams/stream-transport.ts';
 import { TcpConnection, type ConnectOutcome } from './tcp-connection.ts';
 import { TcpListener, type TcpListenerOptions, type TcpListenerStatus } from './tcp-listener.ts';
+import type { TcpLog } from './tcp-log.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
+import type { TcpPlane } from './tcp-plane.ts';
 import { TcpPool } from './tcp-pool.ts';
-import type { AcceptedClient, TcpTransport } from './transport.ts';
+import type { AcceptedClient, TcpTransport, TransportName } from './transport.ts';
 
 /** Between two steps of the idle sweep. An idle connection ends at most this late for each 4,096 live ones. */
 const SWEEP_INTERVAL_MS = 1_000;
@@ -25,7 +26,7 @@ const SWEEP_INTERVAL_MS = 1_000;
 const ACCEPT_LOG_INTERVAL_MS = 10_000;
 
 export interface TcpEngineOptions {
-  readonly logger?: Pick<Logger, 'info' | 'warn'> | undefined;
+  readonly logger?: TcpLog | undefined;
   /** Seed of the client address hash; the same in every relay that shall choose alike. Default 0. */
   readonly hashSeed?: number;
   /** Monotonic clock in ms. */
@@ -37,12 +38,14 @@ export interface TcpEngineOptions {
   /** Told of every attempt to reach a backend. */
   readonly onConnectOutcome?: (pool: string, ...outcome: Parameters<ConnectOutcome>) => void;
   readonly sweepIntervalMs?: number;
+  /** One number: the id of the last connection, for an engine that goes on where another one ended. */
+  readonly ids?: Float64Array;
 }
 
 /** Parts of a listener that somebody else owns: its bound socket, its counters. */
 export type TcpListenerParts = Pick<TcpListenerOptions, 'fd' | 'counters'>;
 
-export class TcpEngine {
+export class TcpEngine implements TcpPlane {
   readonly #logger: TcpEngineOptions['logger'];
   readonly #hashSeed: number;
   readonly #now: () => number;
@@ -55,7 +58,7 @@ export class TcpEngine {
   readonly #opening = new Set<TcpListenerSpec>();
   #cancelSweep: () => void;
   readonly #sweepIntervalMs: number;
-  #nextId = 1;
+  readonly #ids: Float64Array;
   #isDraining = false;
   #closing: Promise<void> | undefined;
   #acceptLoggedAtMs = Number.NEGATIVE_INFINITY;
@@ -65,6 +68,7 @@ export class TcpEngine {
     this.#hashSeed = options.hashSeed ?? 0;
     this.#now = options.now ?? (() => performance.now());
     this.#pins = options.pins;
+    this.#ids = options.ids ?? new Float64Array(1);
     this.#transport = options.transport ?? new StreamTransport();
     this.#onConnectOutcome = options.onConnectOutcome ?? (() => undefined);
     this.#sweepIntervalMs = options.sweepIntervalMs ?? SWEEP_INTERVAL_MS;
@@ -76,6 +80,10 @@ export class TcpEngine {
       this.#cancelSweep = this.#sweepLater();
       this.#sweep();
     });
+  }
+
+  get transport(): TransportName {
+    return this.#transport.name;
   }
 
   /**
@@ -116,10 +124,11 @@ export class TcpEngine {
   }
 
   /** Changes the rules of a listener in place; its connections stay. Name, address and pool must be the same. */
-  updateListener(spec: TcpListenerSpec): void {
+  updateListener(spec: TcpListenerSpec): Promise<void> {
     const listener = this.#listeners.get(spec.name);
     assert(listener !== undefined, `no listener is called "${spec.name}"`);
     listener.update(spec);
+    return Promise.resolve();
   }
 
   /** Resets the listener's connections and frees its address. */
@@ -135,7 +144,7 @@ export class TcpEngine {
    * Swaps in what the control plane decided about a pool. The last one published counts, also for later listeners.
    * Connections of a backend that is no longer usable are reset at once; those of a draining one go on.
    */
-  publish(snapshot: PoolSnapshot): void {
+  publish(snapshot: PoolSnapshot): Promise<void> {
     const pool = this.#pool(snapshot.pool);
     pool.publish(snapshot, this.#now());
     for (const connection of this.#connections.values()) {
@@ -145,6 +154,7 @@ export class TcpEngine {
     }
     this.#serveQueues(pool.name);
     this.#forgetIfUnused(pool.name);
+    return Promise.resolve();
   }
 
   listeners(): readonly TcpListenerStatus[] {
@@ -169,9 +179,10 @@ export class TcpEngine {
   }
 
   /** Listeners stop accepting and free their addresses; live connections go on until they end. Idempotent. */
-  drain(): void {
+  drain(): Promise<void> {
     this.#isDraining = true;
     for (const listener of this.#listeners.values()) listener.stop();
+    return Promise.resolve();
   }
 
   /** Resets every connection, closes every socket and waits until their descriptors are back. Idempotent. */
@@ -181,7 +192,7 @@ export class TcpEngine {
   }
 
   async #close(): Promise<void> {
-    this.drain();
+    await this.drain();
     await Promise.all([...this.#listeners.values()].map((listener) => this.#end(listener, 'shutdown')));
     this.#cancelSweep();
   }
@@ -223,7 +234,7 @@ export class TcpEngine {
   #open(listener: TcpListener, accepted: AcceptedClient, client: Endpoint): TcpConnection {
     const pool = this.#pool(listener.rules.pool);
     const connection = new TcpConnection({
-      id: this.#nextId++,
+      id: ++this.#ids[0]!,
       listener,
       accepted,
       client,

@@ -232,13 +232,13 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
     await once(socket, 'data');
     await bed.play(clients[1]!);
     expect(await bed.logIn(clients[1]!)).toBeDefined();
-    await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(1);
+    await expect.poll(async () => (await bed.planes.tcp.connections({ limit: 9 })).total).toBe(1);
     await bed.advance(RULES.idleTimeoutMs);
     await bed.advance(RULES.pinTimeoutMs);
     await bed.advance(0);
     expect(bed.engine.capacity().livePins).toBe(1);
     socket.destroy();
-    await expect.poll(() => bed.planes.tcp.connections({ limit: 9 }).total).toBe(0);
+    await expect.poll(async () => (await bed.planes.tcp.connections({ limit: 9 })).total).toBe(0);
     await bed.advance(RULES.pinTimeoutMs);
     await bed.advance(0);
     expect(bed.engine.capacity().livePins).toBe(0);

@@ -30,7 +30,7 @@ export function clientRoutes(app: FastifyInstance, { relay }: AdminContext): voi
   );
 
   app.delete<{ Params: { id: string } }>('/v1/connections/:id', async ({ params: { id } }, reply) => {
-    if (!/^\d{1,15}$/.test(id) || !relay.closeConnection(Number(id))) {
+    if (!/^\d{1,15}$/.test(id) || !(await relay.closeConnection(Number(id)))) {
       throw new Refusal(404, 'TICKRELAY_ERR_POOL', 'the relay has no such connection');
     }
     return reply.code(204).send();

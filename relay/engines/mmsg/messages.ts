@@ -5,8 +5,7 @@
 import { Endpoint } from '../../../net/address.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
-import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
-import { EndpointIndex } from '../../core/endpoint-index.ts';
+import type { PlainSnapshot } from '../../core/plain-snapshot.ts';
 import type { SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
 
 export interface WorkerSettings {
@@ -77,11 +76,6 @@ export type FromWorker =
 
 export type PlainSpec = Omit<UdpListenerSpec, 'listen'> & { readonly listen: string };
 
-type PlainEntry = Omit<BackendEntry, 'endpoint'> & { readonly endpoint: string };
-export type PlainSnapshot = Omit<PoolSnapshot, 'backends' | 'slotAt' | 'words' | 'ports'> & {
-  readonly backends: readonly (PlainEntry | undefined)[];
-};
-
 export function toPlainSpec(spec: UdpListenerSpec): PlainSpec {
   const { name, pool, algorithm, pinGroup, idleTimeoutMs, pinTimeoutMs, limits, receiveBufferBytes } = spec;
   const listen = spec.listen.toString();
@@ -90,22 +84,4 @@ export function toPlainSpec(spec: UdpListenerSpec): PlainSpec {
 
 export function fromPlainSpec(plain: PlainSpec): UdpListenerSpec {
   return { ...plain, listen: Endpoint.parse(plain.listen) };
-}
-
-export function toPlainSnapshot(snapshot: PoolSnapshot): PlainSnapshot {
-  const { pool, epoch, usable, ready, weights, maglev, rotation } = snapshot;
-  const backends = snapshot.backends.map((entry) => {
-    if (entry === undefined) return undefined;
-    const { slot, ref, id, weight, maxConnections, state, endpoint } = entry;
-    return { slot, ref, id, weight, maxConnections, state, endpoint: endpoint.toString() };
-  });
-  return { pool, epoch, usable, ready, weights, maglev, rotation, backends };
-}
-
-export function fromPlainSnapshot(plain: PlainSnapshot): PoolSnapshot {
-  const backends = plain.backends.map(
-    (entry) => entry && { ...entry, endpoint: Endpoint.parse(entry.endpoint) },
-  );
-  const { words, ports, slotAt } = new EndpointIndex(backends.filter((entry) => entry !== undefined));
-  return { ...plain, backends, words, ports, slotAt };
 }

@@ -20,9 +20,10 @@ import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
+import { toPlainSnapshot } from '../../core/plain-snapshot.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { type Answer, toPlainSnapshot, toPlainSpec, type WorkerSettings } from './messages.ts';
+import { type Answer, toPlainSpec, type WorkerSettings } from './messages.ts';
 import { WorkerThread } from './worker-thread.ts';
 
 export interface MmsgEngineOptions {

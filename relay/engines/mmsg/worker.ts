@@ -7,11 +7,11 @@ import { loadLibc } from '../../../net/linux/libc.ts';
 import { Poller } from '../../../net/linux/poller.ts';
 import { ListenerCounters } from '../../core/counters.ts';
 import type { LiveSessions } from '../../core/listener-state.ts';
+import { fromPlainSnapshot } from '../../core/plain-snapshot.ts';
 import { UserspaceEngine } from '../userspace/userspace-engine.ts';
 import {
   type Answer,
   FIGURES,
-  fromPlainSnapshot,
   fromPlainSpec,
   type FromWorker,
   type ToWorker,

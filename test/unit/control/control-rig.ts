@@ -53,6 +53,7 @@ export class FakeRelay implements RelayView {
   }
 
   engine = () => ({ name: 'dgram', reason: 'test' });
+  tcpEngine = () => ({ name: 'streams', reason: 'test' });
   readiness = () => this.state;
   config = () => this.current;
   capacity = () => ({ maxSessions: 65_536, liveSessions: 3, livePins: 2 });

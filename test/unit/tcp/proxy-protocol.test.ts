@@ -141,7 +141,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
 
       const silent = fromProxy();
       await eventually(() => expect(rows().map(({ state }) => state)).toEqual(['proxy-header']));
-      bench.engine.updateListener({ ...spec, ...trusting(30) });
+      await bench.engine.updateListener({ ...spec, ...trusting(30) });
       expect(await howItEnds(fromProxy())).toBe('reset');
       await eventually(() => expect(bench.closed('proxy-header-timeout')).toBe(1));
       expect(silent.destroyed).toBe(false);

@@ -168,7 +168,7 @@ export class TcpBench {
   }
 
   publish(): void {
-    this.engine.publish(this.pool.snapshot());
+    void this.engine.publish(this.pool.snapshot());
   }
 
   async listen(rules: Partial<TcpListenerSpec> = {}): Promise<TcpListenerSpec> {

@@ -151,7 +151,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
           return 'real';
         },
       });
-      bench.engine.publish(pool.snapshot());
+      await bench.engine.publish(pool.snapshot());
       bench.local = await bench.engine.addListener(listenerSpec());
       expect(await howItEnds(bench.dial())).toBe('reset');
       await eventually(() => expect(bench.closed('connect-failed')).toBe(1));
@@ -289,7 +289,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       await bench.backend('a', greet('a'));
       const spec = await bench.listen();
       await nextText(bench.dial());
-      bench.engine.updateListener({ ...spec, maxConnections: 1 });
+      await bench.engine.updateListener({ ...spec, maxConnections: 1 });
       expect(await howItEnds(bench.dial())).toBe('reset');
       expect(bench.status()).toMatchObject({
         liveConnections: 1,
@@ -548,8 +548,8 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       const client = bench.dial();
       client.write('one');
       await nextText(client);
-      bench.engine.drain();
-      bench.engine.drain();
+      await bench.engine.drain();
+      await bench.engine.drain();
       expect(bench.status()).toMatchObject({ isAccepting: false, liveConnections: 1 });
       const late = bench.dial();
       const [error] = (await once(late, 'error')) as [NodeJS.ErrnoException];

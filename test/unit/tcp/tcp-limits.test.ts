@@ -212,7 +212,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       const spec = await bench.listen({ maxConnections: 1, queue });
       await admitted();
       const next = await waiting();
-      bench.engine.updateListener({ ...spec, maxConnections: 2 });
+      await bench.engine.updateListener({ ...spec, maxConnections: 2 });
       expect(bench.status().queuedConnections).toBe(1);
       await bench.backend('b', greet('b'));
       bench.publish();
@@ -242,7 +242,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       await bench.listen({ maxConnections: 1, queue });
       const first = await admitted();
       const second = await waiting();
-      bench.engine.drain();
+      await bench.engine.drain();
       first.resetAndDestroy();
       expect(await nextText(second)).toBe('a');
     });
