@@ -21,6 +21,7 @@ const TITLES: Readonly<Record<Workload, string>> = {
   persistent: 'Select-only transactions over connections that stay',
   reconnecting: 'Select-only transactions, each over a connection of its own',
   bulk: 'Bytes from the service to the client over one connection, MiB',
+  upload: 'Bytes from the client to the service over one connection, MiB',
 };
 
 export function tcpSection(results: TcpResults): Section {
@@ -48,7 +49,7 @@ export function tcpSection(results: TcpResults): Section {
     plots: [],
     method:
       `pgbench -S with ${plan.clients} clients for ${plan.durationS} s, with and without -C, and ${formatNumber(plan.bulkBytes / 2 ** 20)} MiB over one ` +
-      `connection, through every route in turn, ${plan.rounds} rounds; the figures are medians of the rounds. Clients, routes and services share ` +
+      `connection each way, through every route in turn, ${plan.rounds} rounds; the figures are medians of the rounds. Clients, routes and services share ` +
       `the machine. CPU is that of the relay or peer process during the run, for each transaction or MiB.`,
   };
 }

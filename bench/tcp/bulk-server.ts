@@ -1,34 +1,34 @@
 /**
- * The service of the bulk transfer, a process of its own. A client sends how many bytes it wants, as 8 bytes big-endian,
- * and gets so many; then the server ends the connection.
+ * The service of the bulk transfers, a process of its own. A client sends a number as 8 bytes big-endian, two's complement. A
+ * positive one is how many bytes it wants: it gets them, and the end of the connection. A negative one is how many it is about to
+ * send: once they are here, the server answers with their count.
  */
 import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { pour } from './pour.ts';
 
-const CHUNK = Buffer.alloc(256 * 1024, 'bulk');
-
-const server = createServer((socket) => {
+const server = createServer({ allowHalfOpen: true }, (socket) => {
   socket.on('error', () => undefined);
   socket.once('readable', () => {
-    const wanted = socket.read(8) as Buffer | null;
-    if (wanted?.length === 8) pour(socket, Number(wanted.readBigUInt64BE()));
-    else socket.destroy();
+    const order = socket.read(8) as Buffer | null;
+    if (order?.length !== 8) {
+      socket.destroy();
+      return;
+    }
+    const bytes = Number(order.readBigInt64BE());
+    if (bytes >= 0) pour(socket.on('end', () => undefined).resume(), bytes);
+    else drink(socket, -bytes);
   });
 });
 
-function pour(socket: Socket, bytes: number): void {
-  let left = bytes;
-  const more = (): void => {
-    while (left > 0) {
-      const length = Math.min(left, CHUNK.length);
-      left -= length;
-      if (!socket.write(length === CHUNK.length ? CHUNK : CHUNK.subarray(0, length))) {
-        socket.once('drain', more);
-        return;
-      }
-    }
-    socket.end();
-  };
-  more();
+function drink(socket: Socket, bytes: number): void {
+  let received = 0;
+  socket.on('data', (chunk: Buffer) => {
+    received += chunk.length;
+    if (received < bytes) return;
+    const count = Buffer.alloc(8);
+    count.writeBigInt64BE(BigInt(received));
+    socket.end(count);
+  });
 }
 
 server.listen(0, '127.0.0.1', () => {

@@ -1,10 +1,11 @@
-/** One connection that carries many bytes from the service to the client. */
+/** One connection that carries many bytes from the service to the client, or the other way. */
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import type { ProcessGroup } from '../process-group.ts';
+import { pour } from './pour.ts';
 
 /** The built server: beside this file in dist, or in dist when this file itself runs from its source (as in tests). */
 const SERVER = fileURLToPath(
@@ -21,7 +22,7 @@ export async function startBulkServer(group: ProcessGroup): Promise<Endpoint> {
 }
 
 /** @returns milliseconds. @throws RelayError TICKRELAY_ERR_LOAD when not every byte came */
-export async function transfer(target: Endpoint, bytes: number, signal: AbortSignal): Promise<number> {
+export async function download(target: Endpoint, bytes: number, signal: AbortSignal): Promise<number> {
   let received = 0;
   const startMs = performance.now();
   const socket = connect({
@@ -36,13 +37,33 @@ export async function transfer(target: Endpoint, bytes: number, signal: AbortSig
       },
     },
   });
-  const wanted = Buffer.alloc(8);
-  wanted.writeBigUInt64BE(BigInt(bytes));
-  socket.write(wanted);
+  socket.write(order(bytes));
   await once(socket, 'close');
-  if (received === bytes) return performance.now() - startMs;
+  return took(startMs, target, { carried: received, wanted: bytes });
+}
+
+/** @returns milliseconds until the server says that it has every byte. @throws RelayError TICKRELAY_ERR_LOAD when it has not */
+export async function upload(target: Endpoint, bytes: number, signal: AbortSignal): Promise<number> {
+  const startMs = performance.now();
+  const socket = connect({ host: target.ip.toString(), port: target.port, signal });
+  socket.write(order(-bytes));
+  pour(socket, bytes);
+  const [answer] = (await once(socket, 'data')) as [Buffer];
+  socket.destroy();
+  return took(startMs, target, { carried: Number(answer.readBigInt64BE()), wanted: bytes });
+}
+
+/** What the server is asked for: so many bytes, or with a minus to take so many. */
+function order(bytes: number): Buffer {
+  const wanted = Buffer.alloc(8);
+  wanted.writeBigInt64BE(BigInt(bytes));
+  return wanted;
+}
+
+function took(startMs: number, target: Endpoint, bytes: { carried: number; wanted: number }): number {
+  if (bytes.carried === bytes.wanted) return performance.now() - startMs;
   throw new RelayError(
     'TICKRELAY_ERR_LOAD',
-    `${received} of ${bytes} bytes came through ${target.toString()}`,
+    `${bytes.carried} of ${bytes.wanted} bytes came through ${target.toString()}`,
   );
 }

@@ -13,7 +13,7 @@ import { processCpuBetween, readProcessCpu } from '../process-cpu.ts';
 import type { ProcessGroup } from '../process-group.ts';
 import type { Progress } from '../progress.ts';
 import type { AbsentPeer } from '../results.ts';
-import { startBulkServer, transfer } from './bulk.ts';
+import { download, startBulkServer, upload } from './bulk.ts';
 import { initPgbench, runPgbench } from './pgbench.ts';
 import { WORKLOADS, type TcpPlan, type TcpResults, type TcpRun, type Workload } from './tcp-results.ts';
 import { openTcpRoute, TCP_ROUTES, type TcpRoute } from './tcp-routes.ts';
@@ -89,7 +89,8 @@ async function measure(context: Context): Promise<TcpResults> {
 
 async function runOne(route: TcpRoute, workload: Workload, context: Context): Promise<Omit<TcpRun, 'round'>> {
   const before = route.pid === undefined ? undefined : readProcessCpu(route.pid);
-  const load = workload === 'bulk' ? await bulk(route, context) : await queries(route, workload, context);
+  const isBulk = workload === 'bulk' || workload === 'upload';
+  const load = isBulk ? await bulk(route, workload, context) : await queries(route, workload, context);
   const after = route.pid === undefined ? undefined : readProcessCpu(route.pid);
   const cpu = before && after && processCpuBetween(before, after);
   return { route: route.info.name, workload, cpu, ...load };
@@ -109,8 +110,9 @@ async function queries({ targets }: TcpRoute, workload: Workload, context: Conte
   return { units: transactions, unitsPerSecond: transactionsPerSecond, latencyUs };
 }
 
-async function bulk({ targets }: TcpRoute, { plan, signal }: Context) {
-  const tookMs = await transfer(targets[1]!, plan.bulkBytes, signal);
+async function bulk({ targets }: TcpRoute, workload: 'bulk' | 'upload', { plan, signal }: Context) {
+  const carry = workload === 'bulk' ? download : upload;
+  const tookMs = await carry(targets[1]!, plan.bulkBytes, signal);
   const units = plan.bulkBytes / MIB;
   return { units, unitsPerSecond: (1000 * units) / tookMs, latencyUs: undefined };
 }

@@ -1,10 +1,10 @@
 /** What `bench --tcp` measured, as tcp.json holds it. The tables are made from this and nothing else. */
 import type { AbsentPeer, Machine, ProcessCpu, RouteInfo } from '../results.ts';
 
-export const WORKLOADS = ['persistent', 'reconnecting', 'bulk'] as const;
+export const WORKLOADS = ['persistent', 'reconnecting', 'bulk', 'upload'] as const;
 /**
  * persistent: select-only transactions over connections that stay. reconnecting: a connection for each of them. bulk: one
- * connection that carries bytes from the service to the client.
+ * connection that carries bytes from the service to the client. upload: the same the other way.
  */
 export type Workload = (typeof WORKLOADS)[number];
 
@@ -22,7 +22,7 @@ export interface TcpRun {
   /** Transactions, or MiB. */
   readonly units: number;
   readonly unitsPerSecond: number;
-  /** Of single transactions; with `reconnecting` the time to connect is in it. Undefined for bulk. */
+  /** Of single transactions; with `reconnecting` the time to connect is in it. Undefined for bulk and upload. */
   readonly latencyUs: LatencyUs | undefined;
   /** Of the relay or peer during the run. */
   readonly cpu: ProcessCpu | undefined;

@@ -43,7 +43,8 @@ export const TCP_ROUTES: Readonly<Record<string, (options: TcpRouteOptions) => P
       targets: services,
       pid: undefined,
     }),
-  userspace: openRelay,
+  userspace: (options) => openRelay('userspace', [], options),
+  streams: (options) => openRelay('streams', ['--engine', 'dgram'], options),
   haproxy: openHaproxy,
   nginx: openNginxStream,
 };
@@ -53,12 +54,17 @@ export async function openTcpRoute(name: string, options: TcpRouteOptions): Prom
   try {
     return await TCP_ROUTES[name]!(options);
   } catch (error) {
-    if (error instanceof RelayError && name !== 'userspace') return { name, reason: error.message };
+    if (error instanceof RelayError && name !== 'userspace' && name !== 'streams')
+      return { name, reason: error.message };
     throw error;
   }
 }
 
-async function openRelay({ group, services }: TcpRouteOptions): Promise<TcpRoute> {
+async function openRelay(
+  name: string,
+  engine: readonly string[],
+  { group, services }: TcpRouteOptions,
+): Promise<TcpRoute> {
   // Ports are part of the names of the listeners, which must differ.
   const listens = await Promise.all(services.map(freeTcpPort));
   const flags = services.flatMap((service, i) => [
@@ -66,10 +72,10 @@ async function openRelay({ group, services }: TcpRouteOptions): Promise<TcpRoute
     `${listens[i]!.toString()}=${service.toString()}`,
   ]);
   const ending = ['--shutdown-deadline', '1ms', '--log-level', 'warn', '--json'];
-  const child = group.start(tickrelay('relay', ['relay', ...flags, ...ending]));
+  const child = group.start(tickrelay(name, ['relay', ...flags, ...engine, ...ending]));
   await child.event('ready');
   return {
-    info: { name: 'userspace', kind: 'engine', detail: 'tickrelay relay --tcp' },
+    info: { name, kind: 'engine', detail: ['tickrelay relay --tcp', ...engine].join(' ') },
     targets: listens,
     pid: child.pid,
   };
