@@ -13,12 +13,18 @@ import { fromPlainTcpSpec, type TcpWorkerSettings, type ToMainThread, type ToTcp
 import { OutcomeFilter } from './outcome-filter.ts';
 import { RequestChannel } from './request-channel.ts';
 
+/**
+ * How long the event loop may wait for its turn. Nothing here needs it but messages, and whoever sends one wakes the poll; a turn
+ * after every round costs more than the round.
+ */
+const TURN_MS = 100;
+
 const port = parentPort!;
 const { hashSeed, descriptors, chunks, ids } = workerData as TcpWorkerSettings;
 const loaded = loadLibc();
 if ('unavailable' in loaded) throw new Error(loaded.unavailable);
 
-const poll = new EventPoll(loaded.libc, { descriptors });
+const poll = new EventPoll(loaded.libc, { turnMs: TURN_MS, descriptors });
 const transport = new PumpTransport(poll, chunks);
 const outcomes = new OutcomeFilter();
 const engine = new TcpEngine({
