@@ -99,7 +99,7 @@ async function openRoutes(
   const relays = await Promise.all(plan.engines.map((engine) => openRelay(engine, { ...options, backends })));
   const peers = await Promise.all(plan.peers.map((peer) => openPeer(peer, { ...options, backends })));
   return {
-    routes: [openDirect({ backends }), ...relays, ...peers.filter((peer) => 'info' in peer)],
+    routes: [openDirect({ ...options, backends }), ...relays, ...peers.filter((peer) => 'info' in peer)],
     absent: peers.filter((peer) => 'reason' in peer),
   };
 }

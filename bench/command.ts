@@ -1,6 +1,6 @@
 /**
  * `tickrelay bench`: runs the benchmark, prints its tables, and writes results.json and report.html; or runs the soak, and
- * writes soak.json and soak.html; or opens many sessions, and writes sessions.json and sessions.html.
+ * writes soak.json and soak.html; or another run of its own (RUNS), with files of its own.
  */
 import { access, constants, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import { createLogger, EXIT_FAILED, EXIT_FORCED, onStopSignal } from '../command
 import { countSteps, runBenchmark } from './benchmark.ts';
 import { requireSingle, wrongFlag } from '../flag-values.ts';
 import { LIST_FLAGS, options } from './flags.ts';
+import { countLatencySteps, runLatencyBenchmark } from './latency/latency-benchmark.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
 import { makePlan } from './plan.ts';
@@ -16,14 +17,18 @@ import { DIAL_ENGINE, PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
 import {
+  renderLatencyReport,
   renderReport,
+  renderScaleReport,
   renderSessionLoadReport,
   renderSoakReport,
   renderTcpReport,
   type Report,
 } from './report/report.ts';
 import type { BenchResults, Pinning, Plan, SoakResults } from './results.ts';
+import { countScaleSteps, runScaleBenchmark } from './scale/scale-benchmark.ts';
 import { runSessionLoad, SESSION_LOAD_STEPS } from './session-load.ts';
+import { LOOPBACK, openNamespaces, type Site } from './site.ts';
 import { runSoak, SOAK_STEPS } from './soak.ts';
 import { countTcpSteps, runTcpBenchmark } from './tcp/tcp-benchmark.ts';
 import type { TcpPlan } from './tcp/tcp-results.ts';
@@ -43,9 +48,12 @@ export const command: CommandModule<object, Arguments> = {
       .example('$0 bench --tcp', 'what the login path costs, beside HAProxy and nginx')
       .example('$0 bench --soak 10m', 'whether memory or descriptors grow')
       .example('$0 bench --sessions 20000', 'what so many live sessions cost')
+      .example('$0 bench --latency', 'what each route adds to a round trip, in microseconds')
+      .example('$0 bench --netns', 'as root: everything, with namespaces in the place of loopback')
+      .example('$0 bench --scale 1000000', 'as root: sessions by the million in the engine kernel')
       .epilogue(
         'Prints tables on standard output and writes results.json and report.html, soak.json and soak.html, ' +
-          'sessions.json and sessions.html, or tcp.json and tcp.html to --out. docs/benchmarking.md explains every figure.\n\n' +
+          'sessions.json and sessions.html, scale.json and scale.html, latency.json and latency.html, or tcp.json and tcp.html to --out. docs/benchmarking.md explains every figure.\n\n' +
           'Exit codes: 0 the relay lost no update of the main load and moved nobody to another server; ' +
           '1 it did, or a process failed; 2 a flag is wrong; 130 ended by a signal.',
       ),
@@ -55,51 +63,96 @@ export const command: CommandModule<object, Arguments> = {
 /** @throws RelayError TICKRELAY_ERR_LOAD when a process failed, with what it wrote on standard error */
 export async function runBench(args: Arguments): Promise<void> {
   requireSingle(args, LIST_FLAGS);
-  const { soak, sessions } = args;
   const plan = planOf(args);
+  const others = OTHER_RUNS.filter((name) => args[name] !== undefined && args[name] !== false);
+  if (others.length > 1) {
+    const [one, other] = others as [string, string];
+    throw wrongFlag(`--${one}`, `and --${other} are two runs; give one of them`);
+  }
+  const [asked] = others;
+  if (args.netns && asked !== undefined && !NETNS_RUNS.includes(asked)) {
+    throw wrongFlag('--netns', `can't be had with --${asked}`);
+  }
   await prepareDirectory(args.out);
-  if (args.tcp && (soak !== undefined || sessions !== undefined)) {
-    throw wrongFlag('--tcp', 'and --soak or --sessions are two runs; give one of them');
-  }
-  if (sessions !== undefined) {
-    if (soak !== undefined) throw wrongFlag('--sessions', 'and --soak are two runs; give one of them');
-    const [engine] = plan.engines as [string];
-    const results = await guarded(plan, SESSION_LOAD_STEPS, (context) =>
-      runSessionLoad({ ...context, engine, sessions }),
-    );
-    if (results === undefined) return;
-    const report = renderSessionLoadReport(results);
-    await publish(args.out, { name: 'sessions', page: 'sessions', results, report });
-    judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
-  } else if (args.tcp) {
-    const tcpPlan = tcpPlanOf(args);
-    const results = await guarded(plan, countTcpSteps(tcpPlan), (context) =>
-      runTcpBenchmark({ ...context, plan: tcpPlan }),
-    );
-    if (results === undefined) return;
-    await publish(args.out, { name: 'tcp', page: 'tcp', results, report: renderTcpReport(results) });
-  } else if (soak === undefined) {
-    const results = await guarded(plan, countSteps(plan), (context) => runBenchmark({ ...context, plan }));
-    if (results === undefined) return;
-    await publish(args.out, { name: 'results', page: 'report', results, report: renderReport(results) });
-    judge(mainJobHolds(results), 'the relay lost updates or moved players: see the main load in the report');
-  } else {
-    const results = await guarded(plan, SOAK_STEPS, (context) =>
-      runSoak({ ...context, plan, durationMs: soak }),
-    );
-    if (results === undefined) return;
-    await publish(args.out, { name: 'soak', page: 'soak', results, report: renderSoakReport(results) });
-    judge(soakHolds(results), 'the relay lost updates or moved players');
-  }
+  await (asked === undefined ? benchAll(args, plan) : RUNS[asked](args, plan));
+}
+
+/** Runs that take the place of the benchmark as a whole, by their flags. */
+const OTHER_RUNS = ['soak', 'sessions', 'scale', 'latency', 'tcp'] as const;
+/** Those that can be had across namespaces. */
+const NETNS_RUNS: readonly string[] = ['soak', 'latency'];
+
+const RUNS: Readonly<Record<(typeof OTHER_RUNS)[number], (args: Arguments, plan: Plan) => Promise<void>>> = {
+  soak: benchSoak,
+  sessions: benchSessions,
+  scale: benchScale,
+  latency: benchLatency,
+  tcp: benchTcp,
+};
+
+async function benchAll({ out }: Arguments, plan: Plan): Promise<void> {
+  const results = await guarded(plan, countSteps(plan), (context) => runBenchmark({ ...context, plan }));
+  if (results === undefined) return;
+  await publish(out, { name: 'results', page: 'report', results, report: renderReport(results) });
+  judge(mainJobHolds(results), 'the relay lost updates or moved players: see the main load in the report');
+}
+
+async function benchSoak({ out, soak }: Arguments, plan: Plan): Promise<void> {
+  const results = await guarded(plan, SOAK_STEPS, (context) =>
+    runSoak({ ...context, plan, durationMs: soak! }),
+  );
+  if (results === undefined) return;
+  await publish(out, { name: 'soak', page: 'soak', results, report: renderSoakReport(results) });
+  judge(soakHolds(results), 'the relay lost updates or moved players');
+}
+
+async function benchSessions({ out, sessions }: Arguments, plan: Plan): Promise<void> {
+  const [engine] = plan.engines as [string];
+  const results = await guarded(plan, SESSION_LOAD_STEPS, (context) =>
+    runSessionLoad({ ...context, engine, sessions: sessions! }),
+  );
+  if (results === undefined) return;
+  const report = renderSessionLoadReport(results);
+  await publish(out, { name: 'sessions', page: 'sessions', results, report });
+  judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
+}
+
+async function benchScale(
+  { out, scale, quick, rounds = quick ? 1 : 3 }: Arguments,
+  plan: Plan,
+): Promise<void> {
+  const results = await guarded(plan, countScaleSteps({ rounds }), (context) =>
+    runScaleBenchmark({ ...context, sessions: scale!, rounds, quick }),
+  );
+  if (results === undefined) return;
+  await publish(out, { name: 'scale', page: 'scale', results, report: renderScaleReport(results) });
+}
+
+async function benchLatency({ out, rounds }: Arguments, plan: Plan): Promise<void> {
+  const asked = { plan, rounds };
+  const results = await guarded(plan, countLatencySteps(asked), (context) =>
+    runLatencyBenchmark({ ...context, ...asked }),
+  );
+  if (results === undefined) return;
+  await publish(out, { name: 'latency', page: 'latency', results, report: renderLatencyReport(results) });
+}
+
+async function benchTcp(args: Arguments, plan: Plan): Promise<void> {
+  const tcpPlan = tcpPlanOf(args);
+  const results = await guarded(plan, countTcpSteps(tcpPlan), (context) =>
+    runTcpBenchmark({ ...context, plan: tcpPlan }),
+  );
+  if (results === undefined) return;
+  await publish(args.out, { name: 'tcp', page: 'tcp', results, report: renderTcpReport(results) });
 }
 
 function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {
   if (dial !== undefined && !engine.includes(DIAL_ENGINE)) {
     throw wrongFlag('--dial', `turns --coalesce of the engine ${DIAL_ENGINE}, which must be in --engine`);
   }
-  const { players, loads, ladder, rounds, seed, quick } = asked;
+  const { players, loads, ladder, rounds, seed, quick, netns } = asked;
   const peers = asked.peers ?? (quick ? [] : Object.keys(PEERS));
-  const given = { players, loads, ladder, rounds, peers, seed, quick };
+  const given = { players, loads, ladder, rounds, peers, seed, quick, netns };
   return makePlan({ ...given, engines: engine, dialUs: dial ?? [], pinning: pinning(pin) });
 }
 
@@ -128,13 +181,15 @@ async function guarded<T>(
   const group = new ProcessGroup();
   const abort = new AbortController();
   const progress = createProgress(steps);
+  let site: Site | undefined;
   const forget = onStopSignal(() => {
     abort.abort();
     // Whoever waits for a child now learns that it ended.
     void group.close();
   });
   try {
-    return await run({ progress, group, signal: abort.signal, pinning: plan.pinning });
+    site = plan.netns ? openNamespaces() : LOOPBACK;
+    return await run({ progress, group, signal: abort.signal, pinning: plan.pinning, site });
   } catch (error) {
     if (!abort.signal.aborted) throw error;
     createLogger('bench').warn('ended by a signal; nothing was written');
@@ -143,6 +198,7 @@ async function guarded<T>(
   } finally {
     progress.close();
     await group.close();
+    await site?.close();
     forget();
   }
 }

@@ -6,6 +6,9 @@ import { availableEngines, ENGINES, PEERS } from './routes.ts';
 const MAX_PLAYERS = 10_000;
 /** What a relay holds by default. */
 const MAX_SESSIONS = 65_536;
+/** Of --scale: more than the few that many are set against, and what a machine has kernel memory for. */
+const LEAST_SCALE = 10_000;
+const MOST_SCALE = 4_000_000;
 /** What the relay takes as --coalesce. */
 const MAX_COALESCE_US = 10_000;
 /** At least three samples. */
@@ -79,6 +82,23 @@ export const options = {
     requiresArg: true,
     type: 'string',
     coerce: integerFlag('--sessions', 100, MAX_SESSIONS),
+  },
+  netns: {
+    describe:
+      'As root: players, relays and game servers in network namespaces of their own, with veth pairs between them',
+    type: 'boolean',
+    default: false,
+  },
+  latency: {
+    describe: 'Instead of all that: round trips with one datagram in flight, through every route in turns',
+    type: 'boolean',
+    default: false,
+  },
+  scale: {
+    describe: `Instead of all that, as root: the engine kernel with so many sessions, ${LEAST_SCALE} to ${MOST_SCALE}`,
+    requiresArg: true,
+    type: 'string',
+    coerce: integerFlag('--scale', LEAST_SCALE, MOST_SCALE),
   },
   tcp: {
     describe:

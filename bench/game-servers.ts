@@ -9,13 +9,13 @@ import { tickrelay } from './process-group.ts';
 /** Starts them. They forget nobody while the benchmark runs. @returns their addresses */
 export function startGameServers(
   codec: CodecName,
-  { group, pinning }: Pick<LoadContext, 'group' | 'pinning'>,
+  { group, pinning, site }: Pick<LoadContext, 'group' | 'pinning' | 'site'>,
 ): Promise<string[]> {
   const servers = Array.from({ length: GAME_SERVERS }, (_, i) => {
-    const where = ['--listen', '127.0.0.1:0', '--id', `${i + 1}`];
+    const where = ['--listen', `${site.serverIp}:0`, '--id', `${i + 1}`];
     const what = ['--codec', codec, '--match', `${MATCH_PLAYERS}`, '--forget', '1h'];
     const spec = tickrelay(`game server ${i + 1}`, ['gameserver', ...where, ...what, '--json']);
-    return group.start(spec);
+    return group.start(site.asServer(spec));
   });
   return Promise.all(
     servers.map(async (server) => {

@@ -20,6 +20,7 @@ import { tickrelay, type ManagedProcess, type ProcessGroup } from './process-gro
 import { countsBetween } from './relay-metrics.ts';
 import type { LoadRun, Pinning, ProcessCpu } from './results.ts';
 import type { Route } from './routes.ts';
+import type { Site } from './site.ts';
 import { mergeHistograms, roundTripOf } from './summary.ts';
 
 /** Time between the end of the second reading and the end of the sending, in ms. */
@@ -45,16 +46,18 @@ export interface LoadContext {
   readonly group: ProcessGroup;
   readonly signal: AbortSignal;
   readonly pinning: Pinning | undefined;
+  readonly site: Site;
 }
 
 export async function runLoad(
   route: Route,
   load: Load,
-  { round, group, signal, pinning }: LoadContext & { readonly round: number },
+  { round, ...context }: LoadContext & { readonly round: number },
 ): Promise<LoadRun> {
+  const { signal, pinning } = context;
   const startedAt = new Date().toISOString();
   const overflowsBefore = readBufferOverflows();
-  const generators = startGenerators(route.targets, load, group);
+  const generators = startGenerators(route.targets, load, context);
   await Promise.all(generators.map((generator) => generator.event('ready')));
   for (const { pid } of generators) pinRunning(pid, pinning?.loadCpus);
   await sleep(load.rampMs + load.warmupMs, undefined, { signal });
@@ -88,7 +91,11 @@ export async function runLoad(
 }
 
 /** Shares the players out over one generator for each target; each player keeps an id and an address of its own. */
-function startGenerators(targets: readonly string[], load: Load, group: ProcessGroup): ManagedProcess[] {
+function startGenerators(
+  targets: readonly string[],
+  load: Load,
+  { group, site }: Pick<LoadContext, 'group' | 'site'>,
+): ManagedProcess[] {
   return targets.flatMap((target, i) => {
     const first = Math.floor((load.players * i) / targets.length);
     const players = Math.floor((load.players * (i + 1)) / targets.length) - first;
@@ -97,7 +104,7 @@ function startGenerators(targets: readonly string[], load: Load, group: ProcessG
       target,
       players,
       'first-player': first,
-      'first-address': `127.${i + 1}.0.1`,
+      'first-address': site.firstPlayer(i),
       tick: load.tickHz,
       codec: load.codec,
       seed: load.seed,
@@ -107,7 +114,7 @@ function startGenerators(targets: readonly string[], load: Load, group: ProcessG
       grace: `${load.graceMs ?? GRACE_MS}ms`,
     };
     const flags = Object.entries(args).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
-    return [group.start(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json']))];
+    return [group.start(site.asClient(tickrelay(`players ${i + 1}`, ['bots', ...flags, '--json'])))];
   });
 }
 

@@ -27,11 +27,11 @@ const READY_DEADLINE_MS = 10_000;
 const POLL_MS = 10;
 
 /** @throws RelayError when nginx or its stream module is not installed, or it does not start */
-export async function openNginx({ group, backends, pinning }: RouteOptions): Promise<Route> {
+export async function openNginx({ group, backends, pinning, site }: RouteOptions): Promise<Route> {
   const { program, version, module } = findNginx();
   const directory = await mkdtemp(join(tmpdir(), 'tickrelay-nginx-'));
   try {
-    const listen = `127.0.0.1:${await freeUdpPort()}`;
+    const listen = `${site.relayIp}:${await freeUdpPort(site.relayIp)}`;
     const config = join(directory, 'nginx.conf');
     await writeFile(config, nginxConfig({ directory, module, listen, backends }));
     const spec = { name: 'nginx', program, args: ['-p', directory, '-c', config] };
@@ -137,9 +137,9 @@ export async function untilListening(child: ManagedProcess, directory: string): 
 }
 
 /** A port that was free a moment ago. */
-async function freeUdpPort(): Promise<number> {
+async function freeUdpPort(ip: string): Promise<number> {
   const socket = createSocket('udp4');
-  socket.bind(0, '127.0.0.1');
+  socket.bind(0, ip);
   await once(socket, 'listening');
   const { port } = socket.address();
   socket.close();

@@ -17,6 +17,7 @@ export interface PlanOptions {
   readonly dialUs: readonly number[];
   readonly seed: number;
   readonly quick: boolean;
+  readonly netns: boolean;
   /** By default the players, and three times as many where there is time: not when quick, and not with more than three relays. */
   readonly loads: readonly number[] | undefined;
   /** By default 3, or 1 when quick. */

@@ -65,6 +65,8 @@ export interface Plan {
   /** Values of --coalesce in µs that are measured against each other; none by default. */
   readonly dialUs: readonly number[];
   readonly quick: boolean;
+  /** Namespaces instead of loopback. */
+  readonly netns: boolean;
   /** Measured time of one run: of the comparison and the dial, of the ladder, of the live payload test. */
   readonly comparisonMs: number;
   readonly ladderMs: number;

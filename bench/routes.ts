@@ -9,6 +9,7 @@ import { openNginx } from './nginx.ts';
 import { pinRunning } from './pinning.ts';
 import { tickrelay, type EventFields, type ProcessGroup } from './process-group.ts';
 import { readRelayMetrics, type RelayMetrics } from './relay-metrics.ts';
+import { LOOPBACK, type Site } from './site.ts';
 import { DIRECT, type AbsentPeer, type Pinning, type RouteInfo } from './results.ts';
 
 /** A route that carries traffic. */
@@ -28,6 +29,7 @@ export interface RouteOptions {
   /** Addresses of the game servers. */
   readonly backends: readonly string[];
   readonly pinning: Pinning | undefined;
+  readonly site: Site;
 }
 
 export type OpenRoute = (options: RouteOptions) => Promise<Route>;
@@ -56,9 +58,10 @@ export function availableEngines(): string[] {
   return Object.keys(ENGINES).filter((engine) => runs[engine] ?? true);
 }
 
-export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route {
+export function openDirect({ backends, site }: Pick<RouteOptions, 'backends' | 'site'>): Route {
+  const how = site === LOOPBACK ? '' : ', through a namespace that forwards';
   return {
-    info: { name: DIRECT, kind: 'direct', detail: 'players play on the game servers themselves' },
+    info: { name: DIRECT, kind: 'direct', detail: `players play on the game servers themselves${how}` },
     targets: backends,
     pid: undefined,
     readMetrics: undefined,
@@ -69,14 +72,14 @@ export function openDirect({ backends }: Pick<RouteOptions, 'backends'>): Route 
 /** Opens a relay of ours. @param flags further ones, after those of the table */
 export async function openRelay(
   engine: string,
-  { group, backends, pinning }: RouteOptions,
+  { group, backends, pinning, site }: RouteOptions,
   flags: readonly string[] = [],
 ): Promise<Route> {
   const settings = [...ENGINES[engine]!, ...flags];
   const child = group.start(
     tickrelay(`relay (${engine})`, [
       'relay',
-      ...['--udp', '127.0.0.1:0'],
+      ...['--udp', `${site.relayIp}:0`],
       ...backends.flatMap((backend) => ['--backend', backend]),
       ...['--engine', engine, ...settings],
       ...['--admin', '127.0.0.1:0'],

@@ -4,8 +4,12 @@ import { comparisonSections } from './comparison-section.ts';
 import { dialSection } from './dial-section.ts';
 import { renderHtml } from './html-report.ts';
 import { ladderSection } from './ladder-section.ts';
+import { latencySection } from './latency-section.ts';
 import { payloadSection } from './payload-section.ts';
 import type { Section } from './section.ts';
+import type { LatencyResults } from '../latency/latency-results.ts';
+import type { ScaleResults } from '../scale/scale-results.ts';
+import { scaleSection } from './scale-section.ts';
 import { sessionLoadSection } from './session-load-section.ts';
 import { sessionTableSection, setupSection } from './setup-section.ts';
 import { soakSection } from './soak-section.ts';
@@ -41,6 +45,16 @@ export function renderSoakReport(results: SoakResults): Report {
 export function renderSessionLoadReport(results: SessionLoadResults): Report {
   const sections = [sessionLoadSection(results)];
   return render({ title: 'tickrelay: live sessions', file: 'sessions.json', results, sections });
+}
+
+export function renderScaleReport(results: ScaleResults): Report {
+  const sections = [scaleSection(results)];
+  return render({ title: 'tickrelay: sessions by the million', file: 'scale.json', results, sections });
+}
+
+export function renderLatencyReport(results: LatencyResults): Report {
+  const sections = [latencySection(results)];
+  return render({ title: 'tickrelay: round trips', file: 'latency.json', results, sections });
 }
 
 export function renderTcpReport(results: TcpResults): Report {

@@ -61,6 +61,12 @@ export function setupSection({
           ['game servers', `${plan.gameServers}`],
           ...routes.map(({ name, detail }) => [`route ${name}`, detail] as const),
           ...absent.map(({ name, reason }) => [`absent: ${name}`, reason] as const),
+          [
+            'network',
+            plan.netns
+              ? 'players, relays and game servers in namespaces of their own; direct is routed'
+              : 'loopback',
+          ],
           ['processors', describePinning(plan.pinning)],
           [
             'comparison',
@@ -76,6 +82,6 @@ export function setupSection({
       }),
     ],
     plots: [],
-    method: 'Loopback has no wire: the figures compare software, not networks.',
+    method: 'Neither loopback nor a veth pair has a wire: the figures compare software, not networks.',
   };
 }

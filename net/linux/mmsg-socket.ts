@@ -185,11 +185,15 @@ export function bindUdp(
     DatagramSocketOptions,
     'local' | 'remote' | 'tellPaths' | 'onUnreachable' | 'receiveBufferBytes' | 'sendBufferBytes'
   >,
-  { reusePort = false } = {},
+  { reusePort = false, isBlocking = false } = {},
 ): number {
   const { local, remote } = options;
   const { isV4 } = local.ip;
-  const fd = libc.socket(isV4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const fd = libc.socket(
+    isV4 ? AF_INET : AF_INET6,
+    SOCK_DGRAM | SOCK_CLOEXEC | (isBlocking ? 0 : SOCK_NONBLOCK),
+    0,
+  );
   if (fd === -1) throw bindError(local, errnoName(libc.errno()));
   const memory = new Arena(libc, 4096);
   try {

@@ -32,16 +32,14 @@ import { whyUnreachable } from './reachability.ts';
 import type { PortRange } from './relay-source.ts';
 import { listSessions } from './session-listing.ts';
 import { Steward } from './steward.ts';
-import { Sweeper } from './sweeper.ts';
+import { Sweeper, type WalkName } from './sweeper.ts';
 
 /** Pools that listeners of one relay may use. */
 const MAX_POOLS = 32;
 
-/** Time between two sweep steps, and what one may take, in ms. */
+/** Time between two parts of a sweep, and what one may take, in ms. */
 const SWEEP_INTERVAL_MS = 50;
-const SWEEP_BUDGET_MS = 5;
-/** The least time from one round of sweeps to the next, in ms. */
-const SWEEP_ROUND_MS = 1_000;
+const SWEEP_BUDGET_MS = 4;
 
 /** How long listeners of a relay before this one go on before this one, which has not claimed them, removes them, in ms. */
 const CLAIM_MS = 10_000;
@@ -93,7 +91,6 @@ export class KernelEngine implements Engine {
   /** What was warned of already. */
   readonly #warned = new Set<string>();
   #clockMs: number;
-  #nextRoundMs = 0;
   #final: readonly ListenerStatus[] | undefined;
   #isClosed = false;
 
@@ -127,6 +124,7 @@ export class KernelEngine implements Engine {
       steward: this.#steward,
       timeouts: (index) => this.#listeners.timeouts(index),
       isGroupPinOver: (key, values, value) => this.#pinGroups.isOver(key, values, value),
+      shortest: () => this.#listeners.shortestTimeouts(),
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
@@ -142,7 +140,7 @@ export class KernelEngine implements Engine {
     // Keeps the process alive, as sockets would: the programs need none.
     this.#sweepTimer = setInterval(() => {
       try {
-        this.sweep(SWEEP_BUDGET_MS);
+        this.#sweeper.sweepDue(SWEEP_BUDGET_MS);
       } catch (error) {
         onTrouble?.(error);
       }
@@ -181,8 +179,7 @@ export class KernelEngine implements Engine {
 
   async removeListener(name: string): Promise<void> {
     this.#remove(name);
-    // A round that began before may have passed some of its sessions.
-    for (let rounds = 0; rounds < 2; rounds++) await this.#sweepRound();
+    await this.sweep();
   }
 
   async publish(snapshot: PoolSnapshot): Promise<void> {
@@ -281,20 +278,26 @@ export class KernelEngine implements Engine {
   }
 
   /**
-   * Expires what is due, for at most about this long; goes on where the last call ended, and not sooner than
-   * SWEEP_ROUND_MS after a round's end. Runs by itself every 50 ms.
+   * Looks at everything once and ends what is due, in parts between which the event loop has its turn.
+   *
+   * @param onPart is told what each part walked over, and how long it took
    */
-  sweep(budgetMs: number): void {
-    const startMs = performance.now();
-    if (startMs < this.#nextRoundMs) return;
-    if (this.#sweeper.sweep(budgetMs)) this.#nextRoundMs = startMs + SWEEP_ROUND_MS;
+  async sweep(onPart?: (walk: WalkName, tookMs: number) => void): Promise<void> {
+    this.#sweeper.startRound();
+    while (!this.#isClosed) {
+      const startMs = performance.now();
+      const { walk, isEnd } = this.#sweeper.sweepRound(SWEEP_BUDGET_MS);
+      onPart?.(walk, performance.now() - startMs);
+      if (isEnd) return;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
   }
 
   /** Sets the time that stands still, and expires what is due by then. */
   async setClock(clockMs: number): Promise<void> {
     this.#clockMs = clockMs;
     this.#maps.mapped.settings.setU64(SETTINGS.at.fixedClockNs, clockMs * NS_PER_MS);
-    await this.#sweepRound();
+    await this.sweep();
   }
 
   #remove(listener: string): void {
@@ -411,13 +414,6 @@ export class KernelEngine implements Engine {
       receiveBuffer: { askedBytes: spec.receiveBufferBytes, grantedBytes: undefined },
       replyTimesByBackend,
     };
-  }
-
-  /** A whole round, in slices between which the event loop has its turn. */
-  async #sweepRound(): Promise<void> {
-    while (!this.#isClosed && !this.#sweeper.sweep(SWEEP_BUDGET_MS)) {
-      await new Promise((resolve) => setImmediate(resolve));
-    }
   }
 }
 

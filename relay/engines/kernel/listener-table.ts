@@ -87,6 +87,15 @@ export class ListenerTable {
     };
   }
 
+  /** The shortest of all listeners' timeouts; infinite without any. */
+  shortestTimeouts(): Timeouts {
+    const timeouts = this.all().map(({ index }) => this.timeouts(index)!);
+    return {
+      idleNs: Math.min(...timeouts.map(({ idleNs }) => idleNs)),
+      pinNs: Math.min(...timeouts.map(({ pinNs }) => pinNs)),
+    };
+  }
+
   /**
    * Takes the address; datagrams to it are the programs' from `open` on.
    *

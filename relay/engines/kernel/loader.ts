@@ -21,6 +21,8 @@ import {
   BPF_PROG_TEST_RUN,
   BPF_PROG_TYPE_SCHED_CLS,
   BPF_TEST_ATTR,
+  EAGAIN,
+  EINTR,
   ENOENT,
   SYS_BPF,
 } from '../../../net/linux/abi.ts';
@@ -64,6 +66,8 @@ export interface TestRun {
 const LOG_SIZE = 1 << 20;
 /** Lines of the log that an error quotes: the verdict stands at the end. */
 const LOG_LINES = 24;
+/** Signals that may come in while a program is verified, or runs. */
+const MOST_INTERRUPTIONS = 100;
 const PACKET_ROOM = 1 << 16;
 const PATH_ROOM = 4_096;
 
@@ -139,9 +143,9 @@ export class Bpf {
           attributes.pointer(BPF_PROG_ATTR.log, memory.address + log);
         });
       // The log costs time, so it is written only for a program that was refused.
-      const fd = load(0);
+      const fd = uninterrupted(() => load(0));
       if (fd >= 0) return fd;
-      const again = load(1);
+      const again = uninterrupted(() => load(1));
       if (again >= 0) return again;
       throw failure(`load the program ${spec.name}`, fd, endOfLog(memory.bytes.subarray(log)));
     } finally {
@@ -150,7 +154,8 @@ export class Bpf {
   }
 
   /**
-   * Runs a classifier on one packet (BPF_PROG_TEST_RUN), without sending anything.
+   * Runs a classifier on one packet (BPF_PROG_TEST_RUN), without sending anything. A signal ends a run between two
+   * repetitions, and then all of them are done again.
    *
    * @param packet from its Ethernet header on, at least 14 bytes
    * @param options repeat: how often; context: a struct __sk_buff, for what the packet does not say
@@ -165,17 +170,19 @@ export class Bpf {
     const { repeat = 1, context } = options;
     bytes.set(packet, 0);
     if (context !== undefined) bytes.set(context, 2 * PACKET_ROOM);
-    const result = this.run(BPF_PROG_TEST_RUN, (attributes) => {
-      attributes.u32(BPF_TEST_ATTR.program, program);
-      attributes.u32(BPF_TEST_ATTR.sizeIn, packet.length);
-      attributes.u32(BPF_TEST_ATTR.sizeOut, PACKET_ROOM);
-      attributes.pointer(BPF_TEST_ATTR.dataIn, address);
-      attributes.pointer(BPF_TEST_ATTR.dataOut, address + PACKET_ROOM);
-      attributes.u32(BPF_TEST_ATTR.repeat, repeat);
-      if (context === undefined) return;
-      attributes.u32(BPF_TEST_ATTR.contextSizeIn, context.length);
-      attributes.pointer(BPF_TEST_ATTR.contextIn, address + 2 * PACKET_ROOM);
-    });
+    const run = (): number =>
+      this.run(BPF_PROG_TEST_RUN, (attributes) => {
+        attributes.u32(BPF_TEST_ATTR.program, program);
+        attributes.u32(BPF_TEST_ATTR.sizeIn, packet.length);
+        attributes.u32(BPF_TEST_ATTR.sizeOut, PACKET_ROOM);
+        attributes.pointer(BPF_TEST_ATTR.dataIn, address);
+        attributes.pointer(BPF_TEST_ATTR.dataOut, address + PACKET_ROOM);
+        attributes.u32(BPF_TEST_ATTR.repeat, repeat);
+        if (context === undefined) return;
+        attributes.u32(BPF_TEST_ATTR.contextSizeIn, context.length);
+        attributes.pointer(BPF_TEST_ATTR.contextIn, address + 2 * PACKET_ROOM);
+      });
+    const result = uninterrupted(run);
     if (result < 0) throw failure(`test-run a program on ${packet.length} bytes`, result);
     const length = this.answer(BPF_TEST_ATTR.sizeOut);
     return {
@@ -259,6 +266,14 @@ export class Attributes {
 export function failure(what: string, result: number, detail = ''): RelayError {
   const more = detail === '' ? '' : `; the verifier says:\n${detail}`;
   return new RelayError('TICKRELAY_ERR_ENGINE', `can't ${what}: ${errnoName(-result)}${more}`);
+}
+
+/** A signal ends a verification or a test run, with EAGAIN or EINTR, and nothing is done. Each of them is heard but once. */
+function uninterrupted(run: () => number): number {
+  for (let interruptions = 0; ; interruptions++) {
+    const result = run();
+    if ((result !== -EAGAIN && result !== -EINTR) || interruptions === MOST_INTERRUPTIONS) return result;
+  }
 }
 
 function endOfLog(bytes: Uint8Array): string {

@@ -1,22 +1,28 @@
 /**
- * Expiry in bounded steps: a walk over sessions, pins and resting reverse records, some thousand at a time, that picks those
- * whose time is over and asks the steward to end them. A session that is idle for too long is at its end for the packet path
- * already; the sweep makes room and counts.
+ * Expiry in bounded steps: walks over sessions, pins and resting reverse records, some hundred at a time, that pick those whose
+ * time is over and ask the steward to end them. A session that is idle for too long is at its end for the packet path
+ * already; the sweep makes room and counts. So it may be late, by a part of the time that it waits for, and a million
+ * sessions are looked at every ten seconds rather than every second.
  */
 import type { BpfMap } from './bpf-map.ts';
 import { MapWalk } from './bpf-map.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { Bpf } from './loader.ts';
 import { GAUGES, PIN, PIN_KEY, REVERSE, SESSION, SESSION_KEY } from './maps.ts';
-import type { MappedArray } from './mapped-array.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { Steward, StewardOperation } from './steward.ts';
 
-/** Elements of one system call: some 0.3 ms, and as much again when all of them are at their end. */
-const BATCH = 512;
+/** Elements of one step: some 0.1 ms, and 1 ms more when all of them are at their end. */
+const BATCH = 256;
 
-/** The walk over reverse records. */
-const RESTING = 2;
+/** The time from one walk to the next, in ms: a part of the shortest timeout, within these bounds. */
+const LEAST_PERIOD_MS = 1_000;
+const MOST_PERIOD_MS = 60_000;
+const PERIOD_PART = 12;
+/** Of the quarantine: a walk over what rests passes all reverse records. */
+const RESTING_PART = 3;
+
+const NS_PER_MS = 1e6;
 
 /** The rules of a listener that expiry needs, in ns. */
 export interface Timeouts {
@@ -32,43 +38,70 @@ export interface SweeperOptions {
   readonly timeouts: (listener: number) => Timeouts | undefined;
   /** Whether the pin of a group is to be forgotten: its key, and where its value begins in `values`. */
   readonly isGroupPinOver: (key: Uint8Array, values: DataView, value: number) => boolean;
+  /** The shortest of all listeners; infinite without any. */
+  readonly shortest: () => Timeouts;
   readonly nowNs: () => number;
   readonly quarantineNs: number;
 }
 
-/** What to do with an element, or undefined to leave it. `key` and `value` are its offsets in the bytes of the walk. */
-type Judge = (keys: DataView, key: number, values: DataView, value: number) => StewardOperation | undefined;
+export type WalkName = 'sessions' | 'pins' | 'reverse';
+
+/** The elements of a step: `key` and `value` are offsets in their bytes. */
+interface Elements {
+  readonly keys: DataView;
+  readonly values: DataView;
+  readonly nowNs: number;
+}
+
+/** What is walked over, how often, and what becomes of an element. */
+interface Walked {
+  readonly name: WalkName;
+  readonly map: BpfMap;
+  readonly periodMs: () => number;
+  /** Nothing there can be due. */
+  readonly isIdle?: () => boolean;
+  /** What to do with an element, or undefined to leave it. */
+  readonly judge: (elements: Elements, key: number, value: number) => StewardOperation | undefined;
+}
 
 class Walk {
+  /** When the next one may begin, in ms of performance.now. */
+  dueMs = 0;
+  readonly walked: Walked;
   readonly #walk: MapWalk;
-  readonly #keySize: number;
-  readonly #valueSize: number;
   readonly #keys: DataView;
   readonly #values: DataView;
   readonly #steward: Steward;
-  readonly #judge: Judge;
+  readonly #nowNs: () => number;
 
-  constructor({ bpf, steward }: SweeperOptions, map: BpfMap, judge: Judge) {
-    this.#walk = new MapWalk(bpf, map, BATCH);
-    this.#keySize = map.spec.keySize;
-    this.#valueSize = map.valueBytes;
+  constructor({ bpf, steward, nowNs }: SweeperOptions, walked: Walked) {
+    this.walked = walked;
+    this.#walk = new MapWalk(bpf, walked.map, BATCH);
     this.#keys = viewOf(this.#walk.keys);
     this.#values = viewOf(this.#walk.values);
     this.#steward = steward;
-    this.#judge = judge;
+    this.#nowNs = nowNs;
   }
 
   /** @returns whether the walk has come round */
   step(): boolean {
+    const { map, isIdle, judge } = this.walked;
+    if (isIdle?.() === true) return true;
     const { count, isEnd } = this.#walk.step();
+    const { keySize } = map.spec;
+    const elements = { keys: this.#keys, values: this.#values, nowNs: this.#nowNs() };
     for (let i = 0; i < count; i++) {
-      const key = i * this.#keySize;
-      const operation = this.#judge(this.#keys, key, this.#values, i * this.#valueSize);
+      const key = i * keySize;
+      const operation = judge(elements, key, i * map.valueBytes);
       if (operation === undefined) continue;
-      this.#steward.add(operation, this.#walk.keys.subarray(key, key + this.#keySize));
+      this.#steward.add(operation, this.#walk.keys.subarray(key, key + keySize));
     }
     this.#steward.flush();
     return isEnd;
+  }
+
+  restart(): void {
+    this.#walk.restart();
   }
 
   close(): void {
@@ -78,63 +111,110 @@ class Walk {
 
 export class Sweeper {
   readonly #walks: readonly Walk[];
-  readonly #gauges: MappedArray;
-  /** The walk that the next step goes on with. */
+  readonly #timeouts: (listener: number) => Timeouts | undefined;
+  /** Of listeners that were asked for in this call; null where no listener is. */
+  readonly #known: (Timeouts | null | undefined)[] = Array.from({ length: MAX_LISTENERS });
+  /** The walk that the round is in. */
   #current = 0;
 
   constructor(options: SweeperOptions) {
-    const { maps, timeouts, isGroupPinOver, nowNs, quarantineNs } = options;
-    this.#gauges = maps.mapped.gauges;
-    this.#walks = [
-      new Walk(options, maps.maps.sessions, (keys, key, values, value) => {
-        const rules = timeouts(keys.getUint16(key + SESSION_KEY.at.listener, true));
-        if (rules === undefined) return 'endSession';
-        const seenNs = readNs(values, value + SESSION.at.lastSeenNs);
-        return nowNs() - seenNs >= rules.idleNs ? 'expireSession' : undefined;
-      }),
-      new Walk(options, maps.maps.pins, (keys, key, values, value) => {
-        const scope = keys.getUint32(key + PIN_KEY.at.listener, true);
-        if (scope >= MAX_LISTENERS) {
-          const bytes = new Uint8Array(keys.buffer, keys.byteOffset + key, PIN_KEY.size);
-          return isGroupPinOver(bytes, values, value) ? 'endPin' : undefined;
-        }
-        const rules = timeouts(scope);
-        if (rules === undefined) return 'endPin';
-        if (values.getUint32(value + PIN.at.live, true) > 0) return undefined;
-        return nowNs() - readNs(values, value + PIN.at.lastUsedNs) >= rules.pinNs ? 'expirePin' : undefined;
-      }),
-      new Walk(options, maps.maps.reverse, (_keys, _key, values, value) => {
-        const leftNs = readNs(values, value + REVERSE.at.leftNs);
-        return leftNs !== 0 && nowNs() - leftNs >= quarantineNs ? 'endRest' : undefined;
-      }),
+    const { maps, timeouts, shortest, isGroupPinOver, quarantineNs } = options;
+    const { sessions, pins, reverse } = maps.maps;
+    const { gauges } = maps.mapped;
+    this.#timeouts = timeouts;
+    const walks: readonly Walked[] = [
+      {
+        name: 'sessions',
+        map: sessions,
+        periodMs: () => partOf(shortest().idleNs, PERIOD_PART),
+        judge: ({ keys, values, nowNs }, key, value) => {
+          const rules = this.#rulesOf(keys.getUint16(key + SESSION_KEY.at.listener, true));
+          if (rules === null) return 'endSession';
+          const idleNs = nowNs - readNs(values, value + SESSION.at.lastSeenNs);
+          return idleNs >= rules.idleNs ? 'expireSession' : undefined;
+        },
+      },
+      {
+        name: 'pins',
+        map: pins,
+        periodMs: () => partOf(shortest().pinNs, PERIOD_PART),
+        judge: ({ keys, values, nowNs }, key, value) => {
+          const scope = keys.getUint32(key + PIN_KEY.at.listener, true);
+          if (scope >= MAX_LISTENERS) {
+            const bytes = new Uint8Array(keys.buffer, keys.byteOffset + key, PIN_KEY.size);
+            return isGroupPinOver(bytes, values, value) ? 'endPin' : undefined;
+          }
+          const rules = this.#rulesOf(scope);
+          if (rules === null) return 'endPin';
+          if (values.getUint32(value + PIN.at.live, true) > 0) return undefined;
+          return nowNs - readNs(values, value + PIN.at.lastUsedNs) >= rules.pinNs ? 'expirePin' : undefined;
+        },
+      },
+      {
+        name: 'reverse',
+        map: reverse,
+        periodMs: () => partOf(quarantineNs, RESTING_PART),
+        isIdle: () => gauges.getU64(GAUGES.at.resting) === 0,
+        judge: ({ values, nowNs }, _key, value) => {
+          const leftNs = readNs(values, value + REVERSE.at.leftNs);
+          return leftNs !== 0 && nowNs - leftNs >= quarantineNs ? 'endRest' : undefined;
+        },
+      },
     ];
+    this.#walks = walks.map((walked) => new Walk(options, walked));
   }
 
   /**
-   * Steps until the budget of time is used up or everything was seen once.
+   * Goes on with the walks whose time has come, until the budget of time is used up.
    *
-   * @param budgetMs at least one step is done, of at most some 2 ms
-   * @returns whether everything was seen once
+   * @param budgetMs at least one step is done, of at most some 1 ms
    */
-  sweep(budgetMs: number): boolean {
-    const untilMs = performance.now() + budgetMs;
+  sweepDue(budgetMs: number): void {
+    const startMs = performance.now();
+    this.#known.fill(undefined);
+    for (const walk of this.#walks) {
+      if (walk.dueMs > startMs) continue;
+      while (!walk.step()) if (performance.now() - startMs >= budgetMs) return;
+      walk.dueMs = performance.now() + walk.walked.periodMs();
+    }
+  }
+
+  /** Begins a round, which looks at everything once, whatever is due. */
+  startRound(): void {
+    for (const walk of this.#walks) walk.restart();
+    this.#current = 0;
+  }
+
+  /**
+   * Goes on with the round, at most to the end of one walk.
+   *
+   * @returns which walk, and whether that ended the round, so that the next call begins one
+   */
+  sweepRound(budgetMs: number): { readonly walk: WalkName; readonly isEnd: boolean } {
+    const startMs = performance.now();
+    this.#known.fill(undefined);
+    const walk = this.#walks[this.#current]!;
+    const { name } = walk.walked;
     do {
-      const isEnd = this.#isIdle(this.#current) || this.#walks[this.#current]!.step();
-      if (!isEnd) continue;
+      if (!walk.step()) continue;
       this.#current = (this.#current + 1) % this.#walks.length;
-      if (this.#current === 0) return true;
-    } while (performance.now() < untilMs);
-    return false;
+      return { walk: name, isEnd: this.#current === 0 };
+    } while (performance.now() - startMs < budgetMs);
+    return { walk: name, isEnd: false };
   }
 
   close(): void {
     for (const walk of this.#walks) walk.close();
   }
 
-  /** Nothing rests, so no reverse record can have rested for long enough. */
-  #isIdle(walk: number): boolean {
-    return walk === RESTING && this.#gauges.getU64(GAUGES.at.resting) === 0;
+  #rulesOf(listener: number): Timeouts | null {
+    this.#known[listener] ??= this.#timeouts(listener) ?? null;
+    return this.#known[listener];
   }
+}
+
+function partOf(timeoutNs: number, parts: number): number {
+  return Math.min(MOST_PERIOD_MS, Math.max(LEAST_PERIOD_MS, timeoutNs / NS_PER_MS / parts));
 }
 
 /** A u64 of ns as a double: exact up to 104 days, to 2 ns beyond. */

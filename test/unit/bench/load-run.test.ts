@@ -104,6 +104,7 @@ describe('progress', () => {
       pinning: undefined,
       seed: 1,
       quick: true,
+      netns: false,
     };
     const steps = { loads: [4, 8, 12], rounds: 2, ladder: [4, 8], dialUs: [0, 200] };
     // The start, 3 routes x (2 rounds x 3 loads + 2 steps), 2 rounds x 2 of the dial, two micro-benchmarks;

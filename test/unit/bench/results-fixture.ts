@@ -115,6 +115,7 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       dialUs: [0, 200],
       ladder,
       quick: false,
+      netns: false,
       comparisonMs: 3_000,
       ladderMs: 1_500,
       payloadMs: 2_000,
