@@ -8,6 +8,7 @@ import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
 import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
 import { Stage } from '../support/stage.ts';
+import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? whyNoNamespaces();
 
@@ -15,6 +16,23 @@ interface Traffic {
   readonly received: number;
   readonly forwarded: number;
   readonly dropped: Readonly<Record<string, number>>;
+}
+
+interface Summary {
+  readonly downstream: Traffic;
+  readonly upstream: Traffic;
+  readonly upstreamUnreachable: number;
+}
+
+/** "Destination unreachable" messages that came in, from /proc/net/snmp or snmp6 (net/ipv4/proc.c, net/ipv6/proc.c). */
+function icmpErrors(text: string): number {
+  const v6 = /^Icmp6InDestUnreachs\s+(\d+)$/m.exec(text)?.[1];
+  if (v6 !== undefined) return Number(v6);
+  const [names, values] = text
+    .split('\n')
+    .filter((line) => line.startsWith('Icmp: '))
+    .map((line) => line.split(' '));
+  return Number(values![names!.indexOf('InDestUnreachs')]);
 }
 
 if (unavailable !== undefined) {
@@ -52,10 +70,10 @@ if (unavailable !== undefined) {
     return relay;
   };
 
-  const endOf = async (relay: ManagedProcess): Promise<{ downstream: Traffic; upstream: Traffic }> => {
+  const endOf = async (relay: ManagedProcess): Promise<Summary> => {
     relay.signal('SIGTERM');
     const { udp } = await relay.event('summary');
-    return (udp as Record<string, { downstream: Traffic; upstream: Traffic }>)['game']!;
+    return (udp as Record<string, Summary>)['game']!;
   };
 
   const endpoint = (address: string, port: number): string =>
@@ -110,6 +128,58 @@ if (unavailable !== undefined) {
     expect(await play(listen).event('summary')).toMatchObject({ lost: 0 });
     expect(relay.stderr).not.toContain("can't reach");
   });
+
+  test('an interface that comes up later is attached to, and again when it comes back under its name', async () => {
+    open('routed');
+    const backend = endpoint(bed.address('relay'), 7000);
+    const server = stage.start(
+      inside('relay', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
+    );
+    await server.event('ready');
+    await startRelay('client', { listen: '0.0.0.0:7777', backend });
+    for (let comings = 0; comings < 2; comings++) {
+      const peer = ['peer', 'name', 'late0', 'netns', bed.namespace('client')];
+      bed.of('relay').ip('link', 'add', 'late0', 'type', 'veth', ...peer);
+      for (const [role, address] of [
+        ['relay', '10.79.0.1/24'],
+        ['client', '10.79.0.2/24'],
+      ] as const) {
+        bed.of(role).ip('addr', 'add', address, 'dev', 'late0');
+        bed.of(role).ip('link', 'set', 'late0', 'up');
+      }
+      await until('players on the new interface', async () => {
+        const { sent, lost } = await play('10.79.0.1:7777').event('summary');
+        return Number(sent) > 0 && lost === 0;
+      });
+      bed.of('relay').ip('link', 'del', 'late0');
+    }
+  }, 60_000);
+
+  test.each([
+    ['routed', 'client', 4],
+    ['routed', 'client', 6],
+    ['one-armed', 'relay', 4],
+  ] as const)(
+    '%s, with the address of the %s, over IPv%i: a backend’s closed port is counted, and no player learns of the backend',
+    async (...of) => {
+      const [topology, sourceAddress, family] = of;
+      open(topology);
+      const listen = endpoint(bed.address('relay', family), 7777);
+      const backend = endpoint(bed.address('server', family), 7000);
+      const relay = await startRelay(sourceAddress, { listen, backend });
+      const file = family === 4 ? '/proc/net/snmp' : '/proc/net/snmp6';
+      const errors = (role: Role): number => icmpErrors(bed.run(role, 'cat', file));
+      const before = errors('client');
+      await play(listen).event('summary');
+      expect(errors('client')).toBe(before);
+      const { upstreamUnreachable, downstream } = await endOf(relay);
+      expect(downstream.forwarded).toBeGreaterThan(0);
+      expect(upstreamUnreachable).toBeGreaterThan(0);
+      // Without the relay they do learn of it.
+      await play(backend).event('summary');
+      expect(errors('client')).toBeGreaterThan(before);
+    },
+  );
 
   test.each([
     ['client', '127.0.0.1', 'Linux routes nothing from outside to loopback'],

@@ -52,6 +52,16 @@ export function interfacesOf(listen: Endpoint, named: readonly string[]): readon
   return [...new Set([...(owner === undefined ? [] : [owner[0]]), LOOPBACK_INTERFACE])];
 }
 
+/** Whether some interface that is up has the address; all have an unspecified one. */
+export function hasInterface({ ip }: Endpoint): boolean {
+  return (
+    ['unspecified', 'loopback'].includes(ip.range) ||
+    Object.values(networkInterfaces()).some((addresses) =>
+      addresses?.some(({ address }) => IpAddress.parse(address).equals(ip)),
+    )
+  );
+}
+
 /** @returns the interface's number. @throws RelayError TICKRELAY_ERR_BIND when there is none of this name */
 export function interfaceIndex(libc: Libc, name: string): number {
   const index = libc.if_nametoindex(name);

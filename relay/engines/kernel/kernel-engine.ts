@@ -18,7 +18,7 @@ import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { ReplyTimes } from '../../core/reply-times.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { interfacesOf } from './attach.ts';
+import { hasInterface, interfacesOf } from './attach.ts';
 import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
@@ -43,6 +43,9 @@ const SWEEP_BUDGET_MS = 4;
 
 /** How long listeners of a relay before this one go on before this one, which has not claimed them, removes them, in ms. */
 const CLAIM_MS = 10_000;
+
+/** How often is looked for interfaces that came up, and routes to backends that changed, in ms. */
+const INTERFACES_INTERVAL_MS = 2_000;
 
 const NS_PER_MS = 1e6;
 
@@ -87,6 +90,7 @@ export class KernelEngine implements Engine {
   readonly #pools = new Map<string, PoolWriter>();
   readonly #snapshots = new Map<string, PoolSnapshot>();
   readonly #sweepTimer: NodeJS.Timeout;
+  readonly #interfacesTimer: NodeJS.Timeout;
   readonly #claimTimer: NodeJS.Timeout | undefined;
   /** What was warned of already. */
   readonly #warned = new Set<string>();
@@ -145,6 +149,7 @@ export class KernelEngine implements Engine {
         onTrouble?.(error);
       }
     }, SWEEP_INTERVAL_MS);
+    this.#interfacesTimer = setInterval(() => this.#followInterfaces(), INTERFACES_INTERVAL_MS).unref();
   }
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
@@ -261,6 +266,7 @@ export class KernelEngine implements Engine {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearInterval(this.#sweepTimer);
+    clearInterval(this.#interfacesTimer);
     clearTimeout(this.#claimTimer);
     await Promise.all(Array.from(this.#pools.values(), (pool) => pool.idle()));
     if (!this.isLasting) {
@@ -359,6 +365,35 @@ export class KernelEngine implements Engine {
     const addresses = this.#listeners.refresh(pool);
     if (this.#options.interfaces.length > 0) return;
     for (const ip of addresses) this.#attachments.add(interfacesOf(new Endpoint(ip, 0), []));
+  }
+
+  /** Interfaces come and go, and with them addresses and routes: what a listener was attached to at first need not be all. */
+  #followInterfaces(): void {
+    this.#attachments.prune();
+    for (const { local } of this.#listeners.all()) this.#try(() => this.#follow(local));
+    for (const pool of this.#pools.values()) this.#try(() => this.#reachBackends(pool));
+  }
+
+  /** Attaches to the listener's interfaces that are there. */
+  #follow(local: Endpoint): void {
+    const { libc } = this.#bpf;
+    const named = this.#options.interfaces;
+    // An address may be without an interface for a while.
+    if (named.length === 0 && !hasInterface(local)) return;
+    const there = interfacesOf(local, named).filter((name) => libc.if_nametoindex(name) !== 0);
+    for (const name of there) this.#try(() => this.#attachments.add([name]));
+  }
+
+  /** Reports what fails, once. */
+  #try(act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      const text = String(error);
+      if (this.#warned.has(text)) return;
+      this.#warned.add(text);
+      this.#options.onTrouble?.(error);
+    }
   }
 
   /** Once for each backend of each listener. */

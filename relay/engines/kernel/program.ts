@@ -65,6 +65,7 @@ import {
   sessionKey,
   waysOut,
 } from './program-frame.ts';
+import { hideErrors } from './program-icmp.ts';
 import { open, OPEN, REPIN } from './program-open.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { dropUnawaited, keyOfReply, redirect, requireRelayAddress, sendOut } from './program-relay.ts';
@@ -96,6 +97,7 @@ export function assembleProgram({ hook, linkHeaderBytes }: ProgramOptions): Asse
 function ingress(a: Code, linkHeaderBytes: number): void {
   a.mov(r6, r1);
   needOwnLinkAddress(a);
+  hideErrors(a, { linkHeaderBytes, hook: 'ingress' });
   parse(a, {
     linkHeaderBytes,
     port: 'destination',
@@ -394,6 +396,7 @@ function requireUsable(a: Code): void {
 
 function egress(a: Code, linkHeaderBytes: number): void {
   a.mov(r6, r1);
+  hideErrors(a, { linkHeaderBytes, hook: 'egress' });
   parse(a, {
     linkHeaderBytes,
     port: 'source',

@@ -104,6 +104,17 @@ export class Attachments {
     }
   }
 
+  /** Forgets the links of interfaces that are gone, or are others under the same name. */
+  prune(): void {
+    for (const [key, link] of this.#links) {
+      const index = this.#bpf.libc.if_nametoindex(key.slice(0, key.lastIndexOf('-')));
+      if (index !== 0 && attachedTo(this.#bpf, link) === index) continue;
+      if (this.#pins !== undefined) this.#pins.unlink(this.#pins.linkPath(key));
+      this.#bpf.closeFd(link);
+      this.#links.delete(key);
+    }
+  }
+
   /** Takes the programs of a relay before this one off, whose maps did not fit. */
   dropInherited(): void {
     for (const [key, link] of this.#inherited) {
