@@ -42,7 +42,7 @@ function numbers(seed: number): (below: number) => number {
   };
 }
 
-/** Servers with a UDP port and a TCP port each, in a pool for either, and a relay with a listener for either. */
+/** Servers with a UDP port and a TCP port each, in a pool for either, and a relay with two UDP listeners and one for TCP. */
 class Bed {
   readonly game = new BackendPool('game');
   readonly login = new BackendPool('login');
@@ -74,12 +74,13 @@ class Bed {
     const shared = { algorithm, pinGroup };
     const listeners: ListenerConfig[] = [
       { protocol: 'udp', ...RULES, ...shared, name: 'game', listen: LISTEN, pool: 'game' },
+      { protocol: 'udp', ...RULES, ...shared, name: 'lobby', listen: LISTEN, pool: 'game' },
       { ...TCP, ...shared, name: 'login', listen: LISTEN, pool: 'login' },
     ];
     return this.planes.apply(listeners);
   }
 
-  at(name: 'game' | 'login'): Endpoint {
+  at(name: 'game' | 'lobby' | 'login'): Endpoint {
     return this.planes.locals().get(name)!;
   }
 
@@ -106,12 +107,13 @@ class Bed {
   }
 
   /** The server that a new session of the client plays on; undefined: none is ready. */
-  async play(client: string): Promise<string | undefined> {
-    const dropped = (): number => this.engine.listeners()[0]!.counts.downstream.dropped['no-backend']!;
+  async play(client: string, listener: 'game' | 'lobby' = 'game'): Promise<string | undefined> {
+    const dropped = (): number =>
+      this.engine.listeners().find(({ name }) => name === listener)!.counts.downstream.dropped['no-backend']!;
     const before = dropped();
     const peer = new UdpPeer(`${client}:0`);
     try {
-      peer.send(this.at('game'), 'where');
+      peer.send(this.at(listener), 'where');
       const isDropped = (): boolean => dropped() > before;
       await expect
         .poll(() => peer.received.length > 0 || isDropped(), { timeout: 10_000, interval: 1 })
@@ -173,14 +175,15 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
       const client = clients[random(CLIENTS)]!;
       const what = random(10);
       if (what < 4) {
-        const expected = bed.naive.pinned(bed.game, client, ['game']);
-        const id = await bed.play(client);
-        history.push(`${client} plays on ${id}`);
+        const listener = (['game', 'lobby'] as const)[random(2)]!;
+        const expected = bed.naive.pinned(bed.game, client, [listener]);
+        const id = await bed.play(client, listener);
+        history.push(`${client} plays on ${id} by ${listener}`);
         expect(id, history.join('\n')).toBe(expected ?? id);
         if (id === undefined) expect(bed.game.snapshot().ready).toHaveLength(0);
-        else bed.naive.took(bed.game, client, { id, listener: 'game' });
+        else bed.naive.took(bed.game, client, { id, listener });
       } else if (what < 8) {
-        const expected = bed.naive.pinned(bed.login, client, ['game']);
+        const expected = bed.naive.pinned(bed.login, client, ['game', 'lobby']);
         const id = await bed.logIn(client);
         history.push(`${client} logs in to ${id}`);
         expect(id, history.join('\n')).toBe(expected ?? id);
