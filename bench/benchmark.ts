@@ -91,9 +91,10 @@ async function breathe(signal: AbortSignal): Promise<void> {
   await sleep(0, undefined, { signal });
 }
 
-async function openRoutes(
+/** The direct route, the plan's engines, and those of its peers that can be had. */
+export async function openRoutes(
   backends: readonly string[],
-  options: BenchmarkOptions,
+  options: LoadContext & { readonly plan: Plan },
 ): Promise<{ readonly routes: readonly Route[]; readonly absent: readonly AbsentPeer[] }> {
   const { plan } = options;
   const relays = await Promise.all(plan.engines.map((engine) => openRelay(engine, { ...options, backends })));

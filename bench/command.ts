@@ -12,12 +12,14 @@ import { LIST_FLAGS, options } from './flags.ts';
 import { countLatencySteps, runLatencyBenchmark } from './latency/latency-benchmark.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
+import { countMostPlayersSteps, findMostPlayers } from './most-players.ts';
 import { makePlan } from './plan.ts';
 import { DIAL_ENGINE, PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
 import {
   renderLatencyReport,
+  renderMostPlayersReport,
   renderReport,
   renderScaleReport,
   renderSessionLoadReport,
@@ -48,12 +50,13 @@ export const command: CommandModule<object, Arguments> = {
       .example('$0 bench --tcp', 'what the login path costs, beside HAProxy and nginx')
       .example('$0 bench --soak 10m', 'whether memory or descriptors grow')
       .example('$0 bench --sessions 20000', 'what so many live sessions cost')
+      .example('$0 bench --most 2000', 'how many players each engine and peer carries')
       .example('$0 bench --latency', 'what each route adds to a round trip, in microseconds')
       .example('$0 bench --netns', 'as root: everything, with namespaces in the place of loopback')
       .example('$0 bench --scale 1000000', 'as root: sessions by the million in the engine kernel')
       .epilogue(
         'Prints tables on standard output and writes results.json and report.html, soak.json and soak.html, ' +
-          'sessions.json and sessions.html, scale.json and scale.html, latency.json and latency.html, or tcp.json and tcp.html to --out. docs/benchmarking.md explains every figure.\n\n' +
+          'sessions.json and sessions.html, most-players.json and most-players.html, scale.json and scale.html, latency.json and latency.html, or tcp.json and tcp.html to --out. docs/benchmarking.md explains every figure.\n\n' +
           'Exit codes: 0 the relay lost no update of the main load and moved nobody to another server; ' +
           '1 it did, or a process failed; 2 a flag is wrong; 130 ended by a signal.',
       ),
@@ -78,13 +81,14 @@ export async function runBench(args: Arguments): Promise<void> {
 }
 
 /** Runs that take the place of the benchmark as a whole, by their flags. */
-const OTHER_RUNS = ['soak', 'sessions', 'scale', 'latency', 'tcp'] as const;
+const OTHER_RUNS = ['soak', 'sessions', 'most', 'scale', 'latency', 'tcp'] as const;
 /** Those that can be had across namespaces. */
 const NETNS_RUNS: readonly string[] = ['soak', 'latency'];
 
 const RUNS: Readonly<Record<(typeof OTHER_RUNS)[number], (args: Arguments, plan: Plan) => Promise<void>>> = {
   soak: benchSoak,
   sessions: benchSessions,
+  most: benchMostPlayers,
   scale: benchScale,
   latency: benchLatency,
   tcp: benchTcp,
@@ -103,7 +107,7 @@ async function benchSoak({ out, soak }: Arguments, plan: Plan): Promise<void> {
   );
   if (results === undefined) return;
   await publish(out, { name: 'soak', page: 'soak', results, report: renderSoakReport(results) });
-  judge(soakHolds(results), 'the relay lost updates or moved players');
+  judge(soakHolds(results), 'the relay lost updates, moved players or grew');
 }
 
 async function benchSessions({ out, sessions }: Arguments, plan: Plan): Promise<void> {
@@ -115,6 +119,15 @@ async function benchSessions({ out, sessions }: Arguments, plan: Plan): Promise<
   const report = renderSessionLoadReport(results);
   await publish(out, { name: 'sessions', page: 'sessions', results, report });
   judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
+}
+
+async function benchMostPlayers({ out, most }: Arguments, plan: Plan): Promise<void> {
+  const results = await guarded(plan, countMostPlayersSteps(plan), (context) =>
+    findMostPlayers({ ...context, plan, top: most! }),
+  );
+  if (results === undefined) return;
+  const report = renderMostPlayersReport(results);
+  await publish(out, { name: 'most-players', page: 'most-players', results, report });
 }
 
 async function benchScale(
@@ -246,6 +259,6 @@ export function mainJobHolds({ comparison, routes, plan }: BenchResults): boolea
     .every(({ lost, wrongServer }) => lost === 0 && wrongServer === 0);
 }
 
-function soakHolds({ run }: SoakResults): boolean {
-  return run.lost === 0 && run.wrongServer === 0;
+function soakHolds({ run, growth }: SoakResults): boolean {
+  return run.lost === 0 && run.wrongServer === 0 && growth.isFlat;
 }

@@ -4,6 +4,8 @@ import { availableEngines, ENGINES, PEERS } from './routes.ts';
 
 /** The generators share these out, and each player needs an id. */
 const MAX_PLAYERS = 10_000;
+/** Of a search for the most players. */
+const LEAST_TOP = 4;
 /** What a relay holds by default. */
 const MAX_SESSIONS = 65_536;
 /** Of --scale: more than the few that many are set against, and what a machine has kernel memory for. */
@@ -105,6 +107,12 @@ export const options = {
       'Instead of all that: PostgreSQL and a bulk transfer, directly, through the relay and through peers',
     type: 'boolean',
     default: false,
+  },
+  most: {
+    describe: `Instead of all that: the most players that each engine and peer carries, up to this many, ${LEAST_TOP} to ${MAX_PLAYERS}`,
+    requiresArg: true,
+    type: 'number',
+    coerce: integer('--most', LEAST_TOP, MAX_PLAYERS),
   },
   seed: {
     describe: "Of the players' paths",

@@ -274,6 +274,39 @@ export interface SoakGrowth {
   /** Slope of the least-squares line through the samples. */
   readonly residentBytesPerHour: number;
   readonly openDescriptors: { readonly least: number; readonly most: number } | undefined;
+  /**
+   * The least resident memory of the first and of the last third: a heap rises and falls with its collections, and what it
+   * falls back to is what was in use.
+   */
+  readonly troughBytes: { readonly first: number; readonly last: number };
+  /** Whether the trough rose by no more than was allowed, and no more descriptors were open in the last third than in the first. */
+  readonly isFlat: boolean;
+  readonly allowedBytes: number;
+}
+
+/** By loss alone, or by loss and a p99 round trip under one tick. */
+export type PlayerRule = 'loss' | 'p99';
+
+/** How many players each route carries. */
+export interface MostPlayersResults {
+  readonly startedAt: string;
+  readonly machine: Machine;
+  readonly pinning: Pinning | undefined;
+  readonly tickHz: number;
+  /** The most players that were tried. */
+  readonly top: number;
+  /** Measured time of each run. */
+  readonly durationMs: number;
+  readonly absent: readonly AbsentPeer[];
+  readonly carried: readonly CarriedPlayers[];
+}
+
+export interface CarriedPlayers {
+  readonly route: RouteInfo;
+  readonly byLoss: { readonly players: number; readonly end: LadderEnd };
+  readonly byP99: { readonly players: number; readonly end: LadderEnd };
+  /** In the order in which they ran. */
+  readonly runs: readonly LoadRun[];
 }
 
 /** What a number of live sessions costs. */

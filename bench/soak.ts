@@ -19,6 +19,12 @@ const MOST_SETTLING_MS = 60_000;
 /** One late moment at the end of a long run is no loss. */
 const GRACE_MS = 2_000;
 const MS_PER_HOUR = 3_600_000;
+const MIB = 2 ** 20;
+/** What the trough may rise by: half a byte for each datagram that 100 players make in ten minutes. */
+const ALLOWED_BYTES = 8 * MIB;
+/** In a run of less than five minutes, in which the heap is still finding its size. */
+const ALLOWED_BYTES_SHORT = 32 * MIB;
+const SHORT_MS = 300_000;
 
 export interface SoakOptions extends LoadContext {
   readonly plan: Plan;
@@ -81,7 +87,17 @@ export function growthOf(samples: readonly SoakSample[]): SoakGrowth {
   const settled = samples.filter(({ atMs }) => atMs >= settledAtMs);
   const resident = settled.map(({ residentBytes }) => residentBytes);
   const descriptors = settled.flatMap(({ openDescriptors }) => openDescriptors ?? []);
+  const third = Math.ceil(settled.length / 3);
+  const [early, late] = [settled.slice(0, third), settled.slice(-third)];
+  const trough = (part: readonly SoakSample[]): number =>
+    Math.min(...part.map(({ residentBytes }) => residentBytes));
+  const mostDescriptors = (part: readonly SoakSample[]): number =>
+    Math.max(...part.map(({ openDescriptors }) => openDescriptors ?? 0));
+  const allowedBytes = samples.at(-1)!.atMs < SHORT_MS ? ALLOWED_BYTES_SHORT : ALLOWED_BYTES;
   return {
+    troughBytes: { first: trough(early), last: trough(late) },
+    isFlat: trough(late) - trough(early) <= allowedBytes && mostDescriptors(late) <= mostDescriptors(early),
+    allowedBytes,
     settledAtMs,
     residentBytes: { first: resident[0]!, last: resident.at(-1)!, most: Math.max(...resident) },
     residentBytesPerHour:

@@ -147,7 +147,7 @@ export class BotFleet {
   #openPlayers(): Player[] {
     const { target, codec, reply, seed, openSocket, firstPlayer, firstAddress, playerIds } = this.#options;
     const addresses = playerAddresses(this.#options.players, target, firstAddress);
-    const group = new PlayerGroup({
+    const context = {
       target,
       codec,
       reply,
@@ -155,7 +155,8 @@ export class BotFleet {
       openSocket,
       measurement: this.#measurement,
       now: this.#now,
-    });
+    };
+    const group = new PlayerGroup(context, addresses.length);
     try {
       for (const [i, address] of addresses.entries()) group.add(playerIds?.[i] ?? firstPlayer + i, address);
     } catch (error) {

@@ -20,26 +20,36 @@ const MIN_RADIUS_METRES = 20;
 const MAX_RADIUS_METRES = 60;
 const HILL_METRES = 2;
 
-export class PlayerPath {
-  readonly #centreX: number;
-  readonly #centreY: number;
-  readonly #radius: number;
-  readonly #startTick: number;
+/** Doubles of one path: centre x and y, radius, and the tick in which its laps begin. */
+export const PATH_DOUBLES = 4;
 
-  constructor(seed: number, playerId: number) {
+export class PlayerPath {
+  readonly #memory: Float64Array;
+  readonly #at: number;
+
+  /**
+   * @param memory where the path keeps its doubles, from `at` on: side by side with those of other players, since a double in an
+   *   object is an object of its own, and of hundreds of players none is in the processor's cache
+   */
+  constructor(seed: number, playerId: number, memory: Float64Array = new Float64Array(PATH_DOUBLES), at = 0) {
     const draw = (index: number): number => unitHash(seed, playerId * 4 + index);
     const margin = MAX_RADIUS_METRES;
-    this.#centreX = margin + draw(0) * (MAP_METRES - 2 * margin);
-    this.#centreY = margin + draw(1) * (MAP_METRES - 2 * margin);
-    this.#radius = MIN_RADIUS_METRES + draw(2) * (MAX_RADIUS_METRES - MIN_RADIUS_METRES);
-    this.#startTick = Math.floor(draw(3) * LAP_TICKS);
+    this.#memory = memory;
+    this.#at = at;
+    memory[at] = margin + draw(0) * (MAP_METRES - 2 * margin);
+    memory[at + 1] = margin + draw(1) * (MAP_METRES - 2 * margin);
+    memory[at + 2] = MIN_RADIUS_METRES + draw(2) * (MAX_RADIUS_METRES - MIN_RADIUS_METRES);
+    memory[at + 3] = Math.floor(draw(3) * LAP_TICKS);
   }
 
   /** Writes x, y and z in metres, of float32 precision, for `tick` >= 0. Allocates nothing. */
   positionAt(tick: number, into: PositionUpdate): void {
-    const angle = this.#startTick + tick;
-    into.x = Math.fround(this.#centreX + this.#radius * SINES[(angle + QUARTER_LAP) % LAP_TICKS]!);
-    into.y = Math.fround(this.#centreY + this.#radius * SINES[angle % LAP_TICKS]!);
+    const memory = this.#memory;
+    const at = this.#at;
+    const radius = memory[at + 2]!;
+    const angle = memory[at + 3]! + tick;
+    into.x = Math.fround(memory[at]! + radius * SINES[(angle + QUARTER_LAP) % LAP_TICKS]!);
+    into.y = Math.fround(memory[at + 1]! + radius * SINES[angle % LAP_TICKS]!);
     into.z = Math.fround(HILL_METRES * SINES[(3 * angle) % LAP_TICKS]!);
   }
 }

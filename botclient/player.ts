@@ -16,8 +16,8 @@ import { type Codec, CODECS } from '../wire/codec.ts';
 import { createPositionUpdate } from '../wire/position-update.ts';
 import { createWorldState } from '../wire/world-state.ts';
 import type { Measurement } from './measurement.ts';
-import { PlayerPath } from './path.ts';
-import { ANSWERED, AWAITED, SentRing, SUPERSEDED, WARMUP } from './sent-ring.ts';
+import { PATH_DOUBLES, PlayerPath } from './path.ts';
+import { ANSWERED, AWAITED, SentRecords, SentRing, SUPERSEDED, WARMUP } from './sent-ring.ts';
 
 /** How the server answers: `immediate`, each update at once; `tick`, every player once a tick. */
 export const REPLY_MODES = ['immediate', 'tick'] as const;
@@ -40,9 +40,15 @@ export class PlayerGroup {
   readonly context: PlayerContext;
   /** By the tags of their sockets. */
   readonly players: Player[] = [];
+  /** What the players remember, side by side. */
+  readonly paths: Float64Array;
+  readonly sent: SentRecords;
 
-  constructor(context: PlayerContext) {
+  /** @param size the most players that will be added */
+  constructor(context: PlayerContext, size: number) {
     this.context = context;
+    this.paths = new Float64Array(size * PATH_DOUBLES);
+    this.sent = new SentRecords(size);
   }
 
   /** Binds `address` with a port that the system chooses. @throws RelayError TICKRELAY_ERR_BIND */
@@ -78,7 +84,7 @@ export class Player {
   readonly #context: PlayerContext;
   readonly #path: PlayerPath;
   readonly #socket: DatagramSocket;
-  readonly #ring = new SentRing();
+  readonly #ring: SentRing;
 
   #newestAnswered = -1;
   #serverId: number | undefined;
@@ -91,11 +97,13 @@ export class Player {
     const { context, onReceive, onSent, onError } = group;
     this.playerId = playerId;
     this.#context = context;
-    this.#path = new PlayerPath(context.seed, playerId);
+    const number = group.players.length;
+    this.#path = new PlayerPath(context.seed, playerId, group.paths, number * PATH_DOUBLES);
+    this.#ring = new SentRing(group.sent, number);
     this.#socket = context.openSocket({
       local: new Endpoint(address, 0),
       remote: context.target,
-      tag: group.players.length,
+      tag: number,
       onReceive,
       onSent,
       onError,

@@ -1,7 +1,7 @@
 /**
  * The last 1,024 updates of one player: what was sent, when it should have been, and what became of it.
  *
- * Each is 32 bytes of one buffer, made once: with many players the records are not in the processor's cache, and one that
+ * Each is 32 bytes of one buffer, made once for all players: the records of many are not in the processor's cache, and one that
  * lies in one piece is fetched once.
  *
  *   offset  size  field
@@ -28,32 +28,47 @@ export const ANSWERED = 3;
 
 const RECORD_BYTES = 32;
 const STATE = 3;
+const INTENDED_MS = 4;
 const SERVER_TICK = 6;
 
+/** The records of several rings, side by side in one buffer. */
+export class SentRecords {
+  readonly floats: Float32Array;
+  readonly words: Uint32Array;
+  readonly doubles: Float64Array;
+
+  constructor(rings: number) {
+    const buffer = new ArrayBuffer(rings * RING_UPDATES * RECORD_BYTES);
+    this.floats = new Float32Array(buffer);
+    this.words = new Uint32Array(buffer);
+    this.doubles = new Float64Array(buffer);
+  }
+}
+
 export class SentRing {
-  readonly #floats: Float32Array;
-  readonly #words: Uint32Array;
-  readonly #doubles: Float64Array;
+  readonly #records: SentRecords;
+  /** The ring's first record. */
+  readonly #from: number;
   #first = 0;
   #end = 0;
   /** The update that is likely to be asked for next. */
   #expected = 0;
 
-  constructor() {
-    const buffer = new ArrayBuffer(RING_UPDATES * RECORD_BYTES);
-    this.#floats = new Float32Array(buffer);
-    this.#words = new Uint32Array(buffer);
-    this.#doubles = new Float64Array(buffer);
+  /** @param ring its number among those that share the records */
+  constructor(records = new SentRecords(1), ring = 0) {
+    this.#records = records;
+    this.#from = ring * RING_UPDATES;
   }
 
   /** Adds an update that was sent. @returns its sequence number: 0, 1, 2, ... */
   push(update: PositionUpdate, intendedMs: number, state: number): number {
-    const word = wordOf(this.#end);
-    this.#floats[word] = update.x;
-    this.#floats[word + 1] = update.y;
-    this.#floats[word + 2] = update.z;
-    this.#words[word + STATE] = state;
-    this.#doubles[doubleOf(this.#end)] = intendedMs;
+    const { floats, words, doubles } = this.#records;
+    const word = this.#wordOf(this.#end);
+    floats[word] = update.x;
+    floats[word + 1] = update.y;
+    floats[word + 2] = update.z;
+    words[word + STATE] = state;
+    doubles[(word + INTENDED_MS) >> 1] = intendedMs;
     this.#first = Math.max(0, this.#end + 1 - RING_UPDATES);
     return this.#end++;
   }
@@ -74,24 +89,24 @@ export class SentRing {
   }
 
   state(sequence: number): number {
-    return this.#words[wordOf(sequence) + STATE]!;
+    return this.#records.words[this.#wordOf(sequence) + STATE]!;
   }
 
   setState(sequence: number, state: number): void {
-    this.#words[wordOf(sequence) + STATE] = state;
+    this.#records.words[this.#wordOf(sequence) + STATE] = state;
   }
 
   intendedMs(sequence: number): number {
-    return this.#doubles[doubleOf(sequence)]!;
+    return this.#records.doubles[(this.#wordOf(sequence) + INTENDED_MS) >> 1]!;
   }
 
   /** The server tick of the last answer to an update. */
   serverTick(sequence: number): number {
-    return this.#words[wordOf(sequence) + SERVER_TICK]!;
+    return this.#records.words[this.#wordOf(sequence) + SERVER_TICK]!;
   }
 
   setServerTick(sequence: number, tick: number): void {
-    this.#words[wordOf(sequence) + SERVER_TICK] = tick;
+    this.#records.words[this.#wordOf(sequence) + SERVER_TICK] = tick;
   }
 
   /** The oldest update that is remembered. */
@@ -100,15 +115,12 @@ export class SentRing {
   }
 
   #isAt(sequence: number, { x, y, z }: PositionUpdate): boolean {
-    const word = wordOf(sequence);
-    return this.#floats[word] === x && this.#floats[word + 1] === y && this.#floats[word + 2] === z;
+    const { floats } = this.#records;
+    const word = this.#wordOf(sequence);
+    return floats[word] === x && floats[word + 1] === y && floats[word + 2] === z;
   }
-}
 
-function wordOf(sequence: number): number {
-  return (sequence & MASK) * (RECORD_BYTES / 4);
-}
-
-function doubleOf(sequence: number): number {
-  return (sequence & MASK) * (RECORD_BYTES / 8) + 2;
+  #wordOf(sequence: number): number {
+    return (this.#from + (sequence & MASK)) * (RECORD_BYTES / 4);
+  }
 }

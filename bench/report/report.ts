@@ -1,10 +1,17 @@
 /** The whole report, from the results alone. */
-import type { BenchResults, Machine, SessionLoadResults, SoakResults } from '../results.ts';
+import type {
+  BenchResults,
+  Machine,
+  MostPlayersResults,
+  SessionLoadResults,
+  SoakResults,
+} from '../results.ts';
 import { comparisonSections } from './comparison-section.ts';
 import { dialSection } from './dial-section.ts';
 import { renderHtml } from './html-report.ts';
 import { ladderSection } from './ladder-section.ts';
 import { latencySection } from './latency-section.ts';
+import { mostPlayersSection } from './most-players-section.ts';
 import { payloadSection } from './payload-section.ts';
 import type { Section } from './section.ts';
 import type { LatencyResults } from '../latency/latency-results.ts';
@@ -40,6 +47,11 @@ export function renderReport(results: BenchResults): Report {
 
 export function renderSoakReport(results: SoakResults): Report {
   return render({ title: 'tickrelay soak', file: 'soak.json', results, sections: [soakSection(results)] });
+}
+
+export function renderMostPlayersReport(results: MostPlayersResults): Report {
+  const sections = [mostPlayersSection(results)];
+  return render({ title: 'tickrelay: the most players', file: 'most-players.json', results, sections });
 }
 
 export function renderSessionLoadReport(results: SessionLoadResults): Report {

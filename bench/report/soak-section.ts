@@ -89,7 +89,8 @@ export function soakSection(results: SoakResults): Section {
     method:
       `The relay's own metrics are read once a second, from the start of the load to its end, ${samples.length} times. The first ` +
       `${formatNumber(growth.settledAtMs / 1000)} s, in which its heap grows to its working size, are left out of the tables' growth. ` +
-      `The slope is that of the line with the least squared distance to the samples.`,
+      `The slope is that of the line with the least squared distance to the samples. Whether it grew is told by the least of the first ` +
+      `and of the last third, since a heap rises between its collections.`,
   };
 }
 
@@ -111,10 +112,19 @@ function growthFindings({ growth, durationMs }: SoakResults): Finding[] {
       `Resident memory went from ${formatNumber(residentBytes.first / MIB, 1)} to ${formatNumber(residentBytes.last / MIB, 1)} MiB, ` +
       `a slope of ${formatSlope(residentBytesPerHour)} MiB an hour.${short}`,
   };
-  if (openDescriptors === undefined) return [resident];
+  const { first, last } = growth.troughBytes;
+  const troughs = `the least was ${formatNumber(first / MIB, 1)} MiB in the first third and ${formatNumber(last / MIB, 1)} in the last`;
+  const flat: Finding = growth.isFlat
+    ? { kind: 'good', text: `It did not grow: ${troughs}.` }
+    : {
+        kind: 'bad',
+        text: `It GREW: ${troughs}, ${formatNumber(growth.allowedBytes / MIB)} more are allowed, and no more descriptors.`,
+      };
+  if (openDescriptors === undefined) return [resident, flat];
   const { least, most } = openDescriptors;
   return [
     resident,
+    flat,
     least === most
       ? { kind: 'good', text: `Descriptors stayed flat at ${least}.` }
       : { kind: 'note', text: `Descriptors were between ${least} and ${most}.` },

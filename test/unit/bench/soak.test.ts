@@ -17,7 +17,48 @@ describe("a soak's growth", () => {
       settledAtMs: 10_000,
       residentBytes: { first: 1_010_000, last: 1_100_000, most: 1_100_000 },
       openDescriptors: { least: 34, most: 34 },
+      troughBytes: { first: 1_010_000, last: 1_070_000 },
+      isFlat: true,
     });
+  });
+
+  const MIB = 2 ** 20;
+  /** A soak of ten minutes, looked at once a second. */
+  const soakOf = (resident: (second: number) => number, descriptors: (second: number) => number = () => 34) =>
+    growthOf(
+      Array.from({ length: 600 }, (_, i) => ({
+        atMs: 1_000 * i,
+        residentBytes: resident(i),
+        openDescriptors: descriptors(i),
+      })),
+    );
+
+  it('is none when a heap rises and falls, wherever the run cuts it off', () => {
+    for (const period of [70, 100, 130, 170]) {
+      const growth = soakOf((second) => 100 * MIB + (20 * MIB * (second % period)) / period);
+      expect(growth.isFlat).toBe(true);
+    }
+  });
+
+  it('is told from what a rising and falling heap falls back to', () => {
+    const leak = (second: number) =>
+      100 * MIB + 20 * MIB * ((second % 100) / 100) + (second * 20 * MIB) / 600;
+    expect(soakOf(leak)).toMatchObject({ isFlat: false, allowedBytes: 8 * MIB });
+  });
+
+  it('is told from descriptors, of which fewer are none', () => {
+    expect(
+      soakOf(
+        () => MIB,
+        (second) => 34 + Math.floor(second / 100),
+      ).isFlat,
+    ).toBe(false);
+    expect(
+      soakOf(
+        () => MIB,
+        (second) => 150 - Math.floor(second / 10),
+      ).isFlat,
+    ).toBe(true);
   });
 
   it('of one sample is none', () => {
@@ -26,6 +67,9 @@ describe("a soak's growth", () => {
       residentBytes: { first: 7, last: 7, most: 7 },
       residentBytesPerHour: 0,
       openDescriptors: undefined,
+      troughBytes: { first: 7, last: 7 },
+      isFlat: true,
+      allowedBytes: 32 * MIB,
     });
   });
 });
@@ -37,6 +81,7 @@ describe("a soak's report", () => {
     expect(text).toMatch(
       /Resident memory went from 60.2 to 62 MiB, a slope of \+360 MiB an hour. So short a run/,
     );
+    expect(text).toContain('+ It did not grow: the least was 60.2 MiB in the first third');
     expect(text).toContain('+ Descriptors stayed flat at 34.');
     expect(html.match(/<svg/g)).toHaveLength(2);
   });

@@ -14,7 +14,7 @@ function setUp(reply: ReplyMode = 'immediate') {
   const socket = new ScriptedSocket();
   const measurement = new Measurement();
   const clock = { ms: 0 };
-  const player = new PlayerGroup({
+  const context = {
     target: TARGET,
     codec: binaryCodec,
     reply,
@@ -22,7 +22,8 @@ function setUp(reply: ReplyMode = 'immediate') {
     measurement,
     openSocket: socket.open,
     now: () => clock.ms,
-  }).add(7, IpAddress.parse('127.1.0.1'));
+  };
+  const player = new PlayerGroup(context, 1).add(7, IpAddress.parse('127.1.0.1'));
   /** Sends the updates of ticks 0 to count - 1, each `lateMs` late. */
   const sendTicks = (count: number, lateMs = 0): void => {
     for (let tick = 0; tick < count; tick++) {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { ANSWERED, AWAITED, RING_UPDATES, SentRing } from '../../../botclient/sent-ring.ts';
+import { ANSWERED, AWAITED, RING_UPDATES, SentRecords, SentRing } from '../../../botclient/sent-ring.ts';
 
 const at = (n: number) => ({ playerId: 0, x: n, y: -n, z: n * 2 });
 
@@ -35,4 +35,19 @@ test('a slot that is used again starts afresh', () => {
   for (let n = 1; n <= RING_UPDATES; n++) ring.push(at(n), n, AWAITED);
   expect(ring.state(RING_UPDATES)).toBe(AWAITED);
   expect(ring.first).toBe(1);
+});
+
+test('rings that share their records do not touch each other', () => {
+  const records = new SentRecords(3);
+  const rings = [0, 1, 2].map((number) => new SentRing(records, number));
+  for (let n = 0; n < 2 * RING_UPDATES; n++)
+    for (const [i, ring] of rings.entries()) ring.push(at(3 * n + i), n * 8 + i, AWAITED);
+  for (let n = RING_UPDATES; n < 2 * RING_UPDATES; n++) {
+    for (const [i, ring] of rings.entries()) {
+      expect(rings.map((other) => other.find(at(3 * n + i)))).toEqual(
+        rings.map((other) => (other === ring ? n : -1)),
+      );
+      expect(ring.intendedMs(n)).toBe(n * 8 + i);
+    }
+  }
 });
