@@ -111,8 +111,8 @@ export const options = {
   most: {
     describe: `Instead of all that: the most players that each engine and peer carries, up to this many, ${LEAST_TOP} to ${MAX_PLAYERS}`,
     requiresArg: true,
-    type: 'number',
-    coerce: integer('--most', LEAST_TOP, MAX_PLAYERS),
+    type: 'string',
+    coerce: integerFlag('--most', LEAST_TOP, MAX_PLAYERS),
   },
   seed: {
     describe: "Of the players' paths",

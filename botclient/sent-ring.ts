@@ -31,13 +31,18 @@ const STATE = 3;
 const INTENDED_MS = 4;
 const SERVER_TICK = 6;
 
-/** The records of several rings, side by side in one buffer. */
+/**
+ * The records of several rings in one buffer: the first of each, the second of each, and so on. Players send in their order, so what
+ * one tick writes lies in a row.
+ */
 export class SentRecords {
+  readonly rings: number;
   readonly floats: Float32Array;
   readonly words: Uint32Array;
   readonly doubles: Float64Array;
 
   constructor(rings: number) {
+    this.rings = rings;
     const buffer = new ArrayBuffer(rings * RING_UPDATES * RECORD_BYTES);
     this.floats = new Float32Array(buffer);
     this.words = new Uint32Array(buffer);
@@ -47,8 +52,7 @@ export class SentRecords {
 
 export class SentRing {
   readonly #records: SentRecords;
-  /** The ring's first record. */
-  readonly #from: number;
+  readonly #ring: number;
   #first = 0;
   #end = 0;
   /** The update that is likely to be asked for next. */
@@ -57,7 +61,7 @@ export class SentRing {
   /** @param ring its number among those that share the records */
   constructor(records = new SentRecords(1), ring = 0) {
     this.#records = records;
-    this.#from = ring * RING_UPDATES;
+    this.#ring = ring;
   }
 
   /** Adds an update that was sent. @returns its sequence number: 0, 1, 2, ... */
@@ -121,6 +125,6 @@ export class SentRing {
   }
 
   #wordOf(sequence: number): number {
-    return (this.#from + (sequence & MASK)) * (RECORD_BYTES / 4);
+    return ((sequence & MASK) * this.#records.rings + this.#ring) * (RECORD_BYTES / 4);
   }
 }
