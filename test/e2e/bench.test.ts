@@ -7,7 +7,12 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { postgresPrograms } from '../../bench/postgres-cluster.ts';
 import { ProcessGroup, tickrelay, type ManagedProcess } from '../../bench/process-group.ts';
-import type { BenchResults, SessionLoadResults, SoakResults } from '../../bench/results.ts';
+import type {
+  BenchResults,
+  MostPlayersResults,
+  SessionLoadResults,
+  SoakResults,
+} from '../../bench/results.ts';
 import { WORKLOADS, type TcpResults } from '../../bench/tcp/tcp-results.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 
@@ -151,6 +156,17 @@ describe('tickrelay bench', () => {
     expect(during.residentBytes).toBeGreaterThan(0);
     expect(bench.stdout).toContain('All 300 sessions were answered and live at once');
     expect(await readFile(join(directory, 'sessions.html'), 'utf8')).toContain('live sessions');
+  });
+
+  it('searches for the most players of each route', { timeout: DEADLINE_MS }, async () => {
+    const bench = start('--most', '4', '--engine', 'dgram', '--peers', 'none');
+    expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 0, signal: null });
+    const { carried, top } = (await readJson('most-players.json')) as MostPlayersResults;
+    expect(top).toBe(4);
+    expect(carried.map(({ route }) => route.name)).toEqual(['direct', 'dgram']);
+    for (const { runs } of carried) expect(runs.map(({ players }) => players)).toContain(4);
+    expect(bench.stdout).toContain('The most players of each route');
+    expect(await readFile(join(directory, 'most-players.html'), 'utf8')).toContain('the most players');
   });
 
   it('ends every process and exits with 130 at Ctrl-C', { timeout: DEADLINE_MS }, async () => {
