@@ -6,7 +6,7 @@
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { pour } from './pour.ts';
 
-const server = createServer({ allowHalfOpen: true }, (socket) => {
+const server = createServer((socket) => {
   socket.on('error', () => undefined);
   socket.once('readable', () => {
     const order = socket.read(8) as Buffer | null;
@@ -15,7 +15,7 @@ const server = createServer({ allowHalfOpen: true }, (socket) => {
       return;
     }
     const bytes = Number(order.readBigInt64BE());
-    if (bytes >= 0) pour(socket.on('end', () => undefined).resume(), bytes);
+    if (bytes >= 0) pour(socket.resume(), bytes, () => socket.end());
     else drink(socket, -bytes);
   });
 });

@@ -1,9 +1,10 @@
-/** Writes many bytes as fast as the other side takes them, then the end. */
+/** Writes many bytes as fast as the other side takes them. */
 import type { Socket } from 'node:net';
 
 const CHUNK = Buffer.alloc(256 * 1024, 'bulk');
 
-export function pour(socket: Socket, bytes: number): void {
+/** @param onDone called when the last one is written */
+export function pour(socket: Socket, bytes: number, onDone?: () => void): void {
   let left = bytes;
   const more = (): void => {
     while (left > 0) {
@@ -14,7 +15,7 @@ export function pour(socket: Socket, bytes: number): void {
         return;
       }
     }
-    socket.end();
+    onDone?.();
   };
   more();
 }
