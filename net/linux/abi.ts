@@ -266,6 +266,7 @@ export const BPF_LINK_INFO = { id: 4, program: 8, interface: 16, attachType: 20 
 /** linux/bpf.h: enum bpf_map_type, bpf_prog_type, bpf_attach_type. */
 export const BPF_MAP_TYPE_HASH = 1;
 export const BPF_MAP_TYPE_ARRAY = 2;
+export const BPF_MAP_TYPE_PROG_ARRAY = 3;
 export const BPF_MAP_TYPE_PERCPU_ARRAY = 6;
 export const BPF_MAP_TYPE_LRU_HASH = 9;
 export const BPF_MAP_TYPE_ARRAY_OF_MAPS = 12;

@@ -12,7 +12,7 @@
 import type { Endpoint } from '../../net/address.ts';
 import { hashAddress } from '../core/hash.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
-import type { CloseReason } from './close-reason.ts';
+import type { CloseReason } from '../core/close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import { SourceTable, type Source } from './source-table.ts';
 import type { TcpConnection } from './tcp-connection.ts';

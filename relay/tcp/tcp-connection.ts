@@ -14,7 +14,7 @@
  */
 import type { Endpoint } from '../../net/address.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
-import type { CloseReason } from './close-reason.ts';
+import type { CloseReason } from '../core/close-reason.ts';
 import { writeProxyHeader } from './proxy-header.ts';
 import type { TcpConnectionState, TcpConnectionView } from './tcp-connection-view.ts';
 import type { TcpCounters } from './tcp-counters.ts';

@@ -3,7 +3,7 @@
  * accepted = the sum of closed + the connections that are live.
  */
 import { MAX_BACKENDS } from '../core/limits.ts';
-import { CLOSE_REASONS, type CloseReason } from './close-reason.ts';
+import { CLOSE_REASONS, type CloseReason } from '../core/close-reason.ts';
 
 const ACCEPTED = 0;
 const RETRIED = 1;

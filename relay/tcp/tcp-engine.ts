@@ -7,7 +7,7 @@ import type { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import { SWEEP_BUDGET } from '../core/limits.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
-import type { CloseReason } from './close-reason.ts';
+import type { CloseReason } from '../core/close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
 import { StreamTransport } from './streams/stream-transport.ts';

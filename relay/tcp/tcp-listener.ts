@@ -12,7 +12,7 @@ import { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
 import { Admission } from './admission.ts';
-import type { CloseReason } from './close-reason.ts';
+import type { CloseReason } from '../core/close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import type { TcpConnection } from './tcp-connection.ts';
 import { liveIn, TcpCounters, type TcpCounts } from './tcp-counters.ts';

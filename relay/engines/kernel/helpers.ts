@@ -11,7 +11,10 @@ export const HELPER = {
   mapDelete: 3,
   ktimeGetNs: 5,
   l4CsumReplace: 11,
+  tailCall: 12,
+  redirect: 23,
   csumDiff: 28,
+  skbChangeTail: 38,
   skbPullData: 39,
   fibLookup: 69,
   mapPush: 87,
@@ -64,6 +67,9 @@ export const FIB = struct({
 /** What a tcx program says: go on with the next program, or drop. */
 export const TCX_NEXT = -1;
 export const TCX_DROP = 2;
+
+/** Flag of redirect: the packet arrives at the interface, instead of leaving by it. */
+export const REDIRECT_INGRESS = 1;
 
 /** linux/if_packet.h: the datagram is for this host's link address. */
 export const PACKET_HOST = 0;

@@ -21,6 +21,7 @@ import { COUNTER_COUNT } from '../../core/counters.ts';
 import { MAGLEV_SLOTS, MAX_BACKENDS, MAX_LISTENERS, MAX_WEIGHT } from '../../core/limits.ts';
 import type { MapSpec } from './loader.ts';
 import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
+import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
 export const LAYOUT_VERSION = 1;
@@ -347,7 +348,8 @@ export type MapName =
   | 'pin_order'
   | 'counters'
   | 'walk'
-  | 'requests';
+  | 'requests'
+  | TcpMapName;
 
 /** Pins outlive sessions, so there is room for more of them (core/router.ts). */
 const PINS_PER_SESSION = 2;
@@ -425,5 +427,6 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     counters: perCpu('counters', COUNTER_COUNT * U64, MAX_LISTENERS),
     walk: perCpu('walk', WALK.size, 1),
     requests: array('requests', REQUESTS.size, 1),
+    ...tcpMapSpecs({ maxSessions, maxPools }),
   };
 }

@@ -1,6 +1,16 @@
 /** Which backend takes a new player: the same answers as core/select.ts. */
 import { MAGLEV_SLOTS, MAX_BACKENDS } from '../../core/limits.ts';
-import { ALGORITHM_NUMBERS, BACKEND, LISTENER_STATE, LIVE, RULES, SETTINGS, SNAPSHOT, WALK } from './maps.ts';
+import {
+  ALGORITHM_NUMBERS,
+  BACKEND,
+  LISTENER_STATE,
+  LIVE,
+  type MapName,
+  RULES,
+  SETTINGS,
+  SNAPSHOT,
+  WALK,
+} from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, type Register } from './memory.ts';
 import { type Code, local, lookupAt } from './program-frame.ts';
 import { U16, U32, U64 } from './struct.ts';
@@ -27,12 +37,12 @@ export function choose(a: Code, none: string): void {
   leastConnections(a);
   a.jump('chosen');
   a.label('round robin');
-  nextInTurn(a, none);
+  nextInTurn(a, none, { map: 'listener_state', at: LISTENER_STATE.at.turns });
   a.label('chosen');
 }
 
 /** index = the u16 there in the table of the snapshot (r7); its bound must be known. Loses r1. */
-function loadSlot(a: Code, index: Register, table: 'maglev' | 'ready' | 'rotation'): void {
+export function loadSlot(a: Code, index: Register, table: 'maglev' | 'ready' | 'rotation'): void {
   a.alu('shiftLeft', index, 1);
   a.mov(r1, r7);
   a.alu('add', r1, index);
@@ -42,7 +52,7 @@ function loadSlot(a: Code, index: Register, table: 'maglev' | 'ready' | 'rotatio
 }
 
 /** r0 = jhash2 of the client's address (core/hash.ts). a, b, c are r0, r2, r3. */
-function hashClient(a: Code): void {
+export function hashClient(a: Code): void {
   const [x, y, z] = [r0, r2, r3];
   const word = (i: number): void => a.load(r4, part(local('client'), i * U32, U32));
   a.loadMapValue(r1, 'settings', SETTINGS.at.hashSeed);
@@ -96,16 +106,23 @@ function rotate(a: Code, word: Register, bits: number): void {
   a.alu32('or', r4, r5);
 }
 
+/** Where the turns of a listener are counted: a map by its index, and the place in its records. */
+export interface Turns {
+  readonly map: MapName;
+  readonly at: number;
+}
+
 /** r0 = the next slot of the rotation. */
-function nextInTurn(a: Code, none: string): void {
+export function nextInTurn(a: Code, none: string, { map, at }: Turns): void {
+  const turns = memory(r0, at, U32);
   a.load(r1, part(local('listener'), 0, U16));
-  lookupAt(a, 'listener_state', { index: r1, otherwise: none });
+  lookupAt(a, map, { index: r1, otherwise: none });
   a.mov(r2, 1);
-  a.fetchAdd(field(r0, LISTENER_STATE, 'turns'), r2);
+  a.fetchAdd(turns, r2);
   a.load(r1, field(r7, SNAPSHOT, 'rotationLength'));
   a.jumpIf32(r2, '<', r1, 'in the round');
   // The round is over, or the pool has shrunk below the turn.
-  a.store(field(r0, LISTENER_STATE, 'turns'), 1);
+  a.store(turns, 1);
   a.mov(r2, 0);
   a.label('in the round');
   a.jumpIf(r2, '>=', SNAPSHOT.bytes.rotation / U16, none);
@@ -173,7 +190,7 @@ function leastConnections(a: Code): void {
 }
 
 /** r1 = the backend in the slot. */
-function findSlot(a: Code, slot: Register): void {
+export function findSlot(a: Code, slot: Register): void {
   a.mov(r1, slot);
   a.alu('mul', r1, BACKEND.size);
   a.alu('add', r1, r7);

@@ -58,7 +58,7 @@ export type Code = Assembler<MapName>;
 
 /** Ways out, at the end of each program. */
 export const NEXT = 'next';
-const COUNT_DROP = 'count drop';
+export const COUNT_DROP = 'count drop';
 
 /** Room for records that are being made, one after the other. */
 const SCRATCH_BYTES = SESSION.size;
@@ -84,8 +84,8 @@ export const LOCALS = new Frame(
     isRepin: U64,
     /** Why the packet is no good, as a drop reason + 1, or 0. */
     verdict: U64,
-    /** Offset of the UDP header in the packet. */
-    udp: U64,
+    /** Offset of the UDP or TCP header in the packet. */
+    transport: U64,
     /** Bytes of the payload. */
     bytes: U64,
     /** Datagrams in the packet: several where the system passes a batch as one. */
@@ -99,6 +99,12 @@ export const LOCALS = new Frame(
     context: U64,
     rules: U64,
     counters: U64,
+    /** TCP: the bits of the header's flags. */
+    tcpFlags: U64,
+    sequence: U32,
+    acknowledged: U32,
+    /** TCP: bits of what the connection is counted in (tcp-maps.ts). */
+    counted: U64,
     // The two are a PIN_KEY.
     pinAddress: ADDRESS,
     pinListener: U32,
@@ -289,11 +295,11 @@ export function waysOut(a: Code): void {
 }
 
 /** r0 = address of the listener's pool's snapshot that is in force, also kept as a local; a jump when there is none. */
-export function findSnapshot(a: Code, otherwise: string): void {
-  a.load(r1, field(r8, RULES, 'pool'));
+export function findSnapshot(a: Code, otherwise: string, pool: Memory = field(r8, RULES, 'pool')): void {
+  a.load(r1, pool);
   lookupAt(a, 'pools', { index: r1, otherwise });
   a.load(r1, field(r0, POOL, 'half'));
-  a.load(r2, field(r8, RULES, 'pool'));
+  a.load(r2, pool);
   a.alu('shiftLeft', r2, 1);
   a.alu('add', r1, r2);
   lookupAt(a, 'snapshots', { index: r1, otherwise });

@@ -1,16 +1,16 @@
 /**
- * Reads a packet's headers: who sent it to whom, where its UDP header is, and how many bytes it carries.
+ * Reads a packet's headers: who sent it to whom, where its UDP or TCP header is, and how many bytes it carries.
  *
  *  1. the first HEADER_ROOM bytes are brought into the linear part of the packet, where they can be read;
  *  2. IPv4: options are passed over. IPv6: hop-by-hop and destination options, routing headers that have arrived, and
  *     fragment headers of whole datagrams are passed over, up to EXTENSION_HEADERS of them within HEADER_ROOM;
- *  3. the port that matters is looked up in `ports`: whatever has nothing to do with the relay ends here;
+ *  3. the port that matters is looked up in `ports` (TCP: `tcp_ports`): whatever has nothing to do with the relay ends here;
  *  4. addresses and ports are written where the caller wants them; the port's listener, if it is a relay port, as the
  *     local `listener`.
  *
- * Not ours, so passed on untouched: no IP, no UDP, VLAN-tagged, not for this host's link address, cut off before its ports,
- * later fragments (they have no ports; without their first one they come to nothing), other extension headers. Ours but no
- * good (local `verdict`): a first fragment, and lengths that contradict each other.
+ * Not ours, so passed on untouched: no IP, another protocol, VLAN-tagged, not for this host's link address, cut off before its
+ * ports, later fragments (they have no ports; without their first one they come to nothing), other extension headers. Ours but
+ * no good (local `verdict`): a first fragment, and lengths that contradict each other.
  */
 import { dropReason } from '../../core/drop-reason.ts';
 import { type Code, loadContext, local, lookup, NEXT } from './program-frame.ts';
@@ -62,13 +62,24 @@ const IPV6 = struct({
   destination: ADDRESS,
 });
 export const UDP = struct({ source: U16, destination: U16, length: U16, checksum: U16 });
+export const TCP = struct({
+  source: U16,
+  destination: U16,
+  sequence: U32,
+  acknowledged: U32,
+  /** The header's length in words of 4 bytes, in the upper half. */
+  offset: 1,
+  flags: 1,
+  window: U16,
+  checksum: U16,
+  urgent: U16,
+});
 
 const EXTENSION = struct({ nextHeader: 1, length: 1, fragment: U16 });
 /** Third byte of a routing header, after its type: how many stops are left. */
 const SEGMENTS_LEFT = 3;
 
 /** Protocol numbers; IPv6's "next header" is the same. */
-const UDP_PROTOCOL = 17;
 const HOP_BY_HOP = 0;
 const ROUTING = 43;
 const FRAGMENT = 44;
@@ -84,10 +95,20 @@ const IPV6_MORE_FRAGMENTS = 0x0100;
 /** Bytes 8 to 11 of a v4-mapped address. */
 const V4_MAPPED = 0xffff_0000;
 
+/** What is to be found behind the IP header. */
+export type Transport = 'udp' | 'tcp';
+const TRANSPORTS = {
+  udp: { protocol: 17, header: UDP.size, ports: 'ports' },
+  tcp: { protocol: 6, header: TCP.size, ports: 'tcp_ports' },
+} as const;
+
 const MALFORMED = dropReason('malformed') + 1;
 const FIRST_FRAGMENT = dropReason('fragment') + 1;
 
 export interface ParseOptions {
+  readonly transport: Transport;
+  /** Where a packet of another protocol goes on. */
+  readonly otherwise?: string;
   /** Bytes before the IP header: 14 of Ethernet, or 0. */
   readonly linkHeaderBytes: number;
   /** The port that decides whether the packet may be ours. */
@@ -101,10 +122,10 @@ export interface ParseOptions {
   readonly destinationPort: Memory;
 }
 
-// While parsing: r7 the IP header, r8 the end of the linear part, r9 the UDP header, r5 its offset, r4 the bytes from there.
+// While parsing: r7 the IP header, r8 the end of the linear part, r9 the UDP or TCP header, r5 its offset, r4 the bytes from there.
 const ip = r7;
 const end = r8;
-const udp = r9;
+const inner = r9;
 
 export function parse(a: Code, options: ParseOptions): void {
   const { linkHeaderBytes } = options;
@@ -117,11 +138,11 @@ export function parse(a: Code, options: ParseOptions): void {
   loadContext(a, r1, 'protocol');
   a.jumpIf(r1, '==', ETHERTYPE_IPV6, 'parse IPv6');
   a.jumpIf(r1, '!=', ETHERTYPE_IPV4, NEXT);
-  parseIpv4(a, linkHeaderBytes);
+  parseIpv4(a, options);
   a.label('parse IPv6');
-  parseIpv6(a, linkHeaderBytes);
-  a.label('parse UDP');
-  parseUdp(a, options);
+  parseIpv6(a, options);
+  a.label('parse transport');
+  parseTransport(a, options);
   writeAddresses(a, options);
 }
 
@@ -154,10 +175,10 @@ function need(a: Code, at: Register, bytes: number): void {
   a.jumpIf(r3, '>', end, NEXT);
 }
 
-function parseIpv4(a: Code, linkHeaderBytes: number): void {
+function parseIpv4(a: Code, { transport, linkHeaderBytes, otherwise = NEXT }: ParseOptions): void {
   need(a, ip, IPV4.size + UDP.size);
   a.load(r1, field(ip, IPV4, 'protocol'));
-  a.jumpIf(r1, '!=', UDP_PROTOCOL, NEXT);
+  a.jumpIf(r1, '!=', TRANSPORTS[transport].protocol, otherwise);
   a.load(r5, field(ip, IPV4, 'versionAndLength'));
   a.mov(r1, r5);
   a.alu('shiftRight', r1, 4);
@@ -178,10 +199,10 @@ function parseIpv4(a: Code, linkHeaderBytes: number): void {
   a.label('IPv4 whole');
   a.jumpIf(r4, '<', r5, NEXT);
   a.alu('sub', r4, r5);
-  a.mov(udp, ip);
-  a.alu('add', udp, r5);
+  a.mov(inner, ip);
+  a.alu('add', inner, r5);
   a.alu('add', r5, linkHeaderBytes);
-  a.jump('parse UDP');
+  a.jump('parse transport');
 }
 
 /** verdict = malformed if the r4 bytes that the IP header promises are not there. Loses r2. */
@@ -194,7 +215,8 @@ function checkTotal(a: Code, linkHeaderBytes: number): void {
   a.label(isThere);
 }
 
-function parseIpv6(a: Code, linkHeaderBytes: number): void {
+function parseIpv6(a: Code, options: ParseOptions): void {
+  const { transport, linkHeaderBytes, otherwise = NEXT } = options;
   need(a, ip, IPV6.size);
   a.load(r1, field(ip, IPV6, 'versionAndClass'));
   a.alu('shiftRight', r1, 4);
@@ -207,37 +229,39 @@ function parseIpv6(a: Code, linkHeaderBytes: number): void {
   a.alu('add', r4, IPV6.size);
   checkTotal(a, linkHeaderBytes);
   a.alu('sub', r4, IPV6.size);
-  a.mov(udp, ip);
-  a.alu('add', udp, IPV6.size);
+  a.mov(inner, ip);
+  a.alu('add', inner, IPV6.size);
   a.mov(r5, linkHeaderBytes + IPV6.size);
   a.load(r1, field(ip, IPV6, 'nextHeader'));
-  for (let i = 0; i < EXTENSION_HEADERS; i++)
-    passExtension(a, { i, last: linkHeaderBytes + HEADER_ROOM - UDP.size });
-  a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
-  a.jump(NEXT);
+  for (let i = 0; i < EXTENSION_HEADERS; i++) passExtension(a, i, options);
+  a.jumpIf(r1, '==', TRANSPORTS[transport].protocol, 'parse transport');
+  a.jump(otherwise);
 }
 
-/** One extension header of type r1 at r9, or on to the UDP header, which may be at `last` or before. */
-function passExtension(a: Code, { i, last }: { i: number; last: number }): void {
+/** One extension header of type r1 at r9, or on to the UDP or TCP header, which may begin where it still fits the room. */
+function passExtension(a: Code, i: number, options: ParseOptions): void {
+  const { transport, linkHeaderBytes, otherwise = NEXT } = options;
+  const { protocol, header } = TRANSPORTS[transport];
+  const last = linkHeaderBytes + HEADER_ROOM - header;
   const next = `after extension ${i}`;
-  a.jumpIf(r1, '==', UDP_PROTOCOL, 'parse UDP');
-  need(a, udp, 8);
+  a.jumpIf(r1, '==', protocol, 'parse transport');
+  need(a, inner, 8);
   a.jumpIf(r1, '==', HOP_BY_HOP, `options ${i}`);
   a.jumpIf(r1, '==', DESTINATION_OPTIONS, `options ${i}`);
   a.jumpIf(r1, '==', FRAGMENT, `fragment ${i}`);
-  a.jumpIf(r1, '!=', ROUTING, NEXT);
-  a.load(r2, memory(udp, SEGMENTS_LEFT, 1));
+  a.jumpIf(r1, '!=', ROUTING, otherwise);
+  a.load(r2, memory(inner, SEGMENTS_LEFT, 1));
   a.jumpIf(r2, '!=', 0, NEXT);
 
   a.label(`options ${i}`);
-  a.load(r2, field(udp, EXTENSION, 'length'));
+  a.load(r2, field(inner, EXTENSION, 'length'));
   a.alu('add', r2, 1);
   a.alu('shiftLeft', r2, 3);
   a.jumpIf(r2, '>', HEADER_ROOM, NEXT);
   a.jump(next);
 
   a.label(`fragment ${i}`);
-  a.load(r2, field(udp, EXTENSION, 'fragment'));
+  a.load(r2, field(inner, EXTENSION, 'fragment'));
   a.jumpIf(r2, 'has', IPV6_FRAGMENT_OFFSET, NEXT);
   a.jumpIf(r2, 'has', IPV6_MORE_FRAGMENTS, `first fragment ${i}`);
   a.jump(`whole ${i}`);
@@ -248,9 +272,9 @@ function passExtension(a: Code, { i, last }: { i: number; last: number }): void 
 
   a.label(next);
   a.jumpIf(r4, '<', r2, NEXT);
-  a.load(r1, field(udp, EXTENSION, 'nextHeader'));
+  a.load(r1, field(inner, EXTENSION, 'nextHeader'));
   a.alu('sub', r4, r2);
-  a.alu('add', udp, r2);
+  a.alu('add', inner, r2);
   a.alu('add', r5, r2);
   a.jumpIf(r5, '>', last, NEXT);
 }
@@ -265,19 +289,25 @@ function jumpIfMapped(a: Code, address: Memory): void {
   a.label(isNot);
 }
 
-function parseUdp(a: Code, { port, wanted, sourcePort, destinationPort }: ParseOptions): void {
-  need(a, udp, UDP.size);
-  a.store(local('udp'), r5);
-  a.load(r1, field(udp, UDP, 'source'));
+function parseTransport(
+  a: Code,
+  { transport, port, wanted, sourcePort, destinationPort }: ParseOptions,
+): void {
+  const { header, ports } = TRANSPORTS[transport];
+  need(a, inner, header);
+  a.store(local('transport'), r5);
+  // Both kinds of header begin with the ports.
+  a.load(r1, field(inner, UDP, 'source'));
   a.swapBytes(r1, 16);
   a.store(sourcePort, r1);
-  a.load(r2, field(udp, UDP, 'destination'));
+  a.load(r2, field(inner, UDP, 'destination'));
   a.swapBytes(r2, 16);
   a.store(destinationPort, r2);
-  countBytes(a);
+  if (transport === 'udp') countBytes(a);
+  else readSegment(a);
 
   a.store(local('index'), port === 'source' ? r1 : r2);
-  lookup(a, 'ports', local('index'));
+  lookup(a, ports, local('index'));
   a.jumpIf(r0, '==', 0, NEXT);
   a.load(r1, field(r0, PORT, 'flags'));
   a.alu('and', r1, wanted);
@@ -297,7 +327,7 @@ function countBytes(a: Code): void {
   a.jumpIf(r4, '<', UDP.size, NEXT);
   a.load(r3, local('verdict'));
   a.jumpIf(r3, '==', FIRST_FRAGMENT, 'length is known');
-  a.load(r3, field(udp, UDP, 'length'));
+  a.load(r3, field(inner, UDP, 'length'));
   a.swapBytes(r3, 16);
   a.jumpIf(r3, '<', UDP.size, 'length is wrong');
   a.jumpIf(r3, '>', r4, 'length is wrong');
@@ -308,6 +338,24 @@ function countBytes(a: Code): void {
   a.label('length is known');
   a.alu('sub', r4, UDP.size);
   a.store(local('bytes'), r4);
+}
+
+/** Flags, numbers and bytes of a TCP segment. A header that contradicts itself is not ours: the system drops it. Loses r3. */
+function readSegment(a: Code): void {
+  a.load(r3, field(inner, TCP, 'offset'));
+  a.alu('shiftRight', r3, 4);
+  a.alu('shiftLeft', r3, 2);
+  a.jumpIf(r3, '<', TCP.size, NEXT);
+  a.jumpIf(r4, '<', r3, NEXT);
+  a.alu('sub', r4, r3);
+  a.store(local('bytes'), r4);
+  a.load(r3, field(inner, TCP, 'flags'));
+  a.store(local('tcpFlags'), r3);
+  for (const name of ['sequence', 'acknowledged'] as const) {
+    a.load(r3, field(inner, TCP, name));
+    a.swapBytes(r3, 32);
+    a.store(local(name), r3);
+  }
 }
 
 function writeAddresses(a: Code, { source, destination }: ParseOptions): void {

@@ -1,7 +1,7 @@
 /**
  * Gives a packet another source or destination, and mends its checksums by the difference (RFC 1624):
  *
- *  1. the UDP checksum by the address, which is in its pseudo-header, and by the port. The kernel's helper knows what the
+ *  1. the UDP or TCP checksum by the address, which is in its pseudo-header, and by the port. The kernel's helper knows what the
  *     packet's state asks for: a partial checksum has the pseudo-header only, an absent one stays absent, and one that
  *     comes out as 0 is sent as 0xffff;
  *  2. address and port in place, and with IPv4 the header's own checksum.
@@ -10,7 +10,7 @@
  */
 import { CSUM_IPV6, CSUM_MARK_MANGLED_0, CSUM_PSEUDO_HEADER, HELPER, SKB } from './helpers.ts';
 import { type Code, drop, local } from './program-frame.ts';
-import { UDP } from './program-parse.ts';
+import { TCP, type Transport, UDP } from './program-parse.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
 
@@ -26,7 +26,10 @@ const ADDRESS_AT = {
   destination: { v4: 16, v6: 24 },
 } as const;
 
+const HEADERS = { udp: UDP, tcp: TCP } as const;
+
 export interface RewriteOptions {
+  readonly transport?: Transport;
   readonly linkHeaderBytes: number;
   readonly direction: number;
   readonly side: 'source' | 'destination';
@@ -49,23 +52,24 @@ export function rewrite(a: Code, options: RewriteOptions): void {
   a.label(done);
 }
 
-/** r2 = offset of the UDP checksum; calls the helper on the packet. */
-function mendSum(a: Code, flags: number): void {
+/** r2 = offset of the UDP or TCP checksum; calls the helper on the packet. Only in UDP a checksum of 0 says that there is none. */
+function mendSum(a: Code, { transport = 'udp' }: RewriteOptions, flags: number): void {
   a.mov(r1, r6);
-  a.load(r2, local('udp'));
-  a.alu('add', r2, UDP.at.checksum);
-  a.mov(r5, flags);
+  a.load(r2, local('transport'));
+  a.alu('add', r2, HEADERS[transport].at.checksum);
+  a.mov(r5, transport === 'udp' ? flags | CSUM_MARK_MANGLED_0 : flags);
   a.call(HELPER.l4CsumReplace);
 }
 
-function mendPortSum(a: Code, { fromPort, toPort }: RewriteOptions): void {
+function mendPortSum(a: Code, options: RewriteOptions): void {
+  const { fromPort, toPort } = options;
   const isSame = a.unique('same port');
   a.load(r3, fromPort);
   a.load(r4, toPort);
   a.jumpIf(r3, '==', r4, isSame);
   a.swapBytes(r3, 16);
   a.swapBytes(r4, 16);
-  mendSum(a, U16 | CSUM_MARK_MANGLED_0);
+  mendSum(a, options, U16);
   a.label(isSame);
 }
 
@@ -80,7 +84,7 @@ function rewriteIpv4(a: Code, options: RewriteOptions): void {
   const { linkHeaderBytes, direction, side, from, to } = options;
   a.load(r3, part(from, 12, U32));
   a.load(r4, part(to, 12, U32));
-  mendSum(a, U32 | CSUM_PSEUDO_HEADER | CSUM_MARK_MANGLED_0);
+  mendSum(a, options, U32 | CSUM_PSEUDO_HEADER);
   failUnlessMended(a, direction);
 
   loadPacket(a, { bytes: linkHeaderBytes + IPV4_SIZE, direction });
@@ -108,13 +112,12 @@ function rewriteIpv4(a: Code, options: RewriteOptions): void {
 function rewriteIpv6(a: Code, options: RewriteOptions): void {
   const { linkHeaderBytes, direction, side, from, to } = options;
   const isMended = a.unique('mended IPv6');
-  const flags = CSUM_PSEUDO_HEADER | CSUM_MARK_MANGLED_0;
   addressDifference(a, from, to);
-  mendSum(a, flags | CSUM_IPV6);
+  mendSum(a, options, CSUM_PSEUDO_HEADER | CSUM_IPV6);
   a.jumpIf(r0, '==', 0, isMended);
   // Kernels that do not know the flag refuse it.
   addressDifference(a, from, to);
-  mendSum(a, flags);
+  mendSum(a, options, CSUM_PSEUDO_HEADER);
   failUnlessMended(a, direction);
   a.label(isMended);
 
@@ -193,16 +196,17 @@ export function lowerHopLimit(
 }
 
 /** r2 and r3 as loadPacket leaves them. */
-function storePort(a: Code, { direction, side, toPort }: RewriteOptions): void {
-  const isThere = a.unique('UDP is there');
-  a.load(r4, local('udp'));
+function storePort(a: Code, { transport = 'udp', direction, side, toPort }: RewriteOptions): void {
+  const isThere = a.unique('ports are there');
+  a.load(r4, local('transport'));
   a.alu('add', r2, r4);
   a.mov(r4, r2);
-  a.alu('add', r4, UDP.size);
+  a.alu('add', r4, HEADERS[transport].size);
   a.jumpIf(r4, '<=', r3, isThere);
   drop(a, direction, 'send-failed');
   a.label(isThere);
   a.load(r4, toPort);
   a.swapBytes(r4, 16);
+  // Both kinds of header begin with the ports.
   a.store(field(r2, UDP, side), r4);
 }

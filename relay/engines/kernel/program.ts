@@ -14,17 +14,16 @@
  *   6. the destination is rewritten to the backend
  *
  * Each packet that has a listener is counted as received, and as forwarded or under one drop reason. What is forwarded goes
- * on to the next program and the routing stack as if it had arrived, or been sent, like that.
+ * on to the next program and the routing stack as if it had arrived, or been sent, like that. What is not UDP goes to the
+ * program for TCP (program-tcp.ts).
  */
 import { DOWNSTREAM, SESSIONS_EXPIRED, UPSTREAM } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { Assembler, type Assembled } from './assembler.ts';
-import { FIB, FIB_FORWARDING_DISABLED, FIB_NOT_FORWARDED, HELPER, AF_INET, AF_INET6 } from './helpers.ts';
 import {
   BACKEND,
   FIGURES,
   INTER_ARRIVAL_BUCKETS,
-  LISTENER,
   type MapName,
   mapSpecs,
   PIN,
@@ -52,7 +51,6 @@ import {
   findSnapshot,
   forwarded,
   jumpUnlessSame,
-  listenerKey,
   loadContext,
   local,
   lookup,
@@ -66,15 +64,18 @@ import {
   waysOut,
 } from './program-frame.ts';
 import { hideErrors } from './program-icmp.ts';
+import { findContacted } from './program-listener.ts';
 import { open, OPEN, REPIN } from './program-open.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { dropUnawaited, keyOfReply, redirect, requireRelayAddress, sendOut } from './program-relay.ts';
 import { rewrite } from './program-rewrite.ts';
 import { steward } from './program-steward.ts';
-import { ADDRESS, U32, U64 } from './struct.ts';
+import { callTcp, tcpEgress, tcpIngress } from './program-tcp.ts';
+import { tcpSteward } from './program-tcp-steward.ts';
+import { U32, U64 } from './struct.ts';
 
-/** Where a program runs: at the hooks of an interface, or on request (program-steward.ts). */
-export type ProgramName = 'ingress' | 'egress' | 'steward';
+/** Where a program runs: at the hooks of an interface, or on request (program-steward.ts). Those for TCP are called by the others. */
+export type ProgramName = 'ingress' | 'egress' | 'steward' | 'tcp_ingress' | 'tcp_egress' | 'tcp_steward';
 
 export interface ProgramOptions {
   readonly hook: ProgramName;
@@ -86,6 +87,9 @@ const PROGRAMS: Readonly<Record<ProgramName, (a: Code, linkHeaderBytes: number) 
   ingress,
   egress,
   steward,
+  tcp_ingress: tcpIngress,
+  tcp_egress: tcpEgress,
+  tcp_steward: tcpSteward,
 };
 
 export function assembleProgram({ hook, linkHeaderBytes }: ProgramOptions): Assembled<MapName> {
@@ -99,6 +103,8 @@ function ingress(a: Code, linkHeaderBytes: number): void {
   needOwnLinkAddress(a);
   hideErrors(a, { linkHeaderBytes, hook: 'ingress' });
   parse(a, {
+    transport: 'udp',
+    otherwise: 'another protocol',
     linkHeaderBytes,
     port: 'destination',
     wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND | PORT_RELAY,
@@ -107,7 +113,7 @@ function ingress(a: Code, linkHeaderBytes: number): void {
     destination: local('contacted'),
     destinationPort: local('contactedPort'),
   });
-  findContacted(a);
+  findContacted(a, 'listeners');
   findListener(a, local('listener'));
   readClock(a);
   receive(a, DOWNSTREAM);
@@ -149,6 +155,8 @@ function ingress(a: Code, linkHeaderBytes: number): void {
   releaseDirect(a);
   relayReply(a, linkHeaderBytes);
   unwantedReplies(a);
+  a.label('another protocol');
+  callTcp(a, { hook: 'ingress', linkHeaderBytes });
   waysOut(a);
   endSubprograms(a);
 }
@@ -227,78 +235,6 @@ function unwantedReplies(a: Code): void {
   drop(a, UPSTREAM, 'late-reply');
   a.label('unknown upstream');
   drop(a, UPSTREAM, 'unknown-upstream');
-}
-
-/** local listener = index of the listener that was contacted: by its own address, or by any of this host's. */
-function findContacted(a: Code): void {
-  a.load(r1, local('portFlags'));
-  a.jumpIf(r1, 'has', PORT_LISTENER | PORT_ANY | PORT_ANY_V4, 'has a listener’s port');
-  a.jump('not a listener');
-  a.label('has a listener’s port');
-  lookup(a, 'listeners', listenerKey());
-  a.jumpIf(r0, '!=', 0, 'listener');
-  for (const [flag, word, label] of [
-    [PORT_ANY_V4, 0xffff_0000, 'not 0.0.0.0'],
-    [PORT_ANY, 0, 'not a listener'],
-  ] as const) {
-    a.load(r1, local('portFlags'));
-    a.jumpIf(r1, 'has', flag, `try ${flag}`);
-    a.jump(label);
-    a.label(`try ${flag}`);
-    if (flag === PORT_ANY_V4) {
-      a.load(r1, local('isV6'));
-      a.jumpIf(r1, '!=', 0, label);
-    }
-    const any = part(local('scratch'), 0, ADDRESS + U32);
-    a.store(part(any, 0, 8), 0);
-    a.store(part(any, 8, 4), word);
-    a.store(part(any, 12, 4), 0);
-    copy(a, part(any, ADDRESS, U32), { from: local('contactedPort') });
-    lookup(a, 'listeners', any);
-    a.jumpIf(r0, '==', 0, label);
-    a.load(r7, field(r0, LISTENER, 'index'));
-    a.jump('any address');
-    if (flag === PORT_ANY_V4) a.label(label);
-  }
-  a.label('any address');
-  requireOwnAddress(a);
-  a.store(local('listener'), r7);
-  a.jump('listener is known');
-  a.label('listener');
-  a.load(r1, field(r0, LISTENER, 'index'));
-  a.store(local('listener'), r1);
-  a.label('listener is known');
-}
-
-/** Jumps unless the contacted address is one of this host's. Keeps r7. */
-function requireOwnAddress(a: Code): void {
-  const fib = (name: keyof typeof FIB.at) => part(local('scratch'), FIB.at[name], FIB.bytes[name]);
-  for (let at = 0; at < FIB.size; at += 8) a.store(part(local('scratch'), at, 8), 0);
-  loadContext(a, r1, 'interface');
-  a.store(fib('interface'), r1);
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'route IPv6');
-  a.store(fib('family'), AF_INET);
-  for (const [to, from] of [
-    ['source', 'client'],
-    ['destination', 'contacted'],
-  ] as const) {
-    copy(a, part(fib(to), 0, U32), { from: part(local(from), 12, U32) });
-  }
-  a.jump('ask the routes');
-  a.label('route IPv6');
-  a.store(fib('family'), AF_INET6);
-  copy(a, fib('source'), { from: local('client') });
-  copy(a, fib('destination'), { from: local('contacted') });
-  a.label('ask the routes');
-  a.mov(r1, r6);
-  a.addressOf(r2, local('scratch'));
-  a.mov(r3, FIB.size);
-  a.mov(r4, 0);
-  a.call(HELPER.fibLookup);
-  a.jumpIf(r0, '==', FIB_NOT_FORWARDED, 'own address');
-  a.jumpIf(r0, '!=', FIB_FORWARDING_DISABLED, 'not a listener');
-  a.label('own address');
 }
 
 /** r7 = the client's session, if it is alive; else goes to OPEN. */
@@ -398,6 +334,8 @@ function egress(a: Code, linkHeaderBytes: number): void {
   a.mov(r6, r1);
   hideErrors(a, { linkHeaderBytes, hook: 'egress' });
   parse(a, {
+    transport: 'udp',
+    otherwise: 'another protocol',
     linkHeaderBytes,
     port: 'source',
     wanted: PORT_BACKEND,
@@ -429,6 +367,8 @@ function egress(a: Code, linkHeaderBytes: number): void {
   forwarded(a, UPSTREAM);
   a.jump(NEXT);
   unwantedReplies(a);
+  a.label('another protocol');
+  callTcp(a, { hook: 'egress', linkHeaderBytes });
   waysOut(a);
 }
 

@@ -4,7 +4,7 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import { vi } from 'vitest';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
-import type { CloseReason } from '../../../relay/tcp/close-reason.ts';
+import type { CloseReason } from '../../../relay/core/close-reason.ts';
 import { EventPoll } from '../../../net/linux/event-poll.ts';
 import { loadLibc } from '../../../net/linux/libc.ts';
 import { PumpTransport } from '../../../relay/tcp/pump/pump-transport.ts';

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
-import { CLOSE_REASONS } from '../../../relay/tcp/close-reason.ts';
+import { CLOSE_REASONS } from '../../../relay/core/close-reason.ts';
 import {
   echo,
   eventually,

@@ -1,0 +1,430 @@
+/**
+ * A client's SYN without a connection: the decisions of relay/tcp/admission.ts, in the same order.
+ *
+ *  1. the client IP's rate; then the connections that are open at the listener, and of the client IP
+ *  2. a backend (program-tcp-choose.ts) of the client's family
+ *  3. the connection; a full table first gives up the oldest that is only opening, or has ended
+ *  4. the reverse record
+ *
+ * Counted as accepted is a connection when its client has answered the backend (`admit`), as a socket would hand it over then;
+ * the limits are counted there again, exactly. Whoever is refused gets RST.
+ */
+import { BPF_ANY, BPF_NOEXIST } from '../../../net/linux/abi.ts';
+import type { CloseReason } from '../../core/close-reason.ts';
+import { MAX_BACKENDS } from '../../core/limits.ts';
+import { HELPER } from './helpers.ts';
+import { BACKEND, SETTINGS } from './maps.ts';
+import {
+  field,
+  type Memory,
+  memory,
+  part,
+  r0,
+  r1,
+  r2,
+  r3,
+  r4,
+  r5,
+  r7,
+} from './memory.ts';
+import {
+  add,
+  type Code,
+  copy,
+  findBackend,
+  findSnapshot,
+  local,
+  lookup,
+  lookupAt,
+  NEXT,
+  nextRound,
+  pinKey,
+  startRounds,
+} from './program-frame.ts';
+import { chooseTcp } from './program-tcp-choose.ts';
+import { changeRecords, endConnection, forgetConnection, pushSpare, uncount } from './program-tcp-end.ts';
+import {
+  connection,
+  newConnection,
+  otherKey,
+  reversePart,
+  room,
+  rule,
+  spare,
+  tcpCounter,
+  tcpKey,
+  tcpKeyPart,
+} from './program-tcp-frame.ts';
+import { RESET } from './program-tcp-reset.ts';
+import { U32, U64 } from './struct.ts';
+import {
+  closedCounter,
+  COUNTED,
+  FIRST_CONNECTION_ID,
+  TCP_CONNECTION,
+  TCP_COUNTERS,
+  TCP_GAUGES,
+  TCP_LISTENER_STATE,
+  TCP_LIVE,
+  TCP_RATE,
+  TCP_REVERSE_KEY,
+  TCP_SOURCE,
+  TCP_SPARE,
+  TCP_STATE,
+} from './tcp-maps.ts';
+
+export const OPEN = 'open connection';
+const COUNT_REFUSAL = 'count refusal';
+
+/** Candidates that are looked at to make room for one connection. */
+const EVICTIONS = 64;
+
+/** @param opened where the new connection (r7) goes on */
+export function openConnection(a: Code, opened: string): void {
+  a.label(OPEN);
+  a.loadMapValue(r1, 'settings', SETTINGS.at.draining);
+  a.load(r1, memory(r1, 0, U32));
+  // The address is free then, and may be another program's.
+  a.jumpIf(r1, '!=', 0, NEXT);
+  noteClient(a);
+  takeSourceToken(a);
+  requireRoom(a);
+  findSnapshot(a, 'no backend', rule('pool'));
+  chooseTcp(a, { none: 'no backend', full: 'backends are full' });
+  takeBackend(a);
+  a.store(local('isRepin'), 0);
+  a.label('store connection');
+  storeConnection(a);
+  storeReverse(a);
+  enterTcpBackend(a);
+  copy(a, spare('key'), { from: tcpKey() });
+  a.store(spare('reserved'), 0);
+  copy(a, spare('id'), { from: connection('id') });
+  pushSpare(a, room(TCP_SPARE.size));
+  a.jump(opened);
+  evict(a);
+
+  a.label('no backend');
+  refuse(a, 'no-backend');
+  a.label('backends are full');
+  refuse(a, 'backend-connection-limit');
+  a.label('no room');
+  refuse(a, 'connection-limit');
+  a.label(COUNT_REFUSAL);
+  add(a, tcpCounter(TCP_COUNTERS.accepted), { by: 1, via: r2 });
+  a.jump(RESET);
+}
+
+/** Counts a connection that is not let in, and answers with RST. */
+function refuse(a: Code, reason: CloseReason): void {
+  add(a, tcpCounter(closedCounter(reason)), { by: 1 });
+  a.jump(COUNT_REFUSAL);
+}
+
+/** The client's address where the choice looks for it; a source that can't be answered is dropped. */
+function noteClient(a: Code): void {
+  copy(a, local('client'), { from: tcpKeyPart('client') });
+  copy(a, local('pinAddress'), { from: tcpKeyPart('client') });
+  a.load(r1, local('listener'));
+  a.store(local('pinListener'), r1);
+  a.load(r1, tcpKeyPart('clientPort'));
+  a.jumpIf(r1, '==', 0, 'drop');
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '!=', 0, 'source is IPv6');
+  a.load(r1, part(local('client'), 12, 1));
+  a.jumpIf(r1, '==', 0, 'drop');
+  a.jumpIf(r1, '>=', 224, 'drop');
+  a.jump('good source');
+  a.label('source is IPv6');
+  a.load(r1, part(local('client'), 0, 1));
+  a.jumpIf(r1, '==', 0xff, 'drop');
+  a.load(r1, part(local('client'), 0, 8));
+  a.load(r2, part(local('client'), 8, 8));
+  a.alu('or', r1, r2);
+  a.jumpIf(r1, '==', 0, 'drop');
+  a.label('good source');
+}
+
+/** The client IP's rate, kept as the time when its tokens are all back (generic cell rate algorithm). */
+function takeSourceToken(a: Code): void {
+  a.load(r1, rule('sourceTokenNs'));
+  a.jumpIf(r1, '==', 0, 'source has tokens');
+  lookup(a, 'tcp_rates', pinKey());
+  a.mov(r5, r0);
+  a.load(r3, local('nowNs'));
+  a.mov(r2, r3);
+  a.jumpIf(r5, '==', 0, 'take token');
+  a.load(r2, field(r5, TCP_RATE, 'tokensFullNs'));
+  a.jumpIf(r2, '>', r3, 'tokens are missing');
+  a.mov(r2, r3);
+  a.label('tokens are missing');
+  a.mov(r4, r2);
+  a.alu('sub', r4, r3);
+  a.load(r3, rule('sourceBurstNs'));
+  a.jumpIf(r4, '<=', r3, 'take token');
+  refuse(a, 'source-rate-limit');
+  a.label('take token');
+  a.load(r1, rule('sourceTokenNs'));
+  a.alu('add', r2, r1);
+  a.jumpIf(r5, '==', 0, 'new source');
+  a.store(field(r5, TCP_RATE, 'tokensFullNs'), r2);
+  a.jump('source has tokens');
+  a.label('new source');
+  a.store(part(room(TCP_RATE.size), 0, U64), r2);
+  update(a, 'tcp_rates', { key: pinKey(), value: room(TCP_RATE.size), flags: BPF_ANY });
+  a.label('source has tokens');
+}
+
+function update(
+  a: Code,
+  map: 'tcp_rates' | 'tcp_sources' | 'tcp_connections' | 'tcp_reverse',
+  { key, value, flags }: { key: Memory; value: Memory; flags: number },
+): void {
+  a.addressOf(r2, key);
+  a.addressOf(r3, value);
+  a.mov(r4, flags);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapUpdate);
+}
+
+/** Early, for those that would be refused anyway. */
+function requireRoom(a: Code): void {
+  a.load(r1, part(local('listener'), 0, 2));
+  lookupAt(a, 'tcp_state', { index: r1, otherwise: 'drop' });
+  a.load(r1, field(r0, TCP_LISTENER_STATE, 'open'));
+  a.load(r2, rule('maxConnections'));
+  a.jumpIf(r1, '>=', r2, 'no room');
+  a.load(r1, rule('connectionsPerSource'));
+  a.jumpIf(r1, '==', 0, 'source has room');
+  lookup(a, 'tcp_sources', pinKey());
+  a.jumpIf(r0, '==', 0, 'source has room');
+  a.load(r1, field(r0, TCP_SOURCE, 'open'));
+  a.load(r2, rule('connectionsPerSource'));
+  a.jumpIf(r1, '<', r2, 'source has room');
+  refuse(a, 'source-connection-limit');
+  a.label('source has room');
+}
+
+/** The slot (r0): its backend as local ref, and its address in the new connection's record. Nobody is translated between families. */
+function takeBackend(a: Code): void {
+  findBackend(a, r0, r1);
+  a.load(r1, field(r0, BACKEND, 'usable'));
+  a.jumpIf(r1, '==', 0, 'no backend');
+  a.store(local('ref'), r1);
+  a.mov(r7, r0);
+  a.load(r1, part(field(r7, BACKEND, 'address'), 0, 8));
+  a.load(r2, part(field(r7, BACKEND, 'address'), 8, 4));
+  a.mov(r3, 1);
+  a.jumpIf(r1, '!=', 0, 'family is known');
+  a.jumpIf32(r2, '!=', 0xffff_0000, 'family is known');
+  a.mov(r3, 0);
+  a.label('family is known');
+  a.load(r1, local('isV6'));
+  a.jumpIf(r1, '==', r3, 'family is the same');
+  a.label('can’t connect');
+  refuse(a, 'connect-failed');
+  a.label('family is the same');
+  copy(a, local('contacted'), { from: field(r7, BACKEND, 'address') });
+  a.load(r1, field(r7, BACKEND, 'port'));
+  a.store(local('contactedPort'), r1);
+}
+
+/** r7 = the new connection. The locals `contacted` and `contactedPort` have the backend's address. */
+function storeConnection(a: Code): void {
+  for (let at = 0; at < TCP_CONNECTION.size; at += 8) a.store(part(room(TCP_CONNECTION.size), at, 8), 0);
+  a.load(r1, local('ref'));
+  a.store(newConnection('ref'), r1);
+  a.store(newConnection('state'), TCP_STATE.opening);
+  a.load(r1, part(local('listener'), 0, 2));
+  a.store(newConnection('listener'), r1);
+  a.loadMapValue(r1, 'tcp_gauges', TCP_GAUGES.at.nextId);
+  a.mov(r2, 1);
+  a.fetchAdd(memory(r1, 0, U64), r2);
+  a.loadWide(r1, BigInt(FIRST_CONNECTION_ID));
+  a.alu('add', r2, r1);
+  a.store(newConnection('id'), r2);
+  a.load(r1, local('nowNs'));
+  a.store(newConnection('lastSeenNs'), r1);
+  a.store(newConnection('openedNs'), r1);
+  a.load(r1, local('sequence'));
+  a.store(newConnection('clientAcked'), r1);
+  a.alu32('add', r1, 1);
+  a.store(newConnection('clientNext'), r1);
+  copy(a, newConnection('backend'), { from: local('contacted') });
+  a.load(r1, local('contactedPort'));
+  a.store(newConnection('backendPort'), r1);
+  update(a, 'tcp_connections', { key: tcpKey(), value: room(TCP_CONNECTION.size), flags: BPF_NOEXIST });
+  a.mov(r7, r0);
+  lookup(a, 'tcp_connections', tcpKey());
+  a.jumpIf(r7, '==', 0, 'connection is stored');
+  // Opened on another CPU at this moment, by the same SYN.
+  a.jumpIf(r0, '!=', 0, 'drop');
+  a.load(r1, local('isRepin'));
+  a.jumpIf(r1, '!=', 0, 'no room');
+  a.store(local('isRepin'), 1);
+  a.jump('evict');
+  a.label('connection is stored');
+  a.mov(r7, r0);
+  a.jumpIf(r7, '==', 0, 'no room');
+  changeRecords(a, 1);
+}
+
+/** Makes room by the oldest connection that is still opening, or has ended. Loses r7. */
+function evict(a: Code): void {
+  a.label('evict');
+  startRounds(a, EVICTIONS, 'no room');
+  nextRound(a, 'next candidate', 'no room');
+  a.addressOf(r2, room(TCP_SPARE.size));
+  a.loadMap(r1, 'tcp_spare');
+  a.call(HELPER.mapPop);
+  a.jumpIf(r0, '!=', 0, 'no room');
+  lookup(a, 'tcp_connections', spare('key'));
+  a.jumpIf(r0, '==', 0, 'next candidate');
+  a.mov(r7, r0);
+  a.load(r1, connection('state'));
+  a.jumpIf(r1, '==', TCP_STATE.open, 'next candidate');
+  a.load(r1, connection('id'));
+  a.load(r2, spare('id'));
+  a.jumpIf(r1, '!=', r2, 'next candidate');
+  endConnection(a, spare('key'), { open: 0, opening: 0, to: 'over' });
+  a.load(r1, connection('state'));
+  a.jumpIf(r1, '<', TCP_STATE.over, 'next candidate');
+  forgetConnection(a, spare('key'));
+  a.jump('store connection');
+}
+
+/**
+ * Stores the connection's reverse record, or refuses the client: its address and port may lead another connection to the same
+ * backend, through another listener, and to a backend the two would be one.
+ */
+function storeReverse(a: Code): void {
+  copy(a, reversePart('backend'), { from: connection('backend') });
+  copy(a, reversePart('client'), { from: tcpKeyPart('client') });
+  copy(a, reversePart('backendPort'), { from: connection('backendPort') });
+  copy(a, reversePart('clientPort'), { from: tcpKeyPart('clientPort') });
+  const key = room(TCP_REVERSE_KEY.size);
+  update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_NOEXIST });
+  a.jumpIf(r0, '==', 0, 'reverse is stored');
+  lookup(a, 'tcp_reverse', key);
+  a.jumpIf(r0, '==', 0, 'no room for the reverse');
+  copy(a, otherKey(), { from: memory(r0, 0, otherKey().bytes) });
+  lookup(a, 'tcp_connections', otherKey());
+  a.jumpIf(r0, '==', 0, 'take reverse');
+  a.load(r1, field(r0, TCP_CONNECTION, 'state'));
+  a.jumpIf(r1, '>=', TCP_STATE.over, 'other has ended');
+  a.label('no room for the reverse');
+  endConnection(a, tcpKey(), { open: 0, opening: 0, to: 'over' });
+  forgetConnection(a, tcpKey());
+  a.jump('can’t connect');
+  a.label('other has ended');
+  forgetConnection(a, otherKey());
+  a.label('take reverse');
+  update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_ANY });
+  a.jumpIf(r0, '!=', 0, 'no room for the reverse');
+  a.label('reverse is stored');
+}
+
+/** r0 = the TCP_LIVE of the backend that the connection's (r7) reference names. */
+function findLive(a: Code, otherwise: string): void {
+  a.load(r1, rule('pool'));
+  lookupAt(a, 'tcp_live', { index: r1, otherwise });
+  a.load(r1, connection('ref'));
+  a.alu('and', r1, MAX_BACKENDS - 1);
+  a.alu('mul', r1, TCP_LIVE.size);
+  a.alu('add', r0, r1);
+}
+
+/** The backend has one connection more. Counts of another incarnation are forgotten. */
+function enterTcpBackend(a: Code): void {
+  findLive(a, 'backend is entered');
+  a.mov(r5, r0);
+  a.load(r1, connection('ref'));
+  for (const attempt of ['first', 'second'] as const) {
+    a.load(r0, memory(r5, 0, U64));
+    a.mov(r2, r0);
+    a.alu('shiftRight', r2, 32);
+    a.jumpIf(r2, '==', r1, 'count with the others');
+    if (attempt === 'second') break;
+    a.mov(r3, r0);
+    a.mov(r2, r1);
+    a.alu('shiftLeft', r2, 32);
+    a.alu('or', r2, 1);
+    a.compareExchange(memory(r5, 0, U64), r2);
+    a.jumpIf(r0, '==', r3, 'backend is entered');
+  }
+  a.jump('backend is entered');
+  a.label('count with the others');
+  a.mov(r1, 1);
+  a.atomicAdd(field(r5, TCP_LIVE, 'connections'), r1);
+  a.label('backend is entered');
+}
+
+/** The client has answered the backend of the connection (r7): it is accepted, and within the limits it is open. */
+export function admit(a: Code): void {
+  const count = (to: Memory, bit: number): void => {
+    a.mov(r1, 1);
+    a.fetchAdd(to, r1);
+    a.load(r2, local('counted'));
+    a.alu('or', r2, bit);
+    a.store(local('counted'), r2);
+  };
+  a.store(local('counted'), 0);
+  a.load(r1, connection('listener'));
+  lookupAt(a, 'tcp_state', { index: r1, otherwise: 'drop' });
+  count(field(r0, TCP_LISTENER_STATE, 'open'), COUNTED.listener);
+  a.load(r2, rule('maxConnections'));
+  a.jumpIf(r1, '>=', r2, 'listener has its cap');
+  countSource(a, count);
+  findLive(a, 'drop');
+  a.mov(r5, r0);
+  count(field(r5, TCP_LIVE, 'open'), COUNTED.backend);
+  a.load(r2, field(r5, TCP_LIVE, 'cap'));
+  a.jumpIf(r2, '==', 0, 'is within its limits');
+  a.jumpIf(r1, '>=', r2, 'backend has its cap');
+
+  a.label('is within its limits');
+  a.load(r1, local('counted'));
+  a.store(connection('counted'), r1);
+  a.mov(r0, TCP_STATE.answered);
+  a.mov(r1, TCP_STATE.open);
+  a.compareExchange(connection('state'), r1);
+  a.jumpIf32(r0, '==', TCP_STATE.answered, 'is open');
+  uncount(a, tcpKey(), local('counted'));
+  a.jump('admitted');
+  for (const [label, reason] of [
+    ['listener has its cap', 'connection-limit'],
+    ['source has its cap', 'source-connection-limit'],
+    ['backend has its cap', 'backend-connection-limit'],
+  ] as const) {
+    a.label(label);
+    const counter = closedCounter(reason);
+    endConnection(a, tcpKey(), { open: counter, opening: counter, to: 'cut' });
+    a.jump('is refused');
+  }
+  a.label('is refused');
+  uncount(a, tcpKey(), local('counted'));
+  a.jump(RESET);
+  a.label('is open');
+  add(a, tcpCounter(TCP_COUNTERS.accepted), { by: 1 });
+  a.label('admitted');
+}
+
+/** Counts the connection at its client IP, where that is bounded. */
+function countSource(a: Code, count: (to: Memory, bit: number) => void): void {
+  a.load(r1, rule('connectionsPerSource'));
+  a.jumpIf(r1, '==', 0, 'source is counted');
+  copy(a, local('pinAddress'), { from: tcpKeyPart('client') });
+  a.load(r1, connection('listener'));
+  a.store(local('pinListener'), r1);
+  lookup(a, 'tcp_sources', pinKey());
+  a.jumpIf(r0, '!=', 0, 'source is known');
+  a.store(part(room(TCP_SOURCE.size), 0, U64), 0);
+  update(a, 'tcp_sources', { key: pinKey(), value: room(TCP_SOURCE.size), flags: BPF_NOEXIST });
+  lookup(a, 'tcp_sources', pinKey());
+  a.jumpIf(r0, '==', 0, 'source has its cap');
+  a.label('source is known');
+  count(field(r0, TCP_SOURCE, 'open'), COUNTED.source);
+  a.load(r2, rule('connectionsPerSource'));
+  a.jumpIf(r1, '>=', r2, 'source has its cap');
+  a.label('source is counted');
+}
