@@ -57,7 +57,7 @@ export class PacketRig {
   pool = new BackendPool('game');
   readonly steward: Steward;
   readonly #writer: PoolWriter;
-  readonly #programs: Readonly<Record<ProgramName, number>>;
+  readonly #programs: Readonly<Record<'ingress' | 'egress' | 'steward', number>>;
   #nowNs = START_NS;
 
   constructor({ maxSessions = 64, linkHeaderBytes = 14 } = {}) {
@@ -182,7 +182,7 @@ export class PacketRig {
     return this.#run('egress', options);
   }
 
-  #run(program: ProgramName, options: PacketOptions | Uint8Array): Outcome {
+  #run(program: 'ingress' | 'egress', options: PacketOptions | Uint8Array): Outcome {
     const bytes = options instanceof Uint8Array ? options : packet(options);
     const result = this.bpf.testRun(this.#programs[program], bytes);
     return {

@@ -31,20 +31,28 @@ export interface PacketOptions {
 export function packet(options: PacketOptions): Uint8Array {
   const source = Endpoint.parse(options.source);
   const destination = Endpoint.parse(options.destination);
-  const { payload = new Uint8Array(0), protocol = UDP_PROTOCOL, padding = 0, link = 0 } = options;
+  const { payload = new Uint8Array(0), protocol = UDP_PROTOCOL } = options;
   const udp = Buffer.alloc(UDP_BYTES + payload.length);
   udp.writeUInt16BE(source.port, 0);
   udp.writeUInt16BE(destination.port, 2);
   udp.writeUInt16BE(options.udpLength ?? udp.length, 4);
   udp.set(payload, UDP_BYTES);
   udp.writeUInt16BE(options.checksum ?? udpChecksum(source.ip, destination.ip, udp), 6);
+  return frame(options, udp, protocol);
+}
+
+/** Ethernet and IP headers around UDP, TCP or whatever the protocol's number says. */
+export function frame(options: PacketOptions, inner: Uint8Array, protocol: number): Uint8Array {
+  const source = Endpoint.parse(options.source);
+  const destination = Endpoint.parse(options.destination);
+  const { padding = 0, link = 0 } = options;
   const ethernet = Buffer.alloc(ETHERNET_BYTES);
   ethernet[0] = link;
   ethernet.writeUInt16BE(source.ip.isV4 ? 0x0800 : 0x86dd, 12);
   const header = source.ip.isV4
-    ? ipv4Header(source.ip, destination.ip, { options, udp, protocol })
-    : ipv6Header(source.ip, destination.ip, { options, udp, protocol });
-  return Buffer.concat([ethernet, header, udp, Buffer.alloc(padding)]);
+    ? ipv4Header(source.ip, destination.ip, { options, udp: inner, protocol })
+    : ipv6Header(source.ip, destination.ip, { options, udp: inner, protocol });
+  return Buffer.concat([ethernet, header, inner, Buffer.alloc(padding)]);
 }
 
 interface Inner {
@@ -97,7 +105,7 @@ function ipv6Header(
 }
 
 /** Ones' complement sum of big-endian 16-bit words, a last odd byte padded with 0. */
-function sum16(...parts: readonly Uint8Array[]): number {
+export function sum16(...parts: readonly Uint8Array[]): number {
   let sum = 0;
   for (const bytes of parts) {
     for (let i = 0; i < bytes.length; i += 2) sum += (bytes[i]! << 8) | (bytes[i + 1] ?? 0);

@@ -26,6 +26,13 @@ const MAPPED = [
   'figures',
   'gauges',
   'requests',
+  'tcp_ports',
+  'tcp_rules',
+  'tcp_names',
+  'tcp_state',
+  'tcp_live',
+  'tcp_gauges',
+  'tcp_requests',
 ] as const satisfies readonly MapName[];
 type MappedName = (typeof MAPPED)[number];
 

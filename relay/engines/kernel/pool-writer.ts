@@ -27,6 +27,7 @@ import {
   SNAPSHOT,
 } from './maps.ts';
 import type { MappedArray } from './mapped-array.ts';
+import { TCP_LIVE } from './tcp-maps.ts';
 
 /** A program that read the switch just before a flip is done with the old half after some 10 us; it gets this long, in ms. */
 const GRACE_MS = 2;
@@ -92,21 +93,32 @@ export class PoolWriter {
     return place?.ref === ref ? place.entry : undefined;
   }
 
-  /** Backends with their kernel slot and reference, and live sessions. */
+  /** Whether the reference means a backend that is ready or draining. */
+  isUsable(ref: BackendRef): boolean {
+    const place = this.#places[ref & (MAX_BACKENDS - 1)];
+    return place?.ref === ref && place.isUsable;
+  }
+
+  /** Backends with their kernel slot and reference, live sessions, and TCP connections that have not ended. */
   *backends(): Generator<{
     readonly slot: number;
     readonly ref: BackendRef;
     readonly isUsable: boolean;
     readonly entry: BackendEntry;
     readonly liveSessions: number;
+    readonly liveConnections: number;
   }> {
-    const { live } = this.#maps.mapped;
+    const { live, tcp_live } = this.#maps.mapped;
     for (const [slot, place] of this.#places.entries()) {
       if (place?.entry === undefined) continue;
       const at = live.at(this.index, slot * LIVE.size);
       const isOwn = live.getU32(at + LIVE.at.ref) === place.ref;
       const liveSessions = isOwn ? live.getU32(at + LIVE.at.sessions) : 0;
-      yield { slot, ref: place.ref, isUsable: place.isUsable, entry: place.entry, liveSessions };
+      const tcp = tcp_live.at(this.index, slot * TCP_LIVE.size);
+      const isOwnTcp = tcp_live.getU32(tcp + TCP_LIVE.at.ref) === place.ref;
+      const liveConnections = isOwnTcp ? tcp_live.getU32(tcp + TCP_LIVE.at.connections) : 0;
+      const { ref, entry, isUsable } = place;
+      yield { slot, ref, isUsable, entry, liveSessions, liveConnections };
     }
   }
 
@@ -128,12 +140,16 @@ export class PoolWriter {
 
   #write(snapshot: PoolSnapshot): void {
     const left = this.#takeOver(snapshot);
-    const { ports } = this.#maps.mapped;
-    for (const place of this.#places) {
+    const { ports, tcp_ports, tcp_live } = this.#maps.mapped;
+    for (const [slot, place] of this.#places.entries()) {
       if (place === undefined) continue;
       const { ip, port } = place.endpoint;
-      const at = ports.at(port, PORT.at.flags);
-      ports.setU16(at, ports.u16[at >> 1]! | PORT_BACKEND);
+      for (const map of [ports, tcp_ports]) {
+        const at = map.at(port, PORT.at.flags);
+        map.setU16(at, map.u16[at >> 1]! | PORT_BACKEND);
+      }
+      const cap = place.entry?.maxConnections ?? 0;
+      tcp_live.setU32(tcp_live.at(this.index, slot * TCP_LIVE.size + TCP_LIVE.at.cap), cap);
       this.#maps.maps.endpoints.update(this.#endpointKey(ip, port), PRESENT);
     }
     const half = 1 - this.#half;

@@ -95,8 +95,8 @@ export function openConnection(a: Code, opened: string): void {
   a.store(local('isRepin'), 0);
   a.label('store connection');
   storeConnection(a);
-  storeReverse(a);
   enterTcpBackend(a);
+  storeReverse(a);
   copy(a, spare('key'), { from: tcpKey() });
   a.store(spare('reserved'), 0);
   copy(a, spare('id'), { from: connection('id') });

@@ -1,0 +1,334 @@
+/** The TCP programs with their maps, called as the hooks call them: by the programs for UDP. Nothing is attached. */
+import { Endpoint } from '../../net/address.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { BackendPool } from '../../relay/core/backend-pool.ts';
+import { CLOSE_REASONS, type CloseReason } from '../../relay/core/close-reason.ts';
+import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
+import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
+import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import {
+  ALGORITHM_NUMBERS,
+  LISTENER_KEY,
+  PORT,
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_LISTENER,
+  SETTINGS,
+} from '../../relay/engines/kernel/maps.ts';
+import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { assembleProgram } from '../../relay/engines/kernel/program.ts';
+import {
+  closedCounter,
+  TCP_CONNECTION,
+  TCP_COUNTER_COUNT,
+  TCP_COUNTERS,
+  TCP_GAUGES,
+  TCP_KEY,
+  TCP_RULES,
+  TCP_STATE,
+  tcpProgramIndex,
+} from '../../relay/engines/kernel/tcp-maps.ts';
+import { TcpSteward } from '../../relay/engines/kernel/tcp-steward.ts';
+import { MS, START_NS } from './packet-rig.ts';
+import { ACK, FIN, parseSegment, type ParsedSegment, segment, type SegmentOptions, SYN } from './segment.ts';
+
+export const REDIRECT = 7;
+
+export interface TcpOutcome {
+  readonly verdict: number;
+  readonly bytes: Uint8Array;
+  readonly segment: ParsedSegment;
+}
+
+export interface TcpRules {
+  readonly algorithm?: keyof typeof ALGORITHM_NUMBERS;
+  readonly maxConnections?: number;
+  readonly connectionsPerSource?: number;
+  /** New connections a second of one client IP. */
+  readonly rate?: number;
+  readonly idleTimeoutMs?: number;
+}
+
+const HOOKS = ['ingress', 'egress'] as const;
+
+export class TcpRig {
+  readonly bpf: Bpf;
+  readonly maps: KernelMaps;
+  readonly steward: TcpSteward;
+  pool = new BackendPool('db');
+  readonly #programs: Readonly<Record<(typeof HOOKS)[number], number>>;
+  readonly #writer: PoolWriter;
+  #nowNs = START_NS;
+
+  constructor({ maxSessions = 64 } = {}) {
+    const loaded = loadLibc();
+    if (!('libc' in loaded)) throw new Error(loaded.unavailable);
+    this.bpf = new Bpf(loaded.libc);
+    this.maps = KernelMaps.create(this.bpf, { maxSessions, maxPools: 2 });
+    const load = (hook: Parameters<typeof assembleProgram>[0]['hook']): number => {
+      const instructions = assembleProgram({ hook, linkHeaderBytes: 14 }).link(this.maps.fds);
+      return this.bpf.loadProgram({ name: hook, instructions });
+    };
+    this.#programs = { ingress: load('ingress'), egress: load('egress') };
+    for (const hook of HOOKS) {
+      const program = load(`tcp_${hook}`);
+      const value = new Uint8Array(Uint32Array.of(program).buffer);
+      this.maps.maps.tcp_programs.updateAt(tcpProgramIndex(hook, 14), value);
+      this.bpf.closeFd(program);
+    }
+    this.steward = new TcpSteward(this.bpf, load('tcp_steward'), this.maps.mapped.tcp_requests);
+    this.#writer = new PoolWriter(this.maps, 0);
+    this.#setClock();
+  }
+
+  /** As new, but for the time and the ids: no connections, listeners, counts or backends. */
+  async reset(): Promise<void> {
+    const { maps, mapped } = this.maps;
+    for (const name of ['tcp_connections', 'tcp_reverse', 'tcp_sources', 'tcp_rates', 'tcp_listeners'] as const) {
+      const walk = new MapWalk(this.bpf, maps[name], 4_096);
+      const { count } = walk.step();
+      const { keySize } = maps[name].spec;
+      for (let i = 0; i < count; i++) maps[name].delete(walk.keys.slice(i * keySize, (i + 1) * keySize));
+      walk.close();
+    }
+    mapped.tcp_ports.bytes.fill(0);
+    mapped.tcp_state.bytes.fill(0);
+    mapped.tcp_live.bytes.fill(0);
+    mapped.tcp_gauges.setU64(TCP_GAUGES.at.records, 0);
+    mapped.settings.setU32(SETTINGS.at.draining, 0);
+    for (const index of [0, 1])
+      maps.tcp_counters.updateAt(index, new Uint8Array(maps.tcp_counters.valueBytes));
+    this.pool = new BackendPool('db');
+    await this.publish();
+  }
+
+  close(): void {
+    for (const fd of Object.values(this.#programs)) this.bpf.closeFd(fd);
+    this.steward.close();
+    this.maps.close();
+    this.bpf.close();
+  }
+
+  get nowNs(): number {
+    return this.#nowNs;
+  }
+
+  advance(ns: number): void {
+    this.#nowNs += ns;
+    this.#setClock();
+  }
+
+  #setClock(): void {
+    this.maps.mapped.settings.setU64(SETTINGS.at.fixedClockNs, this.#nowNs);
+  }
+
+  drain(): void {
+    this.maps.mapped.settings.setU32(SETTINGS.at.draining, 1);
+  }
+
+  listen(listen: string, rules: TcpRules = {}, index = 0): void {
+    const local = Endpoint.parse(listen);
+    const { mapped, maps } = this.maps;
+    const { algorithm = 'least-connections', maxConnections = 1_000_000, rate = 0 } = rules;
+    const token = rate === 0 ? 0 : (1_000 * MS) / rate;
+    const values: Record<keyof typeof TCP_RULES.at, number> = {
+      pool: 0,
+      algorithm: ALGORITHM_NUMBERS[algorithm],
+      maxConnections,
+      connectionsPerSource: rules.connectionsPerSource ?? 0,
+      sourceTokenNs: token,
+      sourceBurstNs: token * Math.max(0, rate - 1),
+      idleTimeoutNs: (rules.idleTimeoutMs ?? 7_440_000) * MS,
+    };
+    for (const [name, value] of Object.entries(values) as [keyof typeof TCP_RULES.at, number][]) {
+      const at = mapped.tcp_rules.at(index, TCP_RULES.at[name]);
+      if (TCP_RULES.bytes[name] === 8) mapped.tcp_rules.setU64(at, value);
+      else mapped.tcp_rules.setU32(at, value);
+    }
+    const isAny = local.ip.range === 'unspecified';
+    const port = mapped.tcp_ports.at(local.port, PORT.at.flags);
+    const flag = !isAny ? PORT_LISTENER : local.ip.isV4 ? PORT_ANY_V4 : PORT_ANY;
+    mapped.tcp_ports.setU16(port, mapped.tcp_ports.u16[port >> 1]! | flag);
+    const key = new Uint8Array(LISTENER_KEY.size);
+    key.set(local.ip.bytes);
+    new DataView(key.buffer).setUint32(LISTENER_KEY.at.port, local.port, true);
+    maps.tcp_listeners.update(key, new Uint8Array(Uint32Array.of(index).buffer));
+  }
+
+  /** Adds ready backends, `a` first, and publishes the pool. */
+  async backends(...endpoints: readonly (string | readonly [string, { weight?: number; cap?: number }])[]) {
+    for (const entry of endpoints) {
+      const [text, { weight = 1, cap = 0 }] = typeof entry === 'string' ? [entry, {}] : entry;
+      const id = String.fromCharCode(97 + this.pool.list().length);
+      this.pool.add({ id, endpoint: Endpoint.parse(text), weight, maxConnections: cap });
+    }
+    await this.publish();
+  }
+
+  publish(): Promise<void> {
+    return this.#writer.publish(this.pool.snapshot());
+  }
+
+  /** Connections of a backend that have not ended. */
+  live(id: string): number {
+    return [...this.#writer.backends()].find(({ entry }) => entry.id === id)?.liveConnections ?? 0;
+  }
+
+  ingress(options: SegmentOptions | Uint8Array): TcpOutcome {
+    return this.#run('ingress', options);
+  }
+
+  egress(options: SegmentOptions | Uint8Array): TcpOutcome {
+    return this.#run('egress', options);
+  }
+
+  #run(hook: (typeof HOOKS)[number], options: SegmentOptions | Uint8Array): TcpOutcome {
+    const bytes = options instanceof Uint8Array ? options : segment(options);
+    const result = this.bpf.testRun(this.#programs[hook], bytes);
+    return {
+      verdict: result.returned,
+      bytes: result.packet,
+      get segment() {
+        return parseSegment(result.packet);
+      },
+    };
+  }
+
+  key(contacted: string, client: string): Uint8Array {
+    const [one, two] = [Endpoint.parse(contacted), Endpoint.parse(client)];
+    const key = new Uint8Array(TCP_KEY.size);
+    key.set(one.ip.bytes, TCP_KEY.at.contacted);
+    key.set(two.ip.bytes, TCP_KEY.at.client);
+    const view = new DataView(key.buffer);
+    view.setUint16(TCP_KEY.at.contactedPort, one.port, true);
+    view.setUint16(TCP_KEY.at.clientPort, two.port, true);
+    return key;
+  }
+
+  /** The name of the connection's state, or `none`. */
+  state(contacted: string, client: string): keyof typeof TCP_STATE | 'none' {
+    const value = new Uint8Array(TCP_CONNECTION.size);
+    if (!this.maps.maps.tcp_connections.lookup(this.key(contacted, client), value)) return 'none';
+    const state = new DataView(value.buffer).getUint32(TCP_CONNECTION.at.state, true);
+    return Object.entries(TCP_STATE).find(([, number]) => number === state)![0] as keyof typeof TCP_STATE;
+  }
+
+  /** Records of connections, as the gauge says, and as they are counted. */
+  records(): readonly [gauge: number, counted: number] {
+    const walk = new MapWalk(this.bpf, this.maps.maps.tcp_connections, 256);
+    let counted = 0;
+    for (let isEnd = false; !isEnd;) {
+      const step = walk.step();
+      counted += step.count;
+      isEnd = step.isEnd;
+    }
+    walk.close();
+    return [this.maps.mapped.tcp_gauges.getU64(TCP_GAUGES.at.records), counted];
+  }
+
+  counts(index = 0): {
+    readonly accepted: number;
+    readonly closed: Partial<Record<CloseReason, number>>;
+    readonly live: number;
+    readonly downstreamBytes: number;
+    readonly upstreamBytes: number;
+    readonly dropped: number;
+  } {
+    const bytes = new Uint8Array(this.maps.maps.tcp_counters.valueBytes);
+    this.maps.maps.tcp_counters.lookupAt(index, bytes);
+    const sums = new Float64Array(TCP_COUNTER_COUNT);
+    new BigInt64Array(bytes.buffer).forEach((value, i) => (sums[i % TCP_COUNTER_COUNT]! += Number(value)));
+    const closed = CLOSE_REASONS.map((reason) => [reason, sums[closedCounter(reason)]!] as const);
+    const ended = closed.reduce((sum, [, count]) => sum + count, 0);
+    const counter = (name: keyof typeof TCP_COUNTERS): number => sums[TCP_COUNTERS[name]]!;
+    return {
+      accepted: counter('accepted'),
+      closed: Object.fromEntries(closed.filter(([, count]) => count !== 0)),
+      live: counter('accepted') - ended,
+      downstreamBytes: counter('downstreamBytes'),
+      upstreamBytes: counter('upstreamBytes'),
+      dropped: counter('dropped'),
+    };
+  }
+}
+
+/** One connection, seen from both of its ends: what each sends goes through the programs. */
+export class Conversation {
+  readonly client: string;
+  readonly contacted: string;
+  readonly #rig: TcpRig;
+  clientNext: number;
+  backendNext: number;
+  /** Where the SYN was sent on to. */
+  backend = '';
+
+  constructor(rig: TcpRig, client: string, contacted: string, { clientNext = 1_000, backendNext = 90_000 } = {}) {
+    this.#rig = rig;
+    this.client = client;
+    this.contacted = contacted;
+    this.clientNext = clientNext;
+    this.backendNext = backendNext;
+  }
+
+  get state(): keyof typeof TCP_STATE | 'none' {
+    return this.#rig.state(this.contacted, this.client);
+  }
+
+  get key(): Uint8Array {
+    return this.#rig.key(this.contacted, this.client);
+  }
+
+  syn(): TcpOutcome {
+    const outcome = this.#rig.ingress({
+      source: this.client,
+      destination: this.contacted,
+      flags: SYN,
+      sequence: this.clientNext,
+    });
+    this.clientNext = (this.clientNext + 1) >>> 0;
+    if (outcome.verdict === -1) this.backend = outcome.segment.destination;
+    return outcome;
+  }
+
+  synAck(): TcpOutcome {
+    return this.answer(SYN | ACK);
+  }
+
+  /** From the client: flags, or bytes with ACK. */
+  say(flags: number, length = 0, { sequence = this.clientNext } = {}): TcpOutcome {
+    const outcome = this.#rig.ingress({
+      source: this.client,
+      destination: this.contacted,
+      flags,
+      sequence,
+      acknowledged: (flags & ACK) === 0 ? 0 : this.backendNext,
+      payload: new Uint8Array(length).fill(7),
+    });
+    this.clientNext = (this.clientNext + length + (flags & FIN)) >>> 0;
+    return outcome;
+  }
+
+  /** From the backend. */
+  answer(flags: number, length = 0, { sequence = this.backendNext } = {}): TcpOutcome {
+    const outcome = this.#rig.egress({
+      source: this.backend,
+      destination: this.client,
+      flags,
+      sequence,
+      acknowledged: (flags & ACK) === 0 ? 0 : this.clientNext,
+      payload: new Uint8Array(length).fill(8),
+    });
+    const numbers = (flags & FIN) + ((flags & SYN) >> 1);
+    this.backendNext = (this.backendNext + length + numbers) >>> 0;
+    return outcome;
+  }
+
+  /** SYN, SYN-ACK, ACK. */
+  open(): this {
+    this.syn();
+    this.synAck();
+    this.say(ACK);
+    return this;
+  }
+}
+
