@@ -63,6 +63,7 @@ export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
+export const SOCK_RAW = 3;
 export const SOCK_NONBLOCK = 0x800;
 export const SOCK_CLOEXEC = 0x8_0000;
 export const MSG_PEEK = 0x2;
@@ -94,6 +95,8 @@ export const IPPROTO_IP = 0;
 export const IP_PKTINFO = 8;
 export const IP_RECVERR = 11;
 export const IPPROTO_IPV6 = 41;
+/** A raw socket of this protocol sends what has its own IP header. */
+export const IPPROTO_RAW = 255;
 export const IPV6_RECVERR = 25;
 export const IPV6_V6ONLY = 26;
 export const IPV6_RECVPKTINFO = 49;

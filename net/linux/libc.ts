@@ -24,6 +24,14 @@ export interface Libc {
   readonly close: (fd: number) => number;
   readonly recvmmsg: (fd: number, messages: number, count: number, flags: number, timeout: number) => number;
   readonly sendmmsg: (fd: number, messages: number, count: number, flags: number) => number;
+  readonly sendto: (
+    fd: number,
+    buffer: number,
+    length: number,
+    flags: number,
+    address: number,
+    addressLength: number,
+  ) => number;
   readonly epoll_create1: (flags: number) => number;
   readonly epoll_ctl: (epoll: number, operation: number, fd: number, event: number) => number;
   readonly epoll_wait: (epoll: number, events: number, count: number, timeoutMs: number) => number;
@@ -89,6 +97,7 @@ const PROTOTYPES = {
   close: 'int close(int)',
   recvmmsg: 'int recvmmsg(int, int64_t, uint32_t, int, int64_t)',
   sendmmsg: 'int sendmmsg(int, int64_t, uint32_t, int)',
+  sendto: 'int64_t sendto(int, int64_t, size_t, int, int64_t, uint32_t)',
   epoll_create1: 'int epoll_create1(int)',
   epoll_ctl: 'int epoll_ctl(int, int, int, int64_t)',
   epoll_wait: 'int epoll_wait(int, int64_t, int, int)',

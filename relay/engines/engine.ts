@@ -3,11 +3,13 @@
  * runs one suite against them all. The control plane decides who is ready and publishes it; an engine obeys.
  */
 import type { Endpoint } from '../../net/address.ts';
+import type { CloseReason } from '../core/close-reason.ts';
 import type { ListenerCounts } from '../core/counters.ts';
 import type { ListenerRules } from '../core/listener-state.ts';
 import type { PinGroupSpec, PinRequest } from '../core/pin-group.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
 import type { ReplyTimes } from '../core/reply-times.ts';
+import type { Algorithm } from '../core/select.ts';
 
 export type EngineName = 'dgram' | 'mmsg' | 'kernel';
 
@@ -81,10 +83,92 @@ export interface ListenerStatus {
   readonly replyTimesByBackend?: ReadonlyMap<string, ReplyTimes>;
 }
 
+/** A public TCP address, and of its rules those that hold without a look at the bytes. */
+export interface TcpListenerSpec {
+  readonly name: string;
+  readonly listen: Endpoint;
+  readonly pool: string;
+  readonly algorithm: Algorithm;
+  /** Time without a segment in either direction after which a connection ends. */
+  readonly idleTimeoutMs: number;
+  /** Open connections of this listener. */
+  readonly maxConnections: number;
+  /** Of one client IP; 0 means no bound. */
+  readonly limits: {
+    readonly connectionsPerSource: number;
+    /** New connections a second, with a burst of one second's worth. */
+    readonly connectionRatePerSource: number;
+  };
+}
+
+/** Live figures of one TCP listener. */
+export interface TcpListenerStatus {
+  readonly name: string;
+  readonly pool: string;
+  readonly local: Endpoint;
+  readonly counts: {
+    /** Connections that opened, and those that were refused. */
+    readonly accepted: number;
+    /** By close reason; every reason is present. accepted = their sum + the live ones. */
+    readonly closed: Readonly<Record<CloseReason, number>>;
+    readonly retried: number;
+    readonly acceptErrors: number;
+    readonly downstreamBytes: number;
+    readonly upstreamBytes: number;
+    /** Segments that the engine dropped: fragments, and what it could not rewrite. */
+    readonly droppedSegments: number;
+  };
+  readonly liveConnections: number;
+  readonly queuedConnections: number;
+  /** By backend id; of listeners of one pool, the first one has those of them all. */
+  readonly connectionsByBackend: ReadonlyMap<string, number>;
+}
+
+/** One live TCP connection, as the admin API lists it. */
+export interface TcpConnectionView {
+  readonly id: number;
+  readonly listener: string;
+  readonly client: string;
+  readonly backend: string | undefined;
+  readonly state: 'connecting' | 'established' | 'client-ended' | 'backend-ended' | 'closing';
+  readonly ageMs: number;
+  /** Time since a segment last passed, in either direction. */
+  readonly idleMs: number;
+  readonly downstreamBytes: number;
+  readonly upstreamBytes: number;
+  readonly bufferedBytes: number;
+}
+
+export interface TcpConnectionListing {
+  readonly connections: readonly TcpConnectionView[];
+  readonly total: number;
+  readonly truncated: boolean;
+}
+
+/** TCP below the byte stream, in engines that have it: the clients' and the backends' systems speak to each other. */
+export interface TcpPath {
+  /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
+  addListener(spec: TcpListenerSpec): Promise<Endpoint>;
+  /** Changes the rules of a listener in place; its connections stay. Name, address and pool must be the same. */
+  updateListener(spec: TcpListenerSpec): void;
+  /** Resets the listener's connections and frees its address. */
+  removeListener(name: string): Promise<void>;
+  /** After the engine's `close` the last ones. */
+  listeners(): readonly TcpListenerStatus[];
+  /** @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address */
+  connections(query: SessionQuery): Promise<TcpConnectionListing>;
+  /** Resets one connection. @returns whether there was one with this id */
+  closeConnection(id: number): Promise<boolean>;
+  /** @returns why the engine can't carry connections from `listen` to one of these backends, or undefined */
+  whyNot(listen: Endpoint, backends: readonly Endpoint[]): string | undefined;
+}
+
 export interface Engine {
   readonly name: EngineName;
   /** Whether `close` leaves players playing: then there is nothing to drain. */
   readonly isLasting?: boolean;
+  /** TCP, where the engine has it. It obeys what is published, drained and closed here. */
+  readonly tcp?: TcpPath | undefined;
 
   /** Binds the address. @throws RelayError TICKRELAY_ERR_BIND naming the address. */
   addListener(spec: UdpListenerSpec): Promise<Endpoint>;

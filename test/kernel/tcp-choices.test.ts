@@ -209,14 +209,22 @@ if (unavailable !== undefined) {
     const close = fc.record({ kind: fc.constant('close' as const), which: fc.nat(1_000) });
     const setting = fc.record({
       algorithm: fc.constantFrom(...ALGORITHMS),
-      weights: fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 4 })),
+      weights: fc.tuple(
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 1, max: 4 }),
+      ),
       caps: fc.tuple(fc.constantFrom(0, 0, 2, 5), fc.constantFrom(0, 0, 3), fc.constantFrom(0, 0, 4)),
     });
     await fc.assert(
       fc.asyncProperty(
         setting,
         fc.array(
-          fc.oneof({ weight: 8, arbitrary: client }, { weight: 3, arbitrary: close }, { weight: 1, arbitrary: change }),
+          fc.oneof(
+            { weight: 8, arbitrary: client },
+            { weight: 3, arbitrary: close },
+            { weight: 1, arbitrary: change },
+          ),
           { minLength: 20, maxLength: 80, size: 'max' },
         ),
         async ({ algorithm, weights, caps }, steps) => {

@@ -73,7 +73,12 @@ if (unavailable !== undefined) {
       const before = segment({ ...options, payload: new Uint8Array(3).fill(9) });
       const { verdict, segment: after } = rig.ingress(before);
       expect(verdict).toBe(NEXT);
-      expect(after).toMatchObject({ source: options.source, destination: backend, isRight: true, sequence: 7 });
+      expect(after).toMatchObject({
+        source: options.source,
+        destination: backend,
+        isRight: true,
+        sequence: 7,
+      });
       expect(Buffer.from(after.payload).equals(Buffer.from([9, 9, 9]))).toBe(true);
     });
   });
@@ -103,28 +108,33 @@ if (unavailable !== undefined) {
     ['IPv4 with options', { ...V4, ipOptions: new Uint8Array(12).fill(1) }, 14 + 32 + 20],
     ['IPv6', V6, 14 + 40 + 20],
     ['IPv6 with options', { ...V6, extensions: [extension(0), extension(60, 2)] }, 14 + 40 + 24 + 20],
-  ] as const)('%s cut off at every length is passed on or dropped, never relayed', async (_name, options, headers) => {
-    await backendFor(options);
-    const whole = segment({ ...options, payload: new Uint8Array(5) });
-    let tried = 0;
-    for (let length = 15; length < whole.length; length++) {
-      let outcome;
-      try {
-        outcome = rig.ingress(whole.subarray(0, length));
-      } catch {
-        continue; // The kernel itself takes no packet without a whole IP header here.
+  ] as const)(
+    '%s cut off at every length is passed on or dropped, never relayed',
+    async (_name, options, headers) => {
+      await backendFor(options);
+      const whole = segment({ ...options, payload: new Uint8Array(5) });
+      let tried = 0;
+      for (let length = 15; length < whole.length; length++) {
+        let outcome;
+        try {
+          outcome = rig.ingress(whole.subarray(0, length));
+        } catch {
+          continue; // The kernel itself takes no packet without a whole IP header here.
+        }
+        tried++;
+        const cut = `at ${length} of ${whole.length} bytes`;
+        expect(outcome.verdict, cut).toBe(length < headers ? NEXT : DROP);
       }
-      tried++;
-      const cut = `at ${length} of ${whole.length} bytes`;
-      expect(outcome.verdict, cut).toBe(length < headers ? NEXT : DROP);
-    }
-    expect(tried).toBeGreaterThanOrEqual(whole.length - headers + 20);
-    expect(rig.counts(indexOf(options)).dropped).toBe(whole.length - headers);
-    expect(rig.records()).toEqual([0, 0]);
-  });
+      expect(tried).toBeGreaterThanOrEqual(whole.length - headers + 20);
+      expect(rig.counts(indexOf(options)).dropped).toBe(whole.length - headers);
+      expect(rig.records()).toEqual([0, 0]);
+    },
+  );
 
   describe('RST instead of what nobody can answer', () => {
-    const cases: Readonly<Record<string, readonly [SegmentOptions, Partial<ReturnType<typeof parseSegment>>]>> = {
+    const cases: Readonly<
+      Record<string, readonly [SegmentOptions, Partial<ReturnType<typeof parseSegment>>]>
+    > = {
       'an ACK without a connection, with the number that it awaits': [
         { ...V4, flags: ACK, acknowledged: 4_000_000_000, payload: new Uint8Array(100) },
         { sequence: 4_000_000_000, acknowledged: 0, flags: RST },

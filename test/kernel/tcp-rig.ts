@@ -84,7 +84,13 @@ export class TcpRig {
   /** As new, but for the time and the ids: no connections, listeners, counts or backends. */
   async reset(): Promise<void> {
     const { maps, mapped } = this.maps;
-    for (const name of ['tcp_connections', 'tcp_reverse', 'tcp_sources', 'tcp_rates', 'tcp_listeners'] as const) {
+    for (const name of [
+      'tcp_connections',
+      'tcp_reverse',
+      'tcp_sources',
+      'tcp_rates',
+      'tcp_listeners',
+    ] as const) {
       const walk = new MapWalk(this.bpf, maps[name], 4_096);
       const { count } = walk.step();
       const { keySize } = maps[name].spec;
@@ -262,7 +268,12 @@ export class Conversation {
   /** Where the SYN was sent on to. */
   backend = '';
 
-  constructor(rig: TcpRig, client: string, contacted: string, { clientNext = 1_000, backendNext = 90_000 } = {}) {
+  constructor(
+    rig: TcpRig,
+    client: string,
+    contacted: string,
+    { clientNext = 1_000, backendNext = 90_000 } = {},
+  ) {
     this.#rig = rig;
     this.client = client;
     this.contacted = contacted;
@@ -331,4 +342,3 @@ export class Conversation {
     return this;
   }
 }
-

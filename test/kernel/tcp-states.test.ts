@@ -23,7 +23,8 @@ if (unavailable !== undefined) {
     await rig.backends(A);
   });
 
-  const talk = (client = CLIENT, contacted = LISTENER): Conversation => new Conversation(rig, client, contacted);
+  const talk = (client = CLIENT, contacted = LISTENER): Conversation =>
+    new Conversation(rig, client, contacted);
   const expire = (one: Conversation): void => {
     rig.steward.add('expire', one.key);
     rig.steward.flush();
@@ -98,7 +99,10 @@ if (unavailable !== undefined) {
       const one = talk();
       one.syn();
       const refusal = one.answer(RST | ACK, 0, { sequence: 0 });
-      expect(refusal).toMatchObject({ verdict: NEXT, segment: { source: LISTENER, flags: RST | ACK, isRight: true } });
+      expect(refusal).toMatchObject({
+        verdict: NEXT,
+        segment: { source: LISTENER, flags: RST | ACK, isRight: true },
+      });
       expect(one.state).toBe('over');
       expect(rig.counts()).toMatchObject({ accepted: 1, live: 0, closed: { 'connect-failed': 1 } });
       expect(rig.live('a')).toBe(0);
@@ -230,14 +234,20 @@ if (unavailable !== undefined) {
   describe('the end by RST', () => {
     test('of the client reaches the backend', () => {
       const one = talk().open();
-      expect(one.say(RST)).toMatchObject({ verdict: NEXT, segment: { destination: A, flags: RST, isRight: true } });
+      expect(one.say(RST)).toMatchObject({
+        verdict: NEXT,
+        segment: { destination: A, flags: RST, isRight: true },
+      });
       expect(one.state).toBe('over');
       expect(rig.counts()).toMatchObject({ live: 0, closed: { 'client-reset': 1 } });
     });
 
     test('of the backend reaches the client', () => {
       const one = talk().open();
-      expect(one.answer(RST)).toMatchObject({ verdict: NEXT, segment: { source: LISTENER, flags: RST, isRight: true } });
+      expect(one.answer(RST)).toMatchObject({
+        verdict: NEXT,
+        segment: { source: LISTENER, flags: RST, isRight: true },
+      });
       expect(one.state).toBe('over');
       expect(rig.counts()).toMatchObject({ live: 0, closed: { 'backend-reset': 1 } });
     });
@@ -264,7 +274,13 @@ if (unavailable !== undefined) {
       expect(rig.live('a')).toBe(0);
       expect(one.say(ACK, 20)).toMatchObject({
         verdict: REDIRECT,
-        segment: { source: LISTENER, destination: CLIENT, flags: RST, sequence: one.backendNext, isRight: true },
+        segment: {
+          source: LISTENER,
+          destination: CLIENT,
+          flags: RST,
+          sequence: one.backendNext,
+          isRight: true,
+        },
       });
       expect(one.answer(ACK, 20)).toMatchObject({
         verdict: REDIRECT,
@@ -296,7 +312,10 @@ if (unavailable !== undefined) {
       const one = talk().open();
       rig.pool.setHealthy('a', false);
       await rig.publish();
-      expect(one.say(ACK, 5)).toMatchObject({ verdict: REDIRECT, segment: { flags: RST, destination: CLIENT } });
+      expect(one.say(ACK, 5)).toMatchObject({
+        verdict: REDIRECT,
+        segment: { flags: RST, destination: CLIENT },
+      });
     });
 
     test('is left by a connection that still opens, with the client’s next SYN', async () => {

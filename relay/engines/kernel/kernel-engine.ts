@@ -1,6 +1,6 @@
 /**
  * The kernel data plane: eBPF programs on the client-facing interfaces move every datagram; this side writes what the control
- * plane decides into their maps, expires sessions, and reads figures and sessions back.
+ * plane decides into their maps, expires sessions, and reads figures and sessions back. TCP listeners are kernel-tcp.ts's.
  *
  *     1. the name is taken, the BPF file system found
  *     2. maps: taken over from a relay of this name that left them, or made and pinned
@@ -22,6 +22,7 @@ import { hasInterface, interfacesOf } from './attach.ts';
 import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
+import { KernelTcp } from './kernel-tcp.ts';
 import { type KernelListener, ListenerTable } from './listener-table.ts';
 import { Bpf } from './loader.ts';
 import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
@@ -87,6 +88,7 @@ export class KernelEngine implements Engine {
   readonly #pinGroups: KernelPinGroups;
   readonly #sweeper: Sweeper;
   readonly #steward: Steward;
+  readonly tcp: KernelTcp;
   readonly #pools = new Map<string, PoolWriter>();
   readonly #snapshots = new Map<string, PoolSnapshot>();
   readonly #sweepTimer: NodeJS.Timeout;
@@ -132,6 +134,14 @@ export class KernelEngine implements Engine {
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
+    this.tcp = new KernelTcp({
+      bpf: this.#bpf,
+      maps: this.#maps,
+      sourceAddress: range === undefined ? 'client' : 'relay',
+      nowNs: () => this.#nowNs(),
+      poolOf: (name) => this.#poolOf(name),
+      attach: (local) => this.#attachments.add(interfacesOf(local, options.interfaces)),
+    });
     if (adopted === true) {
       this.#adoptPools();
       this.#pinGroups.forgetAdopted();
@@ -145,6 +155,7 @@ export class KernelEngine implements Engine {
     this.#sweepTimer = setInterval(() => {
       try {
         this.#sweeper.sweepDue(SWEEP_BUDGET_MS);
+        this.tcp.sweep(SWEEP_BUDGET_MS);
       } catch (error) {
         onTrouble?.(error);
       }
@@ -197,6 +208,7 @@ export class KernelEngine implements Engine {
     this.#pinGroups.writeViews();
     if (pool === undefined || snapshot.isSettling === true) return;
     this.#reachBackends(pool);
+    await this.tcp.published(pool);
   }
 
   setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
@@ -258,6 +270,7 @@ export class KernelEngine implements Engine {
 
   drain(): Promise<void> {
     this.#maps.mapped.settings.setU32(SETTINGS.at.draining, 1);
+    this.tcp.drain();
     return Promise.resolve();
   }
 
@@ -269,6 +282,8 @@ export class KernelEngine implements Engine {
     clearInterval(this.#interfacesTimer);
     clearTimeout(this.#claimTimer);
     await Promise.all(Array.from(this.#pools.values(), (pool) => pool.idle()));
+    if (!this.isLasting) await this.drain();
+    await this.tcp.close(this.isLasting);
     if (!this.isLasting) {
       this.#attachments.detach();
       this.#pins?.remove();
@@ -342,6 +357,7 @@ export class KernelEngine implements Engine {
   /** What the relay before this one served and this one was not asked for. */
   #removeUnclaimed(): void {
     this.#listeners.removeUnclaimed();
+    this.tcp.removeUnclaimed();
     this.#attachments.dropInherited();
   }
 
@@ -355,7 +371,9 @@ export class KernelEngine implements Engine {
     if (adopted === false) return `${memory}${rest}`;
     if (typeof adopted === 'string')
       return `${memory}; the sessions of the relay before this one could not be adopted: ${adopted}${rest}`;
-    return `${memory}; adopted ${this.capacity().liveSessions} sessions${rest}`;
+    const { records } = this.tcp;
+    const connections = records === 0 ? '' : ` and ${records} TCP connections`;
+    return `${memory}; adopted ${this.capacity().liveSessions} sessions${connections}${rest}`;
   }
 
   /** With sourceAddress `relay` replies come in where the backends are. */
@@ -418,7 +436,7 @@ export class KernelEngine implements Engine {
     if (index === undefined) {
       throw new RelayError(
         'TICKRELAY_ERR_LIMIT',
-        `engine kernel has room for ${MAX_POOLS} pools of UDP listeners, and "${name}" is one more`,
+        `engine kernel has room for ${MAX_POOLS} pools, and "${name}" is one more`,
       );
     }
     pool = new PoolWriter(this.#maps, index);

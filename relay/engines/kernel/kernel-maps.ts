@@ -42,6 +42,8 @@ export class KernelMaps {
   readonly mapped: Readonly<Record<MappedName, MappedArray>>;
   /** Listener names by index, then pool names. */
   readonly names: Names;
+  /** The same of TCP listeners, without pools. */
+  readonly tcpNames: Names;
   readonly #bpf: Bpf;
   readonly #namesMap: BpfMap;
   readonly #snapshots = new Map<number, { readonly map: BpfMap; readonly memory: MappedArray }>();
@@ -68,6 +70,7 @@ export class KernelMaps {
     const mapped = MAPPED.map((name) => [name, new MappedArray(bpf.libc, specs[name], this.maps[name].fd)]);
     this.mapped = Object.fromEntries(mapped) as Record<MappedName, MappedArray>;
     this.names = new Names(new MappedArray(bpf.libc, this.#namesMap.spec, this.#namesMap.fd));
+    this.tcpNames = new Names(this.mapped.tcp_names);
   }
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE, for want of memory for instance */
@@ -115,7 +118,7 @@ export class KernelMaps {
   /** Bytes of kernel memory that the maps take from the start, about: hash elements have some 48 bytes of their own. */
   get memoryBytes(): number {
     return Object.values(this.maps).reduce((sum, { spec, valueBytes }) => {
-      if (spec.flags === BPF_F_NO_PREALLOC) return sum;
+      if (((spec.flags ?? 0) & BPF_F_NO_PREALLOC) !== 0) return sum;
       const own = spec.type === BPF_MAP_TYPE_ARRAY ? 0 : 48 + Math.ceil(spec.keySize / 8) * 8;
       return sum + spec.maxEntries * (valueBytes + own);
     }, 0);

@@ -128,7 +128,7 @@ export class ListenerTable {
     this.#announce(listener.local.port);
     const value = new Uint8Array(LISTENER.size);
     new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
-    this.#maps.maps.listeners.update(keyOf(listener.local), value);
+    this.#maps.maps.listeners.update(listenerKeyOf(listener.local), value);
     return listener;
   }
 
@@ -145,7 +145,7 @@ export class ListenerTable {
   remove(name: string): KernelListener {
     const listener = this.#byName.get(name);
     assert(listener !== undefined, 'no such listener');
-    this.#maps.maps.listeners.delete(keyOf(listener.local));
+    this.#maps.maps.listeners.delete(listenerKeyOf(listener.local));
     this.#byName.delete(name);
     this.#byIndex[listener.index] = undefined;
     this.#maps.names.setListener(listener.index, '');
@@ -184,7 +184,7 @@ export class ListenerTable {
       const identity = this.#maps.names.listener(index);
       if (identity === '' || this.#byIndex[index] !== undefined) continue;
       const local = Endpoint.parse(identity.split(' ')[0]!);
-      this.#maps.maps.listeners.delete(keyOf(local));
+      this.#maps.maps.listeners.delete(listenerKeyOf(local));
       this.#maps.names.setListener(index, '');
       this.#announce(local.port);
       removed++;
@@ -289,12 +289,12 @@ function identityOf({ name, pool }: UdpListenerSpec, local: Endpoint): string {
   return `${local.toString()} ${pool} ${name}`;
 }
 
-function portFlag({ ip }: Endpoint): number {
+export function portFlag({ ip }: Endpoint): number {
   if (ip.range !== 'unspecified') return PORT_LISTENER;
   return ip.isV4 ? PORT_ANY_V4 : PORT_ANY;
 }
 
-function keyOf({ ip, port }: Endpoint): Uint8Array {
+export function listenerKeyOf({ ip, port }: Endpoint): Uint8Array {
   const key = new Uint8Array(LISTENER_KEY.size);
   key.set(ip.bytes, LISTENER_KEY.at.address);
   new DataView(key.buffer).setUint32(LISTENER_KEY.at.port, port, true);

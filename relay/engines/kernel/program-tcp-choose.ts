@@ -15,10 +15,7 @@ import { U64 } from './struct.ts';
  *  2. one that has its cap all the same: of the others, the one with the fewest connections per weight
  *  3. when all have their cap, that counts only if their connections are open: those that are still opening might be spoofed
  */
-export function chooseTcp(
-  a: Code,
-  { none, full }: { readonly none: string; readonly full: string },
-): void {
+export function chooseTcp(a: Code, { none, full }: { readonly none: string; readonly full: string }): void {
   a.load(r7, local('snapshot'));
   a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
   a.jumpIf(r1, '==', 0, none);

@@ -25,14 +25,7 @@ import {
 } from './program-frame.ts';
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { U16, U64 } from './struct.ts';
-import {
-  TCP_CONNECTION,
-  TCP_COUNTERS,
-  TCP_KEY,
-  TCP_REVERSE_KEY,
-  TCP_RULES,
-  TCP_SPARE,
-} from './tcp-maps.ts';
+import { TCP_CONNECTION, TCP_COUNTERS, TCP_KEY, TCP_REVERSE_KEY, TCP_RULES, TCP_SPARE } from './tcp-maps.ts';
 
 /** Bits of a TCP header's flags (RFC 9293 section 3.1). */
 export const FIN = 1;

@@ -14,19 +14,7 @@ import type { CloseReason } from '../../core/close-reason.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, SETTINGS } from './maps.ts';
-import {
-  field,
-  type Memory,
-  memory,
-  part,
-  r0,
-  r1,
-  r2,
-  r3,
-  r4,
-  r5,
-  r7,
-} from './memory.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7 } from './memory.ts';
 import {
   add,
   type Code,

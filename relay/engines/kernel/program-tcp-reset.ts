@@ -153,11 +153,7 @@ function fillIpv6(a: Code, link: number): void {
 }
 
 /** Writes the TCP header at `at`. The pseudo-header's addresses are `words` words of 4 bytes at `addressesAt`. */
-function fillTcp(
-  a: Code,
-  at: number,
-  { addressesAt, words }: { addressesAt: number; words: number },
-): void {
+function fillTcp(a: Code, at: number, { addressesAt, words }: { addressesAt: number; words: number }): void {
   const [isBegun, done] = [a.unique('checksum is begun'), a.unique('checksum is there')];
   const header = (name: keyof typeof TCP.at): Memory => memory(r7, at + TCP.at[name], TCP.bytes[name]);
   swap(a, header('source'), header('destination'));

@@ -10,10 +10,13 @@ import { attach, attachedTo, detach, HOOKS, type Hook, interfaceIndex, replacePr
 import type { PinDirectory } from './bpffs.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { Bpf } from './loader.ts';
-import { assembleProgram } from './program.ts';
+import { assembleProgram, type ProgramName } from './program.ts';
 
 /** Bytes of an Ethernet header, which loopback and veth have too. */
 const ETHERNET_HEADER = 14;
+
+/** Bytes before the IP header, of all kinds of interface. */
+export const LINK_HEADERS = [ETHERNET_HEADER, 0] as const;
 
 /** linux/if_arp.h: kinds of interface by the bytes before the IP header. */
 const LINK_HEADER_BYTES: ReadonlyMap<number, number> = new Map([
@@ -158,7 +161,7 @@ export class Attachments {
 export function loadProgram(
   bpf: Bpf,
   maps: KernelMaps,
-  options: { readonly hook: Hook | 'steward'; readonly linkHeaderBytes?: number },
+  options: { readonly hook: ProgramName; readonly linkHeaderBytes?: number },
 ): number {
   const { hook, linkHeaderBytes = ETHERNET_HEADER } = options;
   const { link } = assembleProgram({ hook, linkHeaderBytes });

@@ -1,0 +1,293 @@
+/**
+ * TCP listeners in the kernel: the programs carry every segment (program-tcp.ts); this side writes what the control plane decides
+ * into their maps, ends connections whose backend, listener or time is gone, and reads figures back. A part of the kernel
+ * engine, which owns the maps, the pools and the attachments.
+ */
+import { Endpoint, IpAddress } from '../../../net/address.ts';
+import type { CloseReason } from '../../core/close-reason.ts';
+import type {
+  SessionQuery,
+  TcpConnectionListing,
+  TcpConnectionView,
+  TcpListenerSpec,
+  TcpListenerStatus,
+  TcpPath,
+} from '../engine.ts';
+import { MapWalk } from './bpf-map.ts';
+import { ConnectionWalk, type Visitor, type Wish } from './connection-walk.ts';
+import type { KernelMaps } from './kernel-maps.ts';
+import type { Bpf } from './loader.ts';
+import type { PoolWriter } from './pool-writer.ts';
+import { LINK_HEADERS, loadProgram } from './programs.ts';
+import { whyUnreachable } from './reachability.ts';
+import { ResetSender } from './reset-sender.ts';
+import { type KernelTcpListener, TcpListenerTable } from './tcp-listener-table.ts';
+import {
+  FIRST_CONNECTION_ID,
+  TCP_GAUGES,
+  TCP_RULES,
+  TCP_STATE,
+  tcpProgramIndex,
+  TRANSITORY_NS,
+} from './tcp-maps.ts';
+import { TcpSteward } from './tcp-steward.ts';
+
+/** Client IPs of one system call. */
+const SOURCE_SLICE = 512;
+
+/** The least time from one round of the sweep to the next, in ms. */
+const ROUND_MS = 1_000;
+
+export interface KernelTcpOptions {
+  readonly bpf: Bpf;
+  readonly maps: KernelMaps;
+  /** Whose address backends see in this engine. */
+  readonly sourceAddress: 'client' | 'relay';
+  readonly nowNs: () => number;
+  readonly poolOf: (name: string) => Promise<PoolWriter>;
+  /** Attaches the programs where clients of this address arrive. @throws RelayError */
+  readonly attach: (local: Endpoint) => void;
+}
+
+export class KernelTcp implements TcpPath {
+  readonly #options: KernelTcpOptions;
+  readonly #listeners: TcpListenerTable;
+  readonly #resets: ResetSender;
+  /** Made with the first listener. */
+  #steward: TcpSteward | undefined;
+  /** The sweep's own. */
+  #walk: ConnectionWalk | undefined;
+  #nextRoundMs = 0;
+  #final: readonly TcpListenerStatus[] | undefined;
+
+  constructor(options: KernelTcpOptions) {
+    this.#options = options;
+    this.#listeners = new TcpListenerTable(options.maps);
+    this.#resets = new ResetSender(options.bpf.libc);
+    if (this.#listeners.hasLeftovers) this.#loadPrograms();
+  }
+
+  async addListener(spec: TcpListenerSpec): Promise<Endpoint> {
+    const server = await this.#listeners.bind(spec);
+    let listener: KernelTcpListener;
+    try {
+      const pool = await this.#options.poolOf(spec.pool);
+      this.#loadPrograms();
+      listener = this.#listeners.open(spec, server, pool);
+    } catch (error) {
+      server.close();
+      throw error;
+    }
+    try {
+      // Last, so that programs which take the place of older ones know the listener from the first segment on.
+      this.#options.attach(listener.local);
+      return listener.local;
+    } catch (error) {
+      this.#listeners.remove(spec.name);
+      throw error;
+    }
+  }
+
+  updateListener(spec: TcpListenerSpec): void {
+    this.#listeners.update(spec);
+  }
+
+  async removeListener(name: string): Promise<void> {
+    const { index } = this.#listeners.remove(name);
+    // A connection that opened at that moment is found the second time.
+    for (let rounds = 0; rounds < 2; rounds++)
+      await this.#cutWhere('listener-removed', (listener) => listener === index);
+  }
+
+  listeners(): readonly TcpListenerStatus[] {
+    if (this.#final !== undefined) return this.#final;
+    const pools = new Set<PoolWriter>();
+    return this.#listeners.all().map((listener) => {
+      const isFirst = !pools.has(listener.pool);
+      pools.add(listener.pool);
+      return this.#status(listener, isFirst);
+    });
+  }
+
+  /** Records of connections, ended ones that linger included. */
+  get records(): number {
+    return this.#options.maps.mapped.tcp_gauges.getU64(TCP_GAUGES.at.records);
+  }
+
+  async connections(query: SessionQuery): Promise<TcpConnectionListing> {
+    const clientIp = query.clientIp === undefined ? undefined : IpAddress.parse(query.clientIp);
+    const connections: TcpConnectionView[] = [];
+    const nowNs = this.#options.nowNs();
+    let total = 0;
+    await this.#visitAll((connection) => {
+      const listener = this.#listeners.at(connection.listener);
+      if (connection.hasEnded || listener === undefined) return undefined;
+      if (query.listener !== undefined && listener.spec.name !== query.listener) return undefined;
+      const backend = listener.pool.backendOf(connection.ref)?.id;
+      if (query.backend !== undefined && backend !== query.backend) return undefined;
+      if (clientIp?.equals(connection.clientIp) === false) return undefined;
+      if (total++ < query.limit)
+        connections.push(connection.view({ listener: listener.spec.name, backend, nowNs }));
+      return undefined;
+    });
+    return { connections, total, truncated: total > connections.length };
+  }
+
+  async closeConnection(id: number): Promise<boolean> {
+    if (id < FIRST_CONNECTION_ID) return false;
+    let wasThere = false;
+    await this.#visitAll((connection) => {
+      if (connection.hasEnded || connection.id !== id) return undefined;
+      wasThere = true;
+      return { operation: 'cut', reason: 'operator' };
+    });
+    return wasThere;
+  }
+
+  whyNot(listen: Endpoint, backends: readonly Endpoint[]): string | undefined {
+    if (this.#options.sourceAddress === 'relay')
+      return 'kernel.sourceAddress is relay, which the kernel has for UDP only';
+    if (listen.ip.range === 'unspecified' && !listen.ip.isV4)
+      return `${listen.toString()} takes clients with IPv4 and IPv6, between which the kernel does not translate`;
+    for (const backend of backends) {
+      if (backend.ip.isV4 !== listen.ip.isV4)
+        return `clients of ${listen.toString()} and the backend ${backend.toString()} are of different families, between which the kernel does not translate`;
+      const why = whyUnreachable(listen, backend, 'client');
+      if (why !== undefined) return why;
+    }
+    return undefined;
+  }
+
+  /** The pool has changed: connections of backends that are not usable any more are reset at once. */
+  async published(pool: PoolWriter): Promise<void> {
+    await this.#cutWhere(
+      'backend-unusable',
+      (index, ref) => this.#listeners.at(index)?.pool === pool && !pool.isUsable(ref),
+    );
+  }
+
+  removeUnclaimed(): void {
+    this.#listeners.removeUnclaimed();
+  }
+
+  /** Frees the addresses; the programs open no connection any more. */
+  drain(): void {
+    this.#listeners.freeAddresses();
+  }
+
+  /** Ends what is due in the next slices, for about this long; a round begins ROUND_MS after the end of the last one. */
+  sweep(budgetMs: number): void {
+    const steward = this.#steward;
+    const startMs = performance.now();
+    if (steward === undefined || startMs < this.#nextRoundMs || this.records === 0) return;
+    this.#walk ??= this.#newWalk(steward);
+    const nowNs = this.#options.nowNs();
+    do {
+      if (!this.#walk.step((connection) => this.#due(connection, nowNs))) continue;
+      this.#sweepSources(steward);
+      this.#nextRoundMs = startMs + ROUND_MS;
+      return;
+    } while (performance.now() < startMs + budgetMs);
+  }
+
+  /** @param isLasting whether connections go on without this process */
+  async close(isLasting: boolean): Promise<void> {
+    this.#listeners.freeAddresses();
+    if (!isLasting) await this.#cutWhere('shutdown', () => true);
+    this.#final = this.listeners();
+    this.#walk?.close();
+    this.#steward?.close();
+    this.#steward = undefined;
+    this.#resets.close();
+  }
+
+  #status(listener: KernelTcpListener, hasPoolFigures: boolean): TcpListenerStatus {
+    const counts = this.#listeners.counts(listener);
+    const ended = Object.values(counts.closed).reduce((sum, count) => sum + count, 0);
+    const backends = hasPoolFigures ? [...listener.pool.backends()] : [];
+    return {
+      name: listener.spec.name,
+      pool: listener.spec.pool,
+      local: listener.local,
+      counts,
+      liveConnections: counts.accepted - ended,
+      queuedConnections: 0,
+      connectionsByBackend: new Map(
+        backends.map(({ entry, liveConnections }) => [entry.id, liveConnections]),
+      ),
+    };
+  }
+
+  #due(connection: Parameters<Visitor>[0], nowNs: number): Wish | undefined {
+    const { listener: index, state } = connection;
+    const silentNs = nowNs - connection.lastSeenNs;
+    if (state >= TCP_STATE.over || state < TCP_STATE.open || connection.isClosing)
+      return silentNs >= Number(TRANSITORY_NS) ? { operation: 'expire' } : undefined;
+    const listener = this.#listeners.at(index);
+    if (listener === undefined && !this.#listeners.isKnown(index))
+      return { operation: 'cut', reason: 'listener-removed' };
+    if (listener?.pool.isUsable(connection.ref) === false)
+      return { operation: 'cut', reason: 'backend-unusable' };
+    const { tcp_rules } = this.#options.maps.mapped;
+    const idleNs = tcp_rules.getU64(tcp_rules.at(index, TCP_RULES.at.idleTimeoutNs));
+    return silentNs >= idleNs ? { operation: 'expire' } : undefined;
+  }
+
+  /** Client IPs without connections need no record. */
+  #sweepSources(steward: TcpSteward): void {
+    const { bpf, maps } = this.#options;
+    const { tcp_sources } = maps.maps;
+    const walk = new MapWalk(bpf, tcp_sources, SOURCE_SLICE);
+    const { keySize, valueSize } = tcp_sources.spec;
+    for (let isEnd = false; !isEnd;) {
+      const step = walk.step();
+      isEnd = step.isEnd;
+      const values = new DataView(walk.values.buffer, walk.values.byteOffset, walk.values.byteLength);
+      for (let i = 0; i < step.count; i++) {
+        if (values.getUint32(i * valueSize, true) > 0) continue;
+        steward.add('endSource', walk.keys.subarray(i * keySize, (i + 1) * keySize));
+      }
+      steward.flush();
+    }
+    walk.close();
+  }
+
+  async #cutWhere(reason: CloseReason, isMeant: (listener: number, ref: number) => boolean): Promise<void> {
+    await this.#visitAll((connection) => {
+      if (connection.hasEnded || !isMeant(connection.listener, connection.ref)) return undefined;
+      return { operation: 'cut', reason };
+    });
+  }
+
+  /** Everything once, in slices between which the event loop has its turn. */
+  async #visitAll(visit: Visitor): Promise<void> {
+    if (this.#steward === undefined || this.records === 0) return;
+    const walk = this.#newWalk(this.#steward);
+    try {
+      while (!walk.step(visit)) await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      walk.close();
+    }
+  }
+
+  #newWalk(steward: TcpSteward): ConnectionWalk {
+    const { bpf, maps } = this.#options;
+    return new ConnectionWalk({ bpf, maps, steward, resets: this.#resets });
+  }
+
+  /** Once; those of a relay before this one are replaced. */
+  #loadPrograms(): void {
+    if (this.#steward !== undefined) return;
+    const { bpf, maps } = this.#options;
+    for (const hook of ['egress', 'ingress'] as const) {
+      for (const linkHeaderBytes of LINK_HEADERS) {
+        const program = loadProgram(bpf, maps, { hook: `tcp_${hook}`, linkHeaderBytes });
+        const index = tcpProgramIndex(hook, linkHeaderBytes);
+        maps.maps.tcp_programs.updateAt(index, new Uint8Array(Uint32Array.of(program).buffer));
+        bpf.closeFd(program);
+      }
+    }
+    const program = loadProgram(bpf, maps, { hook: 'tcp_steward' });
+    this.#steward = new TcpSteward(bpf, program, maps.mapped.tcp_requests);
+  }
+}

@@ -1,0 +1,195 @@
+/**
+ * The TCP listeners as the programs know them: which public address leads to which index, and the rules of each index. Each also
+ * holds a listening socket, so that the address can't be taken twice; whatever reaches that came in where no program is attached,
+ * and is reset.
+ */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Server } from 'node:net';
+import { Endpoint } from '../../../net/address.ts';
+import { bindError } from '../../../net/bind-error.ts';
+import { CLOSE_REASONS, type CloseReason } from '../../core/close-reason.ts';
+import { MAX_LISTENERS } from '../../core/limits.ts';
+import type { TcpListenerSpec, TcpListenerStatus } from '../engine.ts';
+import type { KernelMaps } from './kernel-maps.ts';
+import { listenerKeyOf, portFlag } from './listener-table.ts';
+import { ALGORITHM_NUMBERS, PORT, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
+import type { PoolWriter } from './pool-writer.ts';
+import { closedCounter, TCP_COUNTER_COUNT, TCP_COUNTERS, TCP_RULES } from './tcp-maps.ts';
+
+const NS_PER_MS = 1e6;
+const NS_PER_S = 1e9;
+
+export interface KernelTcpListener {
+  readonly index: number;
+  readonly local: Endpoint;
+  readonly pool: PoolWriter;
+  readonly spec: TcpListenerSpec;
+  /** Holds the address. */
+  readonly server: Server;
+}
+
+export class TcpListenerTable {
+  readonly #maps: KernelMaps;
+  readonly #byName = new Map<string, KernelTcpListener>();
+  readonly #byIndex: (KernelTcpListener | undefined)[] = [];
+
+  constructor(maps: KernelMaps) {
+    this.#maps = maps;
+  }
+
+  all(): readonly KernelTcpListener[] {
+    return [...this.#byName.values()];
+  }
+
+  at(index: number): KernelTcpListener | undefined {
+    return this.#byIndex[index];
+  }
+
+  /** Whether a listener has this index, or one of a relay before this one that may still be claimed. */
+  isKnown(index: number): boolean {
+    return this.#maps.tcpNames.listener(index) !== '';
+  }
+
+  /** Whether a relay before this one left listeners. */
+  get hasLeftovers(): boolean {
+    return this.#indexes().some((index) => this.isKnown(index) && this.#byIndex[index] === undefined);
+  }
+
+  /** Takes the address. @throws RelayError TICKRELAY_ERR_BIND */
+  async bind({ name, listen }: TcpListenerSpec): Promise<Server> {
+    assert(!this.#byName.has(name), 'the listener is there already');
+    const server = createServer((socket) => {
+      socket.on('error', () => undefined);
+      socket.resetAndDestroy();
+    });
+    server.listen({ host: listen.ip.toString(), port: listen.port });
+    try {
+      await once(server, 'listening');
+      return server;
+    } catch (error) {
+      throw bindError(listen, (error as NodeJS.ErrnoException).code ?? String(error), error, 'TCP');
+    }
+  }
+
+  /** Lets connections in. A listener that a relay before this one had keeps its index, and so its connections and counters. */
+  open(spec: TcpListenerSpec, server: Server, pool: PoolWriter): KernelTcpListener {
+    const local = new Endpoint(spec.listen.ip, (server.address() as AddressInfo).port);
+    const identity = `${local.toString()} ${spec.pool} ${spec.name}`;
+    const { tcpNames } = this.#maps;
+    let index = this.#indexes().find((i) => tcpNames.listener(i) === identity);
+    if (index === undefined) {
+      index = this.#indexes().find((i) => tcpNames.listener(i) === '');
+      assert(index !== undefined, 'too many listeners');
+      this.#clear(index);
+    }
+    const listener = { index, local, pool, spec, server };
+    tcpNames.setListener(index, identity);
+    this.#byIndex[index] = listener;
+    this.#byName.set(spec.name, listener);
+    this.#writeRules(listener);
+    this.#announce(local.port);
+    this.#maps.maps.tcp_listeners.update(listenerKeyOf(local), new Uint8Array(Uint32Array.of(index).buffer));
+    return listener;
+  }
+
+  update(spec: TcpListenerSpec): void {
+    const before = this.#byName.get(spec.name);
+    assert(before !== undefined, 'no such listener');
+    const listener = { ...before, spec };
+    this.#byName.set(spec.name, listener);
+    this.#byIndex[listener.index] = listener;
+    this.#writeRules(listener);
+  }
+
+  /** Lets no more connections in and frees the address. The listener's connections are the caller's to end. */
+  remove(name: string): KernelTcpListener {
+    const listener = this.#byName.get(name);
+    assert(listener !== undefined, 'no such listener');
+    this.#byName.delete(name);
+    this.#byIndex[listener.index] = undefined;
+    this.#forget(listener.index, listener.local);
+    listener.server.close();
+    return listener;
+  }
+
+  /** Removes what a relay before this one listened on and this one does not. */
+  removeUnclaimed(): void {
+    for (const index of this.#indexes()) {
+      const identity = this.#maps.tcpNames.listener(index);
+      if (identity === '' || this.#byIndex[index] !== undefined) continue;
+      this.#forget(index, Endpoint.parse(identity.split(' ')[0]!));
+    }
+  }
+
+  /** Frees the addresses; what the programs know stays. Idempotent. */
+  freeAddresses(): void {
+    for (const { server } of this.#byName.values()) server.close();
+  }
+
+  /** Sums over all CPUs. */
+  counts({ index }: KernelTcpListener): TcpListenerStatus['counts'] {
+    const { tcp_counters } = this.#maps.maps;
+    const perCpu = new BigInt64Array(tcp_counters.valueBytes / 8);
+    tcp_counters.lookupAt(index, new Uint8Array(perCpu.buffer));
+    const sums = new Float64Array(TCP_COUNTER_COUNT);
+    perCpu.forEach((count, i) => (sums[i % TCP_COUNTER_COUNT]! += Number(count)));
+    const closed = CLOSE_REASONS.map((reason) => [reason, sums[closedCounter(reason)]!]);
+    return {
+      accepted: sums[TCP_COUNTERS.accepted]!,
+      closed: Object.fromEntries(closed) as Record<CloseReason, number>,
+      retried: 0,
+      acceptErrors: 0,
+      downstreamBytes: sums[TCP_COUNTERS.downstreamBytes]!,
+      upstreamBytes: sums[TCP_COUNTERS.upstreamBytes]!,
+      droppedSegments: sums[TCP_COUNTERS.dropped]!,
+    };
+  }
+
+  #indexes(): number[] {
+    return Array.from({ length: MAX_LISTENERS }, (_, i) => i);
+  }
+
+  #clear(index: number): void {
+    const { tcp_counters } = this.#maps.maps;
+    tcp_counters.updateAt(index, new Uint8Array(tcp_counters.valueBytes));
+    this.#maps.mapped.tcp_state.clear(index);
+  }
+
+  #forget(index: number, local: Endpoint): void {
+    this.#maps.maps.tcp_listeners.delete(listenerKeyOf(local));
+    this.#maps.tcpNames.setListener(index, '');
+    this.#announce(local.port);
+  }
+
+  #writeRules({ index, spec, pool }: KernelTcpListener): void {
+    const { tcp_rules } = this.#maps.mapped;
+    const { connectionsPerSource, connectionRatePerSource: rate } = spec.limits;
+    const u32 = (field: keyof typeof TCP_RULES.at, value: number): void =>
+      tcp_rules.setU32(tcp_rules.at(index, TCP_RULES.at[field]), value);
+    const u64 = (field: keyof typeof TCP_RULES.at, value: number): void =>
+      tcp_rules.setU64(tcp_rules.at(index, TCP_RULES.at[field]), Math.round(value));
+    const tokenNs = rate === 0 ? 0 : Math.round(NS_PER_S / rate);
+    u32('pool', pool.index);
+    u32('algorithm', ALGORITHM_NUMBERS[spec.algorithm]);
+    u32('maxConnections', spec.maxConnections);
+    u32('connectionsPerSource', connectionsPerSource);
+    u64('sourceBurstNs', (Math.max(1, rate) - 1) * tokenNs);
+    u64('sourceTokenNs', tokenNs);
+    u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
+  }
+
+  /** Writes which listeners have this port, for the programs' first look at a segment. */
+  #announce(port: number): void {
+    const { tcp_ports } = this.#maps.mapped;
+    const at = tcp_ports.at(port, PORT.at.flags);
+    let flags = tcp_ports.u16[at >> 1]! & ~(PORT_LISTENER | PORT_ANY | PORT_ANY_V4);
+    for (const index of this.#indexes()) {
+      const identity = this.#maps.tcpNames.listener(index);
+      if (identity === '') continue;
+      const local = Endpoint.parse(identity.split(' ')[0]!);
+      if (local.port === port) flags |= portFlag(local);
+    }
+    tcp_ports.setU16(at, flags);
+  }
+}
