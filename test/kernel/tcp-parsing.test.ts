@@ -1,7 +1,7 @@
 /** What the TCP programs make of a segment's headers, case by case: relayed, passed on untouched, dropped, or answered. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { DROP, NEXT, unavailable } from './packet-rig.ts';
-import { ACK, FIN, parseSegment, RST, segment, type SegmentOptions, SYN } from './segment.ts';
+import { ACK, FIN, type parseSegment, RST, segment, type SegmentOptions, SYN } from './segment.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
 const V4 = { source: '10.0.0.1:5000', destination: '198.51.100.1:5432', flags: SYN, sequence: 7 };

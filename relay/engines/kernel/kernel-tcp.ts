@@ -3,7 +3,7 @@
  * into their maps, ends connections whose backend, listener or time is gone, and reads figures back. A part of the kernel
  * engine, which owns the maps, the pools and the attachments.
  */
-import { Endpoint, IpAddress } from '../../../net/address.ts';
+import { type Endpoint, IpAddress } from '../../../net/address.ts';
 import type { CloseReason } from '../../core/close-reason.ts';
 import type {
   SessionQuery,
