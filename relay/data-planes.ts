@@ -6,19 +6,30 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../net/address.ts';
 import { RelayError } from '../net/relay-error.ts';
-import type { ListenerConfig } from './control/config.ts';
+import type { KernelConfig, ListenerConfig, PoolConfig } from './control/config.ts';
 import { pinGroupsOf } from './control/pin-groups.ts';
+import type { ConnectionRows, TcpListenerView } from './control/relay-view.ts';
 import { MAX_LISTENERS } from './core/limits.ts';
 import type { PinGroupSpec } from './core/pin-group.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
-import type { Engine } from './engines/engine.ts';
+import type { Engine, SessionQuery } from './engines/engine.ts';
+import { placeOf, type TcpPlace } from './tcp-place.ts';
 import type { TcpPlane } from './tcp/tcp-plane.ts';
+
+/** A listener, and of TCP ones where it is carried. */
+type Placed = ListenerConfig & { readonly place?: TcpPlace };
+
+/** What decides where TCP listeners are carried. */
+export interface Surroundings {
+  readonly pools: readonly PoolConfig[];
+  readonly kernel: KernelConfig;
+}
 
 export class DataPlanes {
   readonly engine: Engine;
   readonly tcp: TcpPlane;
   /** What is bound now, by name. */
-  readonly #listeners = new Map<string, ListenerConfig>();
+  readonly #listeners = new Map<string, Placed>();
   #pinGroups: readonly PinGroupSpec[] = [];
   #last: Promise<unknown> = Promise.resolve();
   #state: 'open' | 'draining' | 'closed' = 'open';
@@ -36,25 +47,60 @@ export class DataPlanes {
   /** The bound addresses, by listener name. */
   locals(): ReadonlyMap<string, Endpoint> {
     return new Map(
-      [...this.engine.listeners(), ...this.tcp.listeners()].map(({ name, local }) => [name, local]),
+      [...this.engine.listeners(), ...this.tcpListeners()].map(({ name, local }) => [name, local]),
     );
+  }
+
+  /** Those of both places. */
+  tcpListeners(): readonly TcpListenerView[] {
+    return [...this.tcp.listeners(), ...(this.engine.tcp?.listeners() ?? [])];
+  }
+
+  /** Where the connections of each TCP listener are carried, by name. */
+  tcpPlaces(): ReadonlyMap<string, TcpPlace> {
+    return new Map(
+      Array.from(this.#listeners.values()).flatMap(({ name, place }) => (place ? [[name, place]] : [])),
+    );
+  }
+
+  /** @throws RelayError TICKRELAY_ERR_ADDRESS when `clientIp` is no address */
+  async connections(query: SessionQuery): Promise<ConnectionRows> {
+    const inUserspace = await this.tcp.connections(query);
+    const limit = query.limit - inUserspace.connections.length;
+    const inKernel = await this.engine.tcp?.connections({ ...query, limit });
+    const listings = [inUserspace, ...(inKernel === undefined ? [] : [inKernel])];
+    return {
+      connections: listings.flatMap(({ connections }) => connections),
+      total: listings.reduce((sum, { total }) => sum + total, 0),
+      truncated: listings.some(({ truncated }) => truncated),
+    };
+  }
+
+  /** @returns whether there was one with this id */
+  async closeConnection(id: number): Promise<boolean> {
+    return (await this.tcp.closeConnection(id)) || (await this.engine.tcp?.closeConnection(id)) === true;
   }
 
   /**
    * Makes the listeners those of `wanted`: all of them, or on an error none and the old ones stay.
    *
    *  1. while the old ones still run, new addresses are tried: what can't be had ends the attempt here
-   *  2. listeners that are gone, or have another address, protocol or pool, are closed
+   *  2. listeners that are gone, or have another address, protocol, pool or place, are closed
    *  3. new ones are bound; when one fails all the same, steps 2 and 3 are undone
    *  4. those that stay take their new rules, and their sessions go on
    *
    * A listener finds the group that shares its pins when it comes, and a group goes after its last listener.
    *
+   * @param surroundings absent: TCP stays in user space
    * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; TICKRELAY_ERR_ENGINE when listeners would
    *   change while the relay drains, or anything after its end
    */
-  apply(wanted: readonly ListenerConfig[]): Promise<void> {
+  apply(listeners: readonly ListenerConfig[], surroundings?: Surroundings): Promise<void> {
     return this.#inTurn(async () => {
+      const wanted = listeners.map((listener): Placed => {
+        if (listener.protocol === 'udp' || surroundings === undefined) return listener;
+        return { ...listener, place: placeOf(listener, { engine: this.engine, ...surroundings }) };
+      });
       await this.#setPinGroups([...this.#listeners.values(), ...wanted]);
       try {
         await this.#apply(wanted);
@@ -75,7 +121,8 @@ export class DataPlanes {
 
   /** Live sessions and connections that the relay's end would end. */
   live(): number {
-    const connections = this.tcp.listeners().reduce((sum, { liveConnections }) => sum + liveConnections, 0);
+    const ending = this.engine.isLasting === true ? this.tcp.listeners() : this.tcpListeners();
+    const connections = ending.reduce((sum, { liveConnections }) => sum + liveConnections, 0);
     return connections + (this.engine.isLasting === true ? 0 : this.engine.capacity().liveSessions);
   }
 
@@ -100,7 +147,7 @@ export class DataPlanes {
     await this.engine.setPinGroups(groups);
   }
 
-  async #apply(wanted: readonly ListenerConfig[]): Promise<void> {
+  async #apply(wanted: readonly Placed[]): Promise<void> {
     const bound = [...this.#listeners.values()];
     const kept = wanted.filter((next) => bound.some((listener) => isSame(listener, next)));
     const added = wanted.filter((next) => !kept.includes(next));
@@ -125,8 +172,8 @@ export class DataPlanes {
     for (const listener of kept) await this.#update(listener);
   }
 
-  async #openAll(listeners: readonly ListenerConfig[], undo: () => Promise<void>): Promise<void> {
-    const opened: ListenerConfig[] = [];
+  async #openAll(listeners: readonly Placed[], undo: () => Promise<void>): Promise<void> {
+    const opened: Placed[] = [];
     try {
       for (const listener of listeners) {
         await this.#open(listener);
@@ -148,32 +195,42 @@ export class DataPlanes {
   }
 
   /** Binds the address and lets go of it. */
-  async #try(listener: ListenerConfig): Promise<void> {
+  async #try(listener: Placed): Promise<void> {
     const trial = { ...listener, name: `${listener.name} (trial)` };
     await this.#open(trial);
     await this.#close(trial);
   }
 
-  async #open(listener: ListenerConfig): Promise<void> {
+  async #open(listener: Placed): Promise<void> {
     if (listener.protocol === 'udp') await this.engine.addListener(listener);
+    else if (listener.place?.isInKernel === true) await this.engine.tcp!.addListener(listener);
     else await this.tcp.addListener(listener);
     this.#listeners.set(listener.name, listener);
   }
 
-  async #update(listener: ListenerConfig): Promise<void> {
+  async #update(listener: Placed): Promise<void> {
     if (listener.protocol === 'udp') await this.engine.updateListener(listener);
+    else if (listener.place?.isInKernel === true) this.engine.tcp!.updateListener(listener);
     else await this.tcp.updateListener(listener);
     this.#listeners.set(listener.name, listener);
   }
 
-  async #close({ name, protocol }: ListenerConfig): Promise<void> {
+  async #close({ name, protocol, place }: Placed): Promise<void> {
     this.#listeners.delete(name);
     if (protocol === 'udp') await this.engine.removeListener(name);
+    else if (place?.isInKernel === true) await this.engine.tcp!.removeListener(name);
     else await this.tcp.removeListener(name);
   }
 }
 
 /** Whether a listener can take the other's rules in place. */
-function isSame(a: ListenerConfig, b: ListenerConfig): boolean {
-  return a.name === b.name && a.protocol === b.protocol && a.pool === b.pool && a.listen.equals(b.listen);
+function isSame(a: Placed, b: Placed): boolean {
+  const isSamePlace = a.place?.isInKernel === b.place?.isInKernel;
+  return (
+    isSamePlace &&
+    a.name === b.name &&
+    a.protocol === b.protocol &&
+    a.pool === b.pool &&
+    a.listen.equals(b.listen)
+  );
 }

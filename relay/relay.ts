@@ -58,6 +58,7 @@ export class Relay {
   #adminAddress: Endpoint | undefined;
   #closing: Promise<void> | undefined;
   #troubleLoggedMs = Number.NEGATIVE_INFINITY;
+  readonly #loggedPlaces = new Map<string, string>();
 
   /**
    * @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here; TICKRELAY_ERR_CONFIG when there are no
@@ -131,7 +132,8 @@ export class Relay {
   async start(): Promise<RelayAddresses> {
     try {
       this.#control.start();
-      await this.#planes.apply(this.#config.listeners);
+      await this.#planes.apply(this.#config.listeners, this.#config);
+      this.#logTcpPlaces();
       this.#warnOfSmallBuffers();
       if (this.#config.admin !== undefined)
         this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
@@ -188,10 +190,10 @@ export class Relay {
 
   /** Traffic by listener since the start, for the end of a run: final once `close` has resolved. */
   summary(): Readonly<Record<string, unknown>> {
-    const { engine, tcp } = this.#planes;
+    const { engine } = this.#planes;
     return {
       udp: Object.fromEntries(engine.listeners().map(({ name, counts }) => [name, counts])),
-      tcp: Object.fromEntries(tcp.listeners().map(({ name, counts }) => [name, counts])),
+      tcp: Object.fromEntries(this.#planes.tcpListeners().map(({ name, counts }) => [name, counts])),
     };
   }
 
@@ -206,18 +208,30 @@ export class Relay {
   async #apply(next: RelayConfig): Promise<void> {
     const opened = await this.#control.openNew(next);
     try {
-      await this.#planes.apply(next.listeners);
+      // The kernel engine's settings don't change before a restart.
+      await this.#planes.apply(next.listeners, { pools: next.pools, kernel: this.#config.kernel });
     } catch (error) {
       await this.#control.abandon(opened);
       throw error;
     }
     await this.#control.applyConfig(next);
+    this.#logTcpPlaces();
     this.#warnOfSmallBuffers();
     // A change of these takes effect after a restart; the reload has warned.
     const { name, engine, workers, coalesceUs, hashSeed, kernel, limits } = this.#config;
     const admin = keptAdmin(this.#config.admin, next.admin);
     this.#config = { ...next, name, engine, workers, coalesceUs, hashSeed, kernel, limits, admin };
     this.#logger.level = next.log.level;
+  }
+
+  /** Once for each listener, and again when it moves. */
+  #logTcpPlaces(): void {
+    for (const [listener, { isInKernel, reason }] of this.#planes.tcpPlaces()) {
+      const engine = isInKernel ? 'kernel' : 'userspace';
+      if (this.#loggedPlaces.get(listener) === engine) continue;
+      this.#loggedPlaces.set(listener, engine);
+      this.#logger.info({ listener, engine, reason }, 'tcp listener');
+    }
   }
 
   #warnOfSmallBuffers(): void {
@@ -238,15 +252,15 @@ export class Relay {
   }
 
   #view(): RelayView {
-    const { engine, tcp } = this.#planes;
+    const { engine } = this.#planes;
     return {
       engine: () => ({ name: engine.name, reason: this.#engineReason }),
       tcpEngine: () => ({ name: tcp.transport, reason: this.#tcpReason }),
       udpListeners: () => engine.listeners(),
-      tcpListeners: () => tcp.listeners(),
+      tcpListeners: () => this.#planes.tcpListeners(),
       capacity: () => engine.capacity(),
       sessions: (query) => engine.sessions(query),
-      connections: (query) => tcp.connections(query),
+      connections: (query) => this.#planes.connections(query),
       endSession: (listener, client) => {
         if (engine.endSession !== undefined) return engine.endSession(listener, client);
         throw new RelayError(
@@ -255,7 +269,7 @@ export class Relay {
         );
       },
       pinnedBackend: (group, pool, client) => engine.requestPin({ group, pool, client, hold: false }),
-      closeConnection: (id) => tcp.closeConnection(id),
+      closeConnection: (id) => this.#planes.closeConnection(id),
       readiness: () => this.#readiness(),
       config: () => this.#config,
     };

@@ -5,6 +5,7 @@ import type { AdminConfig, ListenerConfig, PoolConfig, RelayConfig } from './con
 import { suggestion, type ConfigPath, type Problems } from './config-problems.ts';
 import { NAME_PATTERN, NAME_RULE } from './config-schema.ts';
 import { checkPinGroups, pinGroupWarnings } from './pin-groups.ts';
+import { tcpEngineWarnings } from './tcp-needs.ts';
 import { covers, localNetwork, unusableHere } from './target-address.ts';
 
 /** The sections that could be read; `undefined` stands for one with problems of its own. */
@@ -99,7 +100,7 @@ function isEveryone({ base, prefixBits }: Cidr): boolean {
 }
 
 /** What works, but is probably not meant. */
-export function configWarnings({ listeners, pools, admin }: RelayConfig): string[] {
+export function configWarnings({ engine, kernel, listeners, pools, admin }: RelayConfig): string[] {
   const warnings: string[] = [];
   listeners.forEach((listener, i) => {
     if (listener.protocol === 'udp' && listener.idleTimeoutMs < DEFAULT_IDLE_TIMEOUT_MS) {
@@ -114,6 +115,7 @@ export function configWarnings({ listeners, pools, admin }: RelayConfig): string
     }
   });
   warnings.push(...pinGroupWarnings(listeners, pools));
+  warnings.push(...tcpEngineWarnings({ engine, kernel, listeners, pools }));
   if (admin !== undefined && admin.token === undefined && admin.listen.ip.range !== 'loopback') {
     warnings.push(
       `admin.token: is missing, and "${admin.listen.toString()}" is no loopback address; whoever reaches it can add backends and change the configuration`,

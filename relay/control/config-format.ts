@@ -43,9 +43,10 @@ function describeListener(listener: ListenerConfig): unknown {
     const { pinTimeoutMs, receiveBufferBytes, limits } = listener;
     return { ...shared, pinTimeout: formatDuration(pinTimeoutMs), receiveBufferBytes, limits };
   }
-  const { pinTimeoutMs } = listener;
+  const { engine, pinTimeoutMs } = listener;
   return {
     ...shared,
+    engine,
     ...(pinTimeoutMs === undefined ? {} : { pinTimeout: formatDuration(pinTimeoutMs) }),
     connectTimeout: formatDuration(listener.connectTimeoutMs),
     maxConnections: listener.maxConnections,

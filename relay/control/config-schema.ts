@@ -11,6 +11,7 @@ import { shown, suggestion } from './config-problems.ts';
 import { unusableTarget } from './target-address.ts';
 
 export const ENGINE_CHOICES = ['auto', 'dgram', 'mmsg', 'kernel'] as const;
+export const TCP_ENGINE_CHOICES = ['auto', 'userspace', 'kernel'] as const;
 export const SOURCE_ADDRESSES = ['client', 'relay'] as const;
 export const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp', 'postgres'] as const;
 const PROXY_VERSIONS = ['none', 'v1', 'v2'] as const;
@@ -184,6 +185,7 @@ const tcpListener = section({
   name,
   listen: endpoint,
   pool: name,
+  engine: oneOf(TCP_ENGINE_CHOICES).default('auto'),
   algorithm: oneOf(ALGORITHMS).default('least-connections'),
   pinGroup: name.optional(),
   pinTimeout: duration(0).optional(),

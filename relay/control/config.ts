@@ -14,6 +14,7 @@ import { checkConfig, configWarnings } from './config-checks.ts';
 import { ConfigDocument } from './config-document.ts';
 import { Problems } from './config-problems.ts';
 import { listenerSchema, poolSchema, rootSchema } from './config-schema.ts';
+import { checkTcpEngines } from './tcp-needs.ts';
 
 export type EngineChoice = 'auto' | 'dgram' | 'mmsg' | 'kernel';
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
@@ -43,6 +44,8 @@ export interface TcpListenerConfig {
   readonly name: string;
   readonly listen: Endpoint;
   readonly pool: string;
+  /** Who carries its connections; `auto`: the kernel where it can. */
+  readonly engine: 'auto' | 'userspace' | 'kernel';
   readonly algorithm: Algorithm;
   readonly pinGroup?: string | undefined;
   /** Only with a group; undefined: as long as its other listeners say. */
@@ -248,6 +251,7 @@ export function checkData(data: unknown, problems: Problems): CheckedConfig | un
   });
   const poolNames = rawPools.map(([name]) => name);
   checkConfig({ listeners, pools, poolNames, admin: root?.admin }, problems);
+  if (root !== undefined) checkTcpEngines({ ...root, listeners, pools }, problems);
   if (root === undefined || !problems.isEmpty) return undefined;
 
   const config: RelayConfig = {

@@ -228,6 +228,15 @@ const METRICS: readonly Metric[] = [
     'Times that the system failed to hand over a connection',
     ({ counts }) => counts.acceptErrors,
   ),
+  counter(
+    'tcp_segments_dropped_total',
+    'Segments that the kernel dropped: fragments, and what it could not rewrite',
+    ['listener'],
+    ({ tcp }) =>
+      tcp.flatMap(({ name, counts: { droppedSegments } }): Reading[] =>
+        droppedSegments === undefined ? [] : [[{ listener: name }, droppedSegments]],
+      ),
+  ),
   counter('tcp_bytes_total', 'Bytes read, by direction', ['listener', 'direction'], ({ tcp }) =>
     tcp.flatMap(({ name, counts }): Reading[] => [
       [{ listener: name, direction: 'downstream' }, counts.downstreamBytes],

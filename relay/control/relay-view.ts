@@ -41,6 +41,8 @@ export interface TcpListenerCounts {
   readonly acceptErrors: number;
   readonly downstreamBytes: number;
   readonly upstreamBytes: number;
+  /** Segments that the kernel dropped; of listeners that are there. */
+  readonly droppedSegments?: number;
 }
 
 /** Which sessions or connections to list. */

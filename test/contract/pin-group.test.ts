@@ -17,6 +17,7 @@ import { ENGINES, type EngineUnderTest, RULES } from './engine-harness.ts';
 
 const TCP: Omit<TcpListenerConfig, 'name' | 'listen' | 'pool' | 'algorithm'> = {
   protocol: 'tcp',
+  engine: 'auto',
   idleTimeoutMs: 60_000,
   connectTimeoutMs: 3_000,
   maxConnections: 1_000,

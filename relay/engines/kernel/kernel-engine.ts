@@ -388,7 +388,8 @@ export class KernelEngine implements Engine {
   /** Interfaces come and go, and with them addresses and routes: what a listener was attached to at first need not be all. */
   #followInterfaces(): void {
     this.#attachments.prune();
-    for (const { local } of this.#listeners.all()) this.#try(() => this.#follow(local));
+    const locals = [...this.#listeners.all().map(({ local }) => local), ...this.tcp.locals()];
+    for (const local of locals) this.#try(() => this.#follow(local));
     for (const pool of this.#pools.values()) this.#try(() => this.#reachBackends(pool));
   }
 

@@ -109,6 +109,11 @@ export class KernelTcp implements TcpPath {
     });
   }
 
+  /** The listeners' addresses. */
+  locals(): readonly Endpoint[] {
+    return this.#listeners.all().map(({ local }) => local);
+  }
+
   /** Records of connections, ended ones that linger included. */
   get records(): number {
     return this.#options.maps.mapped.tcp_gauges.getU64(TCP_GAUGES.at.records);

@@ -25,6 +25,7 @@ const UDP: Omit<UdpListenerConfig, 'name' | 'listen' | 'pool'> = {
 };
 const TCP: Omit<TcpListenerConfig, 'name' | 'listen' | 'pool'> = {
   protocol: 'tcp',
+  engine: 'auto',
   algorithm: 'least-connections',
   idleTimeoutMs: 60_000,
   connectTimeoutMs: 3_000,

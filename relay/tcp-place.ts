@@ -1,0 +1,41 @@
+/** Where a TCP listener's connections are carried: by the kernel, where its engine has TCP, or by user space. */
+import { RelayError } from '../net/relay-error.ts';
+import type { KernelConfig, PoolConfig, TcpListenerConfig } from './control/config.ts';
+import { userspaceNeeds } from './control/tcp-needs.ts';
+import type { Engine } from './engines/engine.ts';
+
+export interface TcpPlace {
+  readonly isInKernel: boolean;
+  /** One line for the log. */
+  readonly reason: string;
+}
+
+/** The rest of the configuration, as far as the place depends on it. */
+export interface PlaceOptions {
+  readonly engine: Engine;
+  readonly kernel: KernelConfig;
+  readonly pools: readonly PoolConfig[];
+}
+
+/** @throws RelayError TICKRELAY_ERR_ENGINE when the listener shall be in the kernel, and the engine that runs is another one */
+export function placeOf(listener: TcpListenerConfig, { engine, kernel, pools }: PlaceOptions): TcpPlace {
+  if (listener.engine === 'userspace') return { isInKernel: false, reason: 'chosen by the configuration' };
+  if (engine.tcp === undefined) {
+    if (listener.engine === 'auto') return { isInKernel: false, reason: `engine ${engine.name} has no TCP` };
+    throw new RelayError(
+      'TICKRELAY_ERR_ENGINE',
+      `listener "${listener.name}" has engine kernel, and the relay's engine is ${engine.name}; ` +
+        'the log and tickrelay_engine_info say why; set the engine of the listener to auto or userspace',
+    );
+  }
+  if (listener.engine === 'kernel') return { isInKernel: true, reason: 'chosen by the configuration' };
+  if (kernel.sourceAddress === undefined)
+    return { isInKernel: false, reason: 'nobody has said whose address backends shall see' };
+  const pool = pools.find(({ name }) => name === listener.pool);
+  const [need] = userspaceNeeds(listener, pool);
+  if (need !== undefined) return { isInKernel: false, reason: `${need.key.join('.')}: ${need.why}` };
+  const backends = pool?.backends.map(({ endpoint }) => endpoint) ?? [];
+  const whyNot = engine.tcp.whyNot(listener.listen, backends);
+  if (whyNot !== undefined) return { isInKernel: false, reason: whyNot };
+  return { isInKernel: true, reason: 'auto: it asks for nothing that only user space has' };
+}
