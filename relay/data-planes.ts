@@ -99,7 +99,7 @@ export class DataPlanes {
     return this.#inTurn(async () => {
       const wanted = listeners.map((listener): Placed => {
         if (listener.protocol === 'udp' || surroundings === undefined) return listener;
-        return { ...listener, place: placeOf(listener, { engine: this.engine, ...surroundings }) };
+        return { ...listener, place: placeOf(listener, { ...surroundings, engine: this.engine }) };
       });
       await this.#setPinGroups([...this.#listeners.values(), ...wanted]);
       try {

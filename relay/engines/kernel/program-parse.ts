@@ -191,6 +191,7 @@ function parseIpv4(a: Code, { transport, linkHeaderBytes, otherwise = NEXT }: Pa
   a.jumpIf(r1, 'has', IPV4_FRAGMENT_OFFSET, NEXT);
   a.load(r4, field(ip, IPV4, 'totalLength'));
   a.swapBytes(r4, 16);
+  if (transport === 'tcp') readLargeTotal(a, linkHeaderBytes);
   checkTotal(a, linkHeaderBytes);
   a.jumpIf(r1, 'has', IPV4_MORE_FRAGMENTS, 'IPv4 fragment');
   a.jump('IPv4 whole');
@@ -203,6 +204,20 @@ function parseIpv4(a: Code, { transport, linkHeaderBytes, otherwise = NEXT }: Pa
   a.alu('add', inner, r5);
   a.alu('add', r5, linkHeaderBytes);
   a.jump('parse transport');
+}
+
+/**
+ * r4 = the bytes from the IP header on, of a batch of segments that passes as one and is too large for the header's field, which
+ * then says 0: on loopback two segments alone may be. `empty`: what r4 is then. Loses r2.
+ */
+function readLargeTotal(a: Code, linkHeaderBytes: number, empty = 0): void {
+  const isKnown = a.unique('total is known');
+  a.jumpIf(r4, '!=', empty, isKnown);
+  loadContext(a, r2, 'gsoSegs');
+  a.jumpIf(r2, '<=', 1, isKnown);
+  loadContext(a, r4, 'len');
+  a.alu('sub', r4, linkHeaderBytes);
+  a.label(isKnown);
 }
 
 /** verdict = malformed if the r4 bytes that the IP header promises are not there. Loses r2. */
@@ -227,6 +242,7 @@ function parseIpv6(a: Code, options: ParseOptions): void {
   a.load(r4, field(ip, IPV6, 'payloadLength'));
   a.swapBytes(r4, 16);
   a.alu('add', r4, IPV6.size);
+  if (transport === 'tcp') readLargeTotal(a, linkHeaderBytes, IPV6.size);
   checkTotal(a, linkHeaderBytes);
   a.alu('sub', r4, IPV6.size);
   a.mov(inner, ip);

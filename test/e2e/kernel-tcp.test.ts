@@ -1,0 +1,330 @@
+/** TCP listeners in the kernel, as clients and backends meet them: bytes, ends, deaths, and a relay that is not there for a while. */
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { ManagedProcess } from '../../bench/process-group.ts';
+import { Endpoint } from '../../net/address.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
+import type { RelayProcess } from '../support/relay-process.ts';
+import { Stage } from '../support/stage.ts';
+import { TcpClient } from '../support/tcp-client.ts';
+import { until } from '../support/until.ts';
+
+// In a network of this file's own: programs of a killed relay would else stay in everybody's way.
+const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
+
+/** Sends back what it gets, its FIN after the client's, and tells of connections that were reset. */
+const ECHO = `
+  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', ({ code }) => console.log(JSON.stringify({ event: 'reset', code })));
+    socket.pipe(socket);
+  });
+  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+`;
+
+/** Reads to the client's FIN, and only then answers with the hash of what it read. */
+const DIGEST = `
+  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
+    const hash = require('node:crypto').createHash('sha256');
+    socket.on('data', (bytes) => hash.update(bytes)).on('end', () => socket.end(hash.digest('hex')));
+  });
+  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+`;
+
+/** Says who its client is. */
+const WHO = `
+  const server = require('node:net').createServer((socket) => {
+    socket.on('error', () => {}).end(socket.remoteAddress + ':' + socket.remotePort);
+  });
+  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+`;
+
+if (unavailable !== undefined) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  let stage: Stage;
+  let bpffs: BpfFileSystem;
+  beforeEach(() => {
+    stage = new Stage();
+    bpffs = stage.closing(new BpfFileSystem());
+  });
+  afterEach(() => stage.close());
+
+  interface Backend {
+    readonly id: string;
+    readonly address: string;
+    readonly process: ManagedProcess;
+  }
+  interface Row {
+    readonly id: number;
+    readonly client: string;
+    readonly backend: string;
+    readonly state: string;
+    readonly downstreamBytes: number;
+    readonly upstreamBytes: number;
+  }
+
+  const backend = async (id: string, program = ECHO): Promise<Backend> => {
+    const process = stage.start({ name: id, args: ['-e', program] });
+    const { port } = await process.event('ready');
+    return { id, address: `127.0.0.1:${port as number}`, process };
+  };
+
+  const config = (
+    backends: readonly Backend[],
+    { listen = '127.0.0.1:0', listener = {}, pool = {}, rest = {} } = {},
+  ): object => ({
+    name: 'tcp',
+    engine: 'kernel',
+    kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+    listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', ...listener }],
+    pools: {
+      logins: {
+        healthCheck: { type: 'none' },
+        backends: backends.map(({ id, address }) => ({ id, address })),
+        ...pool,
+      },
+    },
+    admin: { listen: '127.0.0.1:0' },
+    shutdown: { deadline: '5s' },
+    ...rest,
+  });
+
+  const connections = async (relay: RelayProcess): Promise<readonly Row[]> => {
+    const { body } = await relay.request<{ connections: readonly Row[] }>('/v1/connections');
+    return body.connections;
+  };
+  const client = async (relay: RelayProcess, from?: string): Promise<TcpClient> =>
+    stage.closing(await TcpClient.connect(relay.listener(), from));
+  const echoed = async (one: TcpClient, text: string): Promise<void> => {
+    const before = one.received.length;
+    one.write(text);
+    const received = await one.untilReceived(before + text.length);
+    expect(received.subarray(before).toString()).toBe(text);
+  };
+
+  test('32 MiB come back byte for byte; the connection is listed, counted and gone', async () => {
+    const relay = await stage.relay(config([await backend('echo')]));
+    const one = await client(relay);
+    const bytes = randomBytes(32 * 1024 * 1024);
+    one.write(bytes);
+    expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
+    expect(await connections(relay)).toEqual([
+      expect.objectContaining({
+        backend: 'echo',
+        state: 'established',
+        downstreamBytes: bytes.length,
+        upstreamBytes: bytes.length,
+      }),
+    ]);
+    // Nothing of it went through the relay's process.
+    expect(relay.process.stderr).toMatch(/"engine":"kernel"/);
+    one.end();
+    await one.untilOver();
+    expect(one.failure).toBeUndefined();
+    await relay.untilMetric('tcp_connections_closed_total', { reason: 'completed' }, 1);
+    expect(await connections(relay)).toEqual([]);
+    const page = await relay.metrics();
+    expect(page.value('tcp_bytes_total')).toBe(2 * bytes.length);
+    expect(page.value('tcp_connections')).toBe(0);
+    expect(page.value('tcp_segments_dropped_total')).toBe(0);
+  });
+
+  test('a half-closed connection still carries the answer', async () => {
+    const relay = await stage.relay(config([await backend('digest', DIGEST)]));
+    for (let i = 0; i < 5; i++) {
+      const one = await client(relay);
+      const bytes = randomBytes(1024 * 1024);
+      one.write(bytes);
+      one.end();
+      await one.untilOver();
+      expect(one.received.toString()).toBe(createHash('sha256').update(bytes).digest('hex'));
+      expect(one.failure).toBeUndefined();
+    }
+  });
+
+  test('the backend sees the client’s own address and port', async () => {
+    const relay = await stage.relay(config([await backend('who', WHO)]));
+    const socket = connect({ host: '127.0.0.1', port: relay.listener().port, localAddress: '127.9.8.7' });
+    await once(socket, 'connect');
+    const { localPort } = socket;
+    const [said] = (await once(socket, 'data')) as [Buffer];
+    expect(said.toString()).toBe(`127.9.8.7:${localPort!}`);
+    socket.destroy();
+  });
+
+  test('a backend that leaves: both ends of its connections are reset at once, others go on, new ones go elsewhere', async () => {
+    const [a, b] = [await backend('a'), await backend('b')];
+    const relay = await stage.relay(config([a, b]));
+    const clients: TcpClient[] = [];
+    for (let i = 0; i < 6; i++) clients.push(await client(relay));
+    await until('six connections', async () => (await connections(relay)).length === 6);
+    expect((await connections(relay)).map((row) => row.backend).sort()).toEqual([
+      'a',
+      'a',
+      'a',
+      'b',
+      'b',
+      'b',
+    ]);
+    for (const one of clients) await echoed(one, 'hello');
+
+    relay.writeConfig(config([b], { listen: '127.0.0.1:0' }));
+    expect(await relay.reload()).toBe(true);
+    // Nobody has sent anything since.
+    await until('three resets', () => clients.filter(({ failure }) => failure === 'ECONNRESET').length === 3);
+    await until('the backend to hear', () => a.process.stdout.split('"reset"').length === 4);
+    expect(await relay.metric('tcp_connections_closed_total', { reason: 'backend-unusable' })).toBe(3);
+    const alive = clients.filter(({ failure }) => failure === undefined);
+    alive.push(await client(relay), await client(relay));
+    for (const one of alive) await echoed(one, 'still here');
+    expect((await connections(relay)).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
+  });
+
+  test('a backend that is killed: its system ends its connections, and the health check sends others elsewhere', async () => {
+    const [a, b] = [await backend('a'), await backend('b')];
+    const pool = { healthCheck: { type: 'tcp', interval: '250ms', timeout: '250ms', fall: 2 } };
+    const relay = await stage.relay(config([a, b], { pool }));
+    const clients = [await client(relay), await client(relay)];
+    for (const one of clients) await echoed(one, 'hello');
+    a.process.signal('SIGKILL');
+    await until('one connection to end', () => clients.filter(({ isOver }) => isOver).length === 1);
+    await relay.untilStates({ a: 'unhealthy', b: 'ready' }, 'logins');
+    for (let i = 0; i < 4; i++) await echoed(await client(relay), 'hello');
+    expect(new Set((await connections(relay)).map((row) => row.backend))).toEqual(new Set(['b']));
+  });
+
+  test('an operator ends one connection and no other', async () => {
+    const relay = await stage.relay(config([await backend('echo')]));
+    const [one, two] = [await client(relay), await client(relay)];
+    await echoed(one, 'one');
+    await echoed(two, 'two');
+    const rows = await connections(relay);
+    // That of the client that said "one" first.
+    const [mine] = [...rows].sort((x, y) => x.id - y.id);
+    expect((await relay.request(`/v1/connections/${mine!.id}`, { method: 'DELETE' })).status).toBe(204);
+    await one.untilOver();
+    expect(one.failure).toBe('ECONNRESET');
+    await echoed(two, 'unharmed');
+    expect((await relay.request(`/v1/connections/${mine!.id}`, { method: 'DELETE' })).status).toBe(404);
+  });
+
+  test('a pool without backends refuses at once, and a backend that refuses is heard', async () => {
+    const gone = await backend('gone');
+    gone.process.signal('SIGKILL');
+    await gone.process.ended(20_000);
+    const relay = await stage.relay(config([gone]));
+    await expect(client(relay)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+    await relay.untilMetric('tcp_connections_closed_total', { reason: 'connect-failed' }, 1);
+    relay.writeConfig(config([], { pool: { registration: { allow: ['127.0.0.1/32'] } } }));
+    expect(await relay.reload()).toBe(true);
+    await expect(client(relay)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+    expect(await relay.metric('tcp_connections_closed_total', { reason: 'no-backend' })).toBe(1);
+  });
+
+  test('after SIGTERM connections go on, new ones are refused, and the relay ends with the last one', async () => {
+    const relay = await stage.relay(
+      config([await backend('echo')], { rest: { shutdown: { deadline: '30s' } } }),
+    );
+    const one = await client(relay);
+    await echoed(one, 'before');
+    relay.process.signal('SIGTERM');
+    await until('/readyz to answer 503', async () => (await relay.request('/readyz')).status === 503);
+    await until('the address to be free', () =>
+      TcpClient.connect(relay.listener()).then(
+        (late) => {
+          late.close();
+          return false;
+        },
+        ({ code }: { code: string }) => code === 'ECONNREFUSED',
+      ),
+    );
+    await echoed(one, ' and after');
+    one.end();
+    expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
+    const { tcp } = await relay.process.event('summary');
+    expect(tcp).toMatchObject({ login: { closed: { completed: 1 } } });
+  });
+
+  test('the end of the relay resets what is left', async () => {
+    const relay = await stage.relay(
+      config([await backend('echo')], { rest: { shutdown: { deadline: '200ms' } } }),
+    );
+    const one = await client(relay);
+    await echoed(one, 'hello');
+    relay.process.signal('SIGTERM');
+    await one.untilOver();
+    expect(one.failure).toBe('ECONNRESET');
+    expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
+  });
+
+  test('kill -9 of the relay costs no connection, and the next one goes on with them', async () => {
+    const backends = [await backend('a'), await backend('b')];
+    const first = await stage.relay(config(backends));
+    const clients: TcpClient[] = [];
+    for (let i = 0; i < 8; i++) clients.push(await client(first));
+    for (const one of clients) await echoed(one, 'before');
+    first.process.signal('SIGKILL');
+    await first.process.ended(20_000);
+    for (const one of clients) await echoed(one, 'without a relay');
+    const late = await client(first);
+    await echoed(late, 'new, without a relay');
+
+    const listen = first.listener().toString();
+    const second = await stage.relay(config(backends, { listen }));
+    expect(second.process.stderr).toMatch(/adopted 0 sessions and 9 TCP connections/);
+    for (const one of [...clients, late]) await echoed(one, 'after');
+    expect(await connections(second)).toHaveLength(9);
+    const page = await second.metrics();
+    expect(page.value('tcp_connections_accepted_total')).toBe(9);
+    expect(page.value('tcp_connections')).toBe(9);
+
+    second.writeConfig(config(backends.slice(1), { listen }));
+    expect(await second.reload()).toBe(true);
+    await until('those of a to be reset', () =>
+      [...clients, late].some(({ failure }) => failure === 'ECONNRESET'),
+    );
+    for (const one of [...clients, late]) if (!one.isOver) await echoed(one, 'and on');
+  });
+
+  test('a client that speaks to the backend itself, from a port that it used through the relay, is left alone', async () => {
+    const echo = await backend('echo');
+    const relay = await stage.relay(config([echo]));
+    const direct = Endpoint.parse(echo.address);
+    const via = connect({ host: '127.0.0.1', port: relay.listener().port });
+    await once(via, 'connect');
+    const localPort = via.localPort!;
+    via.resetAndDestroy();
+    await relay.untilMetric('tcp_connections', {}, 0);
+    const socket = connect({ host: '127.0.0.1', port: direct.port, localPort });
+    await once(socket, 'connect');
+    socket.write('directly');
+    const [said] = (await once(socket, 'data')) as [Buffer];
+    expect(said.toString()).toBe('directly');
+    expect(await relay.metric('tcp_connections_accepted_total')).toBe(1);
+    socket.destroy();
+  });
+
+  test('a listener that asks for what only user space has stays there, and says why; the other goes on in the kernel', async () => {
+    const echo = await backend('echo');
+    const relay = await stage.relay({
+      ...config([echo]),
+      engine: 'auto',
+      listeners: [
+        { name: 'plain', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins' },
+        { name: 'waits', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', queue: { size: 5 } },
+        { name: 'named', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', engine: 'userspace' },
+      ],
+    });
+    for (const name of ['plain', 'waits', 'named'])
+      await echoed(stage.closing(await TcpClient.connect(relay.listener(name))), 'hello');
+    const rows = (await connections(relay)) as readonly (Row & { listener: string })[];
+    const inKernel = rows.filter(({ id }) => id >= 1e12).map(({ listener }) => listener);
+    expect(inKernel).toEqual(['plain']);
+    expect(rows.map(({ listener }) => listener).sort()).toEqual(['named', 'plain', 'waits']);
+    expect(relay.process.stderr).toContain('queue.size: a connection that waits is held by a socket');
+  });
+}
