@@ -9,6 +9,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { freeTcpPort } from '../free-port.ts';
 import { findNginx, untilListening } from '../nginx.ts';
 import { tickrelay, type ProcessGroup } from '../process-group.ts';
@@ -45,6 +46,7 @@ export const TCP_ROUTES: Readonly<Record<string, (options: TcpRouteOptions) => P
     }),
   userspace: (options) => openRelay('userspace', [], options),
   streams: (options) => openRelay('streams', ['--engine', 'dgram'], options),
+  kernel: openKernelRelay,
   haproxy: openHaproxy,
   nginx: openNginxStream,
 };
@@ -58,6 +60,13 @@ export async function openTcpRoute(name: string, options: TcpRouteOptions): Prom
       return { name, reason: error.message };
     throw error;
   }
+}
+
+/** @throws RelayError TICKRELAY_ERR_LOAD where the kernel engine can't run */
+function openKernelRelay(options: TcpRouteOptions): Promise<TcpRoute> {
+  const why = whyUnavailable();
+  if (why !== undefined) throw new RelayError('TICKRELAY_ERR_LOAD', `engine kernel can't run: ${why}`);
+  return openRelay('kernel', ['--engine', 'kernel', '--source-address', 'client', '--bpffs', 'none'], options);
 }
 
 async function openRelay(
