@@ -3,7 +3,9 @@ import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { postgresPrograms } from '../../bench/postgres-cluster.ts';
 import type { ManagedProcess } from '../../bench/process-group.ts';
+import { initPgbench, runPgbench } from '../../bench/tcp/pgbench.ts';
 import { Endpoint } from '../../net/address.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
@@ -326,5 +328,36 @@ if (unavailable !== undefined) {
     expect(inKernel).toEqual(['plain']);
     expect(rows.map(({ listener }) => listener).sort()).toEqual(['named', 'plain', 'waits']);
     expect(relay.process.stderr).toContain('queue.size: a connection that waits is held by a socket');
+  });
+
+  test('psql and pgbench get through it what they get from PostgreSQL itself', async ({ skip }) => {
+    const programs = postgresPrograms();
+    if (programs === undefined) return skip('there is no PostgreSQL server in /usr/lib/postgresql');
+    const cluster = await stage.postgres(programs);
+    await initPgbench(programs, cluster.endpoint);
+    const relay = await stage.relay(
+      config([{ id: 'db', address: cluster.endpoint.toString(), process: cluster.process }]),
+    );
+    const through = relay.listener();
+    const all = 'select * from pgbench_accounts order by aid limit 5000';
+    expect(await cluster.query(through, all)).toBe(await cluster.query(cluster.endpoint, all));
+    for (const isReconnecting of [false, true]) {
+      const { transactions } = await runPgbench({
+        programs,
+        target: through,
+        clients: 4,
+        durationS: 1,
+        isReconnecting,
+        folder: stage.folder,
+        signal: AbortSignal.timeout(60_000),
+      });
+      expect(transactions).toBeGreaterThan(0);
+    }
+    await relay.untilMetric('tcp_connections', {}, 0);
+    const page = await relay.metrics();
+    const accepted = page.value('tcp_connections_accepted_total')!;
+    expect(accepted).toBeGreaterThan(5);
+    expect(page.value('tcp_connections_closed_total', { reason: 'completed' })).toBe(accepted);
+    expect(page.value('tcp_segments_dropped_total')).toBe(0);
   });
 }

@@ -1,0 +1,69 @@
+/** Which TCP listeners may be in the kernel, as the configuration check says it: by key. */
+import { expect, test } from 'vitest';
+import { RelayError } from '../../../net/relay-error.ts';
+import { parseConfig } from '../../../relay/control/config.ts';
+
+const config = (listener: object, rest: object = {}, pool: object = {}): string =>
+  JSON.stringify({
+    engine: 'kernel',
+    kernel: { sourceAddress: 'client' },
+    listeners: [{ name: 'login', protocol: 'tcp', listen: '127.0.0.1:5432', pool: 'db', ...listener }],
+    pools: { db: { backends: ['10.0.0.3:5432'], ...pool } },
+    ...rest,
+  });
+
+/** What is wrong with it. */
+function problem(text: string): string {
+  try {
+    parseConfig(text);
+  } catch (error) {
+    if (error instanceof RelayError) return error.message;
+  }
+  return 'nothing';
+}
+
+const NEEDS: Readonly<Record<string, readonly [listener: object, pool?: object]>> = {
+  'listeners[0].proxyProtocol.accept': [{ proxyProtocol: { accept: ['10.0.0.0/8'] } }],
+  'listeners[0].proxyProtocol.send': [{ proxyProtocol: { send: 'v2' } }],
+  'listeners[0].queue.size': [{ queue: { size: 1 } }],
+  'listeners[0].slowStart': [{ slowStart: '1s' }],
+  'listeners[0].pinGroup': [{ pinGroup: 'players' }],
+  'pools.db.healthCheck.connectFailures': [{}, { healthCheck: { type: 'tcp', connectFailures: 2 } }],
+};
+
+test.each(Object.entries(NEEDS))(
+  '%s is an error with engine kernel, and a warning with auto',
+  (key, [listener, pool]) => {
+    const text = problem(config({ ...listener, engine: 'kernel' }, {}, pool));
+    expect(text).toContain(key);
+    expect(text).toContain('is for user space only');
+    const { warnings } = parseConfig(config(listener, {}, pool));
+    expect(warnings.filter((warning) => warning.includes('user space'))).toEqual([
+      expect.stringContaining('listener "login" stays in user space') as string,
+    ]);
+    const meant = parseConfig(config({ ...listener, engine: 'userspace' }, {}, pool)).warnings;
+    expect(meant.filter((warning) => warning.includes('user space'))).toEqual([]);
+  },
+);
+
+test('a listener that asks for nothing is no matter, nor one where the kernel engine is not meant', () => {
+  expect(parseConfig(config({ engine: 'kernel' })).config.listeners[0]).toMatchObject({ engine: 'kernel' });
+  const about = (text: string): string[] =>
+    parseConfig(text).warnings.filter((warning) => warning.includes('user space'));
+  expect(about(config({}))).toEqual([]);
+  expect(about(config({ queue: { size: 1 } }, { engine: 'auto', kernel: {} }))).toEqual([]);
+  expect(about(config({ queue: { size: 1 } }, { engine: 'mmsg' }))).toEqual([]);
+});
+
+test('the relay’s engine and source address decide first', () => {
+  expect(problem(config({ engine: 'kernel' }, { engine: 'dgram' }))).toContain(
+    "kernel needs the relay's engine to be kernel or auto, not dgram",
+  );
+  expect(problem(config({ engine: 'kernel' }, { kernel: { sourceAddress: 'relay' } }))).toContain(
+    'kernel needs kernel.sourceAddress to be client',
+  );
+  const [warning] = parseConfig(config({}, { kernel: { sourceAddress: 'relay' } })).warnings.filter((text) =>
+    text.startsWith('kernel.sourceAddress'),
+  );
+  expect(warning).toContain('is for UDP only');
+});
