@@ -255,7 +255,7 @@ export class Relay {
     const { engine } = this.#planes;
     return {
       engine: () => ({ name: engine.name, reason: this.#engineReason }),
-      tcpEngine: () => ({ name: tcp.transport, reason: this.#tcpReason }),
+      tcpEngine: () => ({ name: this.#planes.tcp.transport, reason: this.#tcpReason }),
       udpListeners: () => engine.listeners(),
       tcpListeners: () => this.#planes.tcpListeners(),
       capacity: () => engine.capacity(),

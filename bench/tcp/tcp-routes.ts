@@ -66,7 +66,11 @@ export async function openTcpRoute(name: string, options: TcpRouteOptions): Prom
 function openKernelRelay(options: TcpRouteOptions): Promise<TcpRoute> {
   const why = whyUnavailable();
   if (why !== undefined) throw new RelayError('TICKRELAY_ERR_LOAD', `engine kernel can't run: ${why}`);
-  return openRelay('kernel', ['--engine', 'kernel', '--source-address', 'client', '--bpffs', 'none'], options);
+  return openRelay(
+    'kernel',
+    ['--engine', 'kernel', '--source-address', 'client', '--bpffs', 'none'],
+    options,
+  );
 }
 
 async function openRelay(

@@ -209,7 +209,7 @@ describe('the login path', () => {
     const results = JSON.parse(readFileSync(join(directory, 'tcp.json'), 'utf8')) as TcpResults;
     const names = results.routes.map(({ name }) => name);
     expect(names).toEqual(expect.arrayContaining(['direct', 'userspace']));
-    expect(names.length + results.absent.length).toBe(5);
+    expect(names.length + results.absent.length).toBe(6);
     for (const name of names) {
       const runs = results.runs.filter(({ route }) => route === name);
       expect(runs.map(({ workload }) => workload)).toEqual([...WORKLOADS]);
