@@ -182,7 +182,7 @@ describe('tickrelay bench', () => {
     ['--engine', 'dgram,warp', '--engine takes a list of kernel, mmsg, dgram, not "warp"'],
     ['--peers', 'apache', '--peers takes a list of nginx, not "apache"'],
     ['--loads', '300,100', '--loads takes ascending integers from 2 to 10000'],
-    ['--soak', '1s', '--soak takes at least 3s, not "1s"'],
+    ['--soak', '1s', '--soak 1s is too short: at least 3000ms'],
     ['--sessions', '99', '--sessions takes an integer from 100 to 65536'],
   ])('refuses %s %s before anything is started', async (flag, value, problem) => {
     const bench = start(flag, value);

@@ -242,7 +242,7 @@ if (unavailable !== undefined) {
           late.close();
           return false;
         },
-        ({ code }: { code: string }) => code === 'ECONNREFUSED',
+        (error: unknown) => (error as NodeJS.ErrnoException).code === 'ECONNREFUSED',
       ),
     );
     await echoed(one, ' and after');
