@@ -16,8 +16,8 @@ import type { Engine, SessionQuery } from './engines/engine.ts';
 import { placeOf, type TcpPlace } from './tcp-place.ts';
 import type { TcpPlane } from './tcp/tcp-plane.ts';
 
-/** A listener, and of TCP ones where it is carried. */
-type Placed = ListenerConfig & { readonly place?: TcpPlace };
+/** A listener; of TCP ones where it is carried; and the address that it had under another form and keeps. */
+type Placed = ListenerConfig & { readonly place?: TcpPlace; readonly local?: Endpoint | undefined };
 
 /** What decides where TCP listeners are carried. */
 export interface Surroundings {
@@ -150,8 +150,10 @@ export class DataPlanes {
   async #apply(wanted: readonly Placed[]): Promise<void> {
     const bound = [...this.#listeners.values()];
     const kept = wanted.filter((next) => bound.some((listener) => isSame(listener, next)));
-    const added = wanted.filter((next) => !kept.includes(next));
-    const closing = bound.filter((listener) => !kept.some((next) => isSame(listener, next)));
+    const closing = bound
+      .filter((listener) => !kept.some((next) => isSame(listener, next)))
+      .map((listener) => ({ ...listener, local: this.locals().get(listener.name) }));
+    const added = wanted.filter((next) => !kept.includes(next)).map((next) => movedFrom(closing, next));
 
     if (this.#state === 'closed' || (this.#state === 'draining' && added.length + closing.length > 0)) {
       throw new RelayError(
@@ -187,11 +189,8 @@ export class DataPlanes {
   }
 
   /** Whether one of `closing` has the port, so that it can't be tried before that one is closed. */
-  #hasPortOf(closing: readonly ListenerConfig[], { protocol, listen }: ListenerConfig): boolean {
-    const locals = this.locals();
-    return closing.some(
-      (listener) => listener.protocol === protocol && locals.get(listener.name)?.port === listen.port,
-    );
+  #hasPortOf(closing: readonly Placed[], { protocol, listen, local = listen }: Placed): boolean {
+    return closing.some((one) => one.protocol === protocol && one.local?.port === local.port);
   }
 
   /** Binds the address and lets go of it. */
@@ -202,9 +201,10 @@ export class DataPlanes {
   }
 
   async #open(listener: Placed): Promise<void> {
-    if (listener.protocol === 'udp') await this.engine.addListener(listener);
-    else if (listener.place?.isInKernel === true) await this.engine.tcp!.addListener(listener);
-    else await this.tcp.addListener(listener);
+    const spec = { ...listener, listen: listener.local ?? listener.listen };
+    if (spec.protocol === 'udp') await this.engine.addListener(spec);
+    else if (spec.place?.isInKernel === true) await this.engine.tcp!.addListener(spec);
+    else await this.tcp.addListener(spec);
     this.#listeners.set(listener.name, listener);
   }
 
@@ -221,6 +221,13 @@ export class DataPlanes {
     else if (place?.isInKernel === true) await this.engine.tcp!.removeListener(name);
     else await this.tcp.removeListener(name);
   }
+}
+
+/** A listener whose address stays, and whose port the system once chose, keeps that port in another pool or place. */
+function movedFrom(closing: readonly Placed[], next: Placed): Placed {
+  const { name, protocol, listen } = next;
+  const former = closing.find((one) => one.name === name && one.protocol === protocol);
+  return former?.listen.equals(listen) === true ? { ...next, local: former.local } : next;
 }
 
 /** Whether a listener can take the other's rules in place. */

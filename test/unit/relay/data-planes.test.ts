@@ -183,6 +183,15 @@ describe('applying listeners', () => {
     expect([...planes.locals().values()].map(String)).toEqual([moved.toString()]);
   });
 
+  test('a port that the system chose stays with its listener when the pool changes', async () => {
+    const anyPort = Endpoint.parse(ANY_PORT(1));
+    await planes.apply([udp('game', anyPort)]);
+    const local = planes.locals().get('game')!;
+    await planes.apply([udp('game', anyPort, 'two')]);
+    expect(planes.locals().get('game')!.toString()).toBe(local.toString());
+    expect(await answerOf(peer('127.0.0.1:0'), local)).toBe('two');
+  });
+
   test('listeners may swap addresses, change names and protocols at once', async () => {
     const [first, second] = [await freeUdp(1), await freeUdp(2)];
     await planes.apply([udp('a', first, 'one'), udp('b', second, 'two')]);
