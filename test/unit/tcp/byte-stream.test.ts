@@ -9,6 +9,8 @@ import { echo, eventually, hold, howItEnds, nextText, TcpBench, TRANSPORTS_HERE 
 const MIB = 1024 * 1024;
 
 describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
+  /** What node:net can't do: it sees no reset while it does not read. */
+  const testOfPump = transport === 'pump' ? test : () => undefined;
   let bench: TcpBench;
   beforeEach(() => {
     bench = new TcpBench(transport);
@@ -145,7 +147,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
     });
   });
 
-  test.runIf(transport === 'pump')('a reset that follows a FIN is noticed at once', async () => {
+  testOfPump('a reset that follows a FIN is noticed at once', async () => {
     const backend = await bench.backend('a', (socket) => socket.resume());
     await bench.listen();
     const client = bench.dial();
@@ -221,7 +223,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       await eventually(() => expect(bench.closed('operator')).toBe(1));
     });
 
-    test.runIf(transport === 'pump')('does not hide that the other side resets', async () => {
+    testOfPump('does not hide that the other side resets', async () => {
       const backend = await bench.backend('a', pour);
       await bench.listen();
       bench.dial().pause();
