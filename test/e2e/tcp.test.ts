@@ -171,13 +171,26 @@ test('after SIGTERM a connection goes on, new ones are refused, and the relay en
   await one.untilReceived(6);
   relay.process.signal('SIGTERM');
   await until('/readyz to answer 503', async () => (await relay.request('/readyz')).status === 503);
-  await expect(TcpClient.connect(relay.listener())).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+  // Readiness fails first; the listener closes a moment later, so that a client in between may still come in.
+  await until('new connections to be refused', () =>
+    TcpClient.connect(relay.listener()).then(
+      (late) => {
+        late.close();
+        return false;
+      },
+      (error: unknown) => (error as NodeJS.ErrnoException).code === 'ECONNREFUSED',
+    ),
+  );
   one.write(' and after');
   expect((await one.untilReceived(16)).toString()).toBe('before and after');
   one.end();
   expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });
-  const { tcp } = await relay.process.event('summary');
-  expect(tcp).toMatchObject({ login: { accepted: 1, closed: { completed: 1 } } });
+  const { tcp } = (await relay.process.event('summary')) as {
+    tcp: { login: { accepted: number; closed: Record<string, number> } };
+  };
+  const { accepted, closed } = tcp.login;
+  expect(Object.values(closed).reduce((sum, count) => sum + count, 0)).toBe(accepted);
+  expect(closed['completed']).toBeGreaterThanOrEqual(1);
 });
 
 test('a TCP and a UDP listener of one pool, both by ip-hash, send a client to the same server', async () => {
