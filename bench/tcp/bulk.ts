@@ -1,6 +1,7 @@
 /** One connection that carries many bytes from the service to the client, or the other way. */
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { connect, type NetConnectOpts, type Socket } from 'node:net';
+import { addAbortSignal } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
@@ -25,10 +26,7 @@ export async function startBulkServer(group: ProcessGroup): Promise<Endpoint> {
 export async function download(target: Endpoint, bytes: number, signal: AbortSignal): Promise<number> {
   let received = 0;
   const startMs = performance.now();
-  const socket = connect({
-    host: target.ip.toString(),
-    port: target.port,
-    signal,
+  const socket = open(target, signal, {
     onread: {
       buffer: new Uint8Array(READ_BYTES),
       callback: (count) => {
@@ -45,7 +43,7 @@ export async function download(target: Endpoint, bytes: number, signal: AbortSig
 /** @returns milliseconds until the server says that it has every byte. @throws RelayError TICKRELAY_ERR_LOAD when it has not */
 export async function upload(target: Endpoint, bytes: number, signal: AbortSignal): Promise<number> {
   const startMs = performance.now();
-  const socket = connect({ host: target.ip.toString(), port: target.port, signal });
+  const socket = open(target, signal);
   socket.write(order(-bytes));
   // No FIN behind the bytes: a proxy without half-close would take the answer for lost.
   pour(socket, bytes);
@@ -56,6 +54,11 @@ export async function upload(target: Endpoint, bytes: number, signal: AbortSigna
   });
   await once(socket, 'close');
   return took(startMs, target, { carried, wanted: bytes });
+}
+
+/** A connection that `signal` ends. By the stream's way, since `connect` itself never takes its listener off the signal again. */
+function open({ ip, port }: Endpoint, signal: AbortSignal, options?: Pick<NetConnectOpts, 'onread'>): Socket {
+  return addAbortSignal(signal, connect({ host: ip.toString(), port, ...options }));
 }
 
 /** What the server is asked for: so many bytes, or with a minus to take so many. */
