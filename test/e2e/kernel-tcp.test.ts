@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { postgresPrograms } from '../../bench/postgres-cluster.ts';
 import type { ManagedProcess } from '../../bench/process-group.ts';
 import { initPgbench, runPgbench } from '../../bench/tcp/pgbench.ts';
-import { Endpoint } from '../../net/address.ts';
+import { Endpoint, IpAddress } from '../../net/address.ts';
 import type { TcpListenerStatus } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
@@ -25,7 +25,7 @@ const ECHO = `
     socket.on('error', ({ code }) => console.log(JSON.stringify({ event: 'reset', code })));
     socket.pipe(socket);
   });
-  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
 `;
 
 /** Reads to the client's FIN, and only then answers with the hash of what it read. */
@@ -34,7 +34,7 @@ const DIGEST = `
     const hash = require('node:crypto').createHash('sha256');
     socket.on('data', (bytes) => hash.update(bytes)).on('end', () => socket.end(hash.digest('hex')));
   });
-  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
 `;
 
 /** Says who its client is. */
@@ -42,7 +42,7 @@ const WHO = `
   const server = require('node:net').createServer((socket) => {
     socket.on('error', () => {}).end(socket.remoteAddress + ':' + socket.remotePort);
   });
-  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
+  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
 `;
 
 if (unavailable !== undefined) {
@@ -70,10 +70,10 @@ if (unavailable !== undefined) {
     readonly upstreamBytes: number;
   }
 
-  const backend = async (id: string, program = ECHO): Promise<Backend> => {
-    const process = stage.start({ name: id, args: ['-e', program] });
+  const backend = async (id: string, program = ECHO, host = '127.0.0.1'): Promise<Backend> => {
+    const process = stage.start({ name: id, args: ['-e', program, host] });
     const { port } = await process.event('ready');
-    return { id, address: `127.0.0.1:${port as number}`, process };
+    return { id, address: new Endpoint(IpAddress.parse(host), port as number).toString(), process };
   };
 
   const config = (
@@ -134,6 +134,38 @@ if (unavailable !== undefined) {
     expect(page.value('tcp_bytes_total')).toBe(2 * bytes.length);
     expect(page.value('tcp_connections')).toBe(0);
     expect(page.value('tcp_segments_dropped_total')).toBe(0);
+  });
+
+  test('over IPv6: 8 MiB and a half-close, and an operator’s end that both ends hear', async () => {
+    const [echo, digest] = [await backend('echo', ECHO, '::1'), await backend('digest', DIGEST, '::1')];
+    const relay = await stage.relay({
+      ...config([echo], { listen: '[::1]:0' }),
+      listeners: ['echoes', 'digests'].map((name) => ({
+        ...{ name, protocol: 'tcp', listen: '[::1]:0', pool: name, engine: 'kernel' },
+      })),
+      pools: {
+        echoes: { backends: [echo.address], healthCheck: { type: 'none' } },
+        digests: { backends: [digest.address], healthCheck: { type: 'none' } },
+      },
+    });
+    const to = async (listener: string): Promise<TcpClient> =>
+      stage.closing(await TcpClient.connect(relay.listener(listener)));
+    const bytes = randomBytes(8 * 1024 * 1024);
+    const half = await to('digests');
+    half.write(bytes);
+    half.end();
+    await half.untilOver();
+    expect(half.received.toString()).toBe(createHash('sha256').update(bytes).digest('hex'));
+    const one = await to('echoes');
+    one.write(bytes);
+    expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
+    const [row] = await connections(relay);
+    expect(row!.client).toMatch(/^\[::1\]:/);
+    expect((await relay.request(`/v1/connections/${row!.id}`, { method: 'DELETE' })).status).toBe(204);
+    await one.untilOver();
+    expect(one.failure).toBe('ECONNRESET');
+    await until('the backend to hear', () => echo.process.stdout.includes('"reset"'));
+    expect(await relay.metric('tcp_segments_dropped_total')).toBe(0);
   });
 
   test('a half-closed connection still carries the answer', async () => {
@@ -198,6 +230,51 @@ if (unavailable !== undefined) {
     await relay.untilStates({ a: 'unhealthy', b: 'ready' }, 'logins');
     for (let i = 0; i < 4; i++) await echoed(await client(relay), 'hello');
     expect(new Set((await connections(relay)).map((row) => row.backend))).toEqual(new Set(['b']));
+  });
+
+  test('new rules of a listener hold at once, for who is there and who comes', async () => {
+    const echo = await backend('echo');
+    const relay = await stage.relay(config([echo]));
+    const reload = async (listener: object): Promise<void> => {
+      relay.writeConfig(config([echo], { listener }));
+      expect(await relay.reload()).toBe(true);
+    };
+    const [one, two] = [await client(relay), await client(relay)];
+    await echoed(one, 'one');
+    await echoed(two, 'two');
+    await reload({ maxConnections: 2 });
+    await expect(client(relay)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+    expect(await relay.metric('tcp_connections_closed_total', { reason: 'connection-limit' })).toBe(1);
+    await echoed(one, 'still here');
+    await reload({ maxConnections: 3 });
+    await echoed(await client(relay), 'let in');
+    await reload({ idleTimeout: '300ms' });
+    await one.untilOver();
+    expect(one.failure).toBe('ECONNRESET');
+    await relay.untilMetric('tcp_connections_closed_total', { reason: 'idle-timeout' }, 3);
+  });
+
+  test('a listener that leaves resets both ends of its connections and frees its address; others go on', async () => {
+    const echo = await backend('echo');
+    const both = (...names: readonly string[]): object => ({
+      ...config([echo]),
+      listeners: names.map((name) => ({ name, protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins' })),
+    });
+    const relay = await stage.relay(both('stays', 'goes'));
+    const [stays, goes] = await Promise.all(
+      ['stays', 'goes'].map(async (name) => stage.closing(await TcpClient.connect(relay.listener(name)))),
+    );
+    await echoed(stays!, 'hello');
+    await echoed(goes!, 'hello');
+    relay.writeConfig(both('stays'));
+    expect(await relay.reload()).toBe(true);
+    await goes!.untilOver();
+    expect(goes!.failure).toBe('ECONNRESET');
+    await until('the backend to hear', () => echo.process.stdout.includes('"reset"'));
+    await expect(TcpClient.connect(relay.listener('goes'))).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+    await echoed(stays!, 'and on');
+    await echoed(stage.closing(await TcpClient.connect(relay.listener('stays'))), 'as ever');
+    expect(await connections(relay)).toHaveLength(2);
   });
 
   test('an operator ends one connection and no other', async () => {

@@ -242,7 +242,8 @@ function parseIpv6(a: Code, options: ParseOptions): void {
   a.load(r4, field(ip, IPV6, 'payloadLength'));
   a.swapBytes(r4, 16);
   a.alu('add', r4, IPV6.size);
-  if (transport === 'tcp') readLargeTotal(a, linkHeaderBytes, IPV6.size);
+  // Whatever is looked for: a TCP header may come behind the jumbo option that such a batch has (RFC 2675).
+  readLargeTotal(a, linkHeaderBytes, IPV6.size);
   checkTotal(a, linkHeaderBytes);
   a.alu('sub', r4, IPV6.size);
   a.mov(inner, ip);
