@@ -1,0 +1,166 @@
+/**
+ * TCP listeners in the kernel between machines: clients, relay and backends in namespaces of their own, with segments that the
+ * network cards' offloads have put together and take apart. Routed, the backend's answers come back through the relay's host.
+ */
+import { afterEach, expect, test } from 'vitest';
+import { type ManagedProcess, type ProcessSpec, tickrelay } from '../../bench/process-group.ts';
+import type { TcpListenerStatus } from '../../relay/engines/engine.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
+import { Stage } from '../support/stage.ts';
+
+const unavailable = whyUnavailable() ?? whyNoNamespaces();
+
+const SAY = 'const say = (event, rest) => console.log(JSON.stringify({ event, ...rest }));';
+
+/** Sends back what it gets, its FIN after the client's; says who its client is, and when it is reset. */
+const ECHO = `
+  ${SAY}
+  const [, host, port] = process.argv;
+  require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
+    say('client', { ip: socket.remoteAddress });
+    socket.on('error', ({ code }) => say('failed', { code }));
+    socket.pipe(socket);
+  }).listen(Number(port), host, () => say('ready'));
+`;
+
+/** Sends random bytes with their half-close over several connections at once, and compares hashes; with 0 bytes it holds one. */
+const CLIENT = `
+  ${SAY}
+  const [, host, port, count, bytes] = process.argv;
+  const { createHash, randomBytes } = require('node:crypto');
+  const exchange = () => new Promise((resolve) => {
+    const [sent, received] = [createHash('sha256'), createHash('sha256')];
+    const socket = require('node:net').connect({ host, port: Number(port), allowHalfOpen: true }, () => {
+      say('connected');
+      if (Number(bytes) === 0) socket.write('held');
+      let left = Number(bytes);
+      const more = () => {
+        while (left > 0) {
+          const chunk = randomBytes(Math.min(left, 65_536));
+          left -= chunk.length;
+          sent.update(chunk);
+          if (left === 0) socket.end(chunk);
+          else if (!socket.write(chunk)) return;
+        }
+      };
+      socket.on('drain', more);
+      more();
+    });
+    socket.on('data', (chunk) => {
+      if (Number(bytes) === 0) say('echoed');
+      received.update(chunk);
+    });
+    socket.on('end', () => resolve(sent.digest('hex') === received.digest('hex') ? 'whole' : 'changed'));
+    socket.on('error', ({ code }) => resolve(code));
+  });
+  Promise.all(Array.from({ length: Number(count) }, exchange)).then((ends) => say('summary', { ends }));
+`;
+
+const CONNECTIONS = 4;
+const BYTES_EACH = 4 * 1024 * 1024;
+
+if (unavailable !== undefined) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  let stage: Stage;
+  let bed: NetworkBed;
+
+  const open = (topology: Topology): void => {
+    stage = new Stage();
+    bed = stage.closing(NetworkBed.make(topology));
+  };
+  afterEach(() => stage.close());
+
+  const startIn = (role: Role, spec: ProcessSpec): ManagedProcess => stage.start(bed.of(role).inside(spec));
+  const startScript = (role: Role, script: string, ...args: readonly (string | number)[]): ManagedProcess =>
+    startIn(role, { name: role, args: ['-e', script, ...args.map(String)] });
+
+  const endpoint = (address: string, port: number): string =>
+    address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+
+  const startBackend = async (family: 4 | 6): Promise<ManagedProcess> => {
+    const backend = startScript('server', ECHO, bed.address('server', family), 7000);
+    await backend.event('ready');
+    return backend;
+  };
+
+  const startRelay = async (sourceAddress: 'client' | 'relay', family: 4 | 6): Promise<ManagedProcess> => {
+    const bpffs = stage.closing(new BpfFileSystem());
+    const listen = endpoint(bed.address('relay', family), 5432);
+    const file = stage.writeFile('relay.yaml', {
+      engine: 'kernel',
+      kernel: { bpffs: bpffs.path, sourceAddress },
+      listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', engine: 'kernel' }],
+      pools: {
+        logins: {
+          healthCheck: { type: 'none' },
+          backends: [endpoint(bed.address('server', family), 7000)],
+        },
+      },
+      admin: { listen: '127.0.0.1:7900' },
+      shutdown: { deadline: '1s' },
+    });
+    const relay = startIn('relay', tickrelay('relay', ['relay', '--json', '--config', file]));
+    await relay.event('ready');
+    return relay;
+  };
+
+  const startClient = (family: 4 | 6, connections: number, bytes: number): ManagedProcess =>
+    startScript('client', CLIENT, bed.address('relay', family), 5432, connections, bytes);
+
+  const countsOf = async (relay: ManagedProcess): Promise<TcpListenerStatus['counts']> => {
+    relay.signal('SIGTERM');
+    const { tcp } = await relay.event('summary');
+    return (tcp as Record<string, TcpListenerStatus['counts']>)['login']!;
+  };
+
+  const CASES: readonly (readonly [Topology, 'client' | 'relay', 4 | 6])[] = [
+    ['routed', 'client', 4],
+    ['routed', 'client', 6],
+  ];
+
+  test.each(CASES)('%s, with the address of the %s, over IPv%i: every byte comes back', async (...of) => {
+    const [topology, sourceAddress, family] = of;
+    open(topology);
+    const backend = await startBackend(family);
+    const relay = await startRelay(sourceAddress, family);
+    const { ends } = await startClient(family, CONNECTIONS, BYTES_EACH).event('summary');
+    expect(ends).toEqual(Array<string>(CONNECTIONS).fill('whole'));
+    expect(await backend.event('client')).toEqual({ ip: bed.address(sourceAddress, family) });
+    const counts = await countsOf(relay);
+    expect(counts).toMatchObject({
+      accepted: CONNECTIONS,
+      downstreamBytes: CONNECTIONS * BYTES_EACH,
+      upstreamBytes: CONNECTIONS * BYTES_EACH,
+      droppedSegments: 0,
+    });
+    expect(counts.closed.completed).toBe(CONNECTIONS);
+  });
+
+  test.each(CASES)(
+    '%s, with the address of the %s, over IPv%i: who ends a connection is heard at both ends',
+    async (...of) => {
+      const [topology, sourceAddress, family] = of;
+      open(topology);
+      const backend = await startBackend(family);
+      const relay = await startRelay(sourceAddress, family);
+      const admin = (...args: readonly string[]): string =>
+        bed.run('relay', 'curl', '-s', '-w', '%{http_code}', ...args);
+      const first = startClient(family, 1, 0);
+      await first.event('echoed');
+      const [id] = /(?<="id":)\d+/.exec(admin('http://127.0.0.1:7900/v1/connections'))!;
+      expect(admin('-X', 'DELETE', `http://127.0.0.1:7900/v1/connections/${id}`)).toBe('204');
+      expect(await first.event('summary')).toEqual({ ends: ['ECONNRESET'] });
+      expect(await backend.event('failed')).toEqual({ code: 'ECONNRESET' });
+
+      backend.signal('SIGKILL');
+      await backend.ended(20_000);
+      expect(await startClient(family, 1, 0).event('summary')).toEqual({ ends: ['ECONNREFUSED'] });
+      const counts = await countsOf(relay);
+      expect(counts).toMatchObject({ accepted: 2, droppedSegments: 0 });
+      expect(counts.closed).toMatchObject({ operator: 1, 'connect-failed': 1 });
+    },
+  );
+}
