@@ -83,9 +83,7 @@ export class GroupPins {
     for (const listener of this.#listeners) {
       if (listener?.group?.group !== group) continue;
       const own = pins.find(listener.index, words, id * RECORD_WORDS);
-      if (own === -1) continue;
-      const usedMs = pins.liveSessions(own) > 0 ? nowMs : pins.lastUsedMs(own);
-      pins.touch(id, Math.max(usedMs, pins.lastUsedMs(id)));
+      if (own !== -1) pins.touchWith(id, own, nowMs);
     }
     if (pins.isExpired(id, nowMs, group.pinTimeoutMs)) pins.records.remove(id);
   }

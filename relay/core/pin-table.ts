@@ -86,8 +86,11 @@ export class PinTable {
     this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS] = nowMs;
   }
 
-  lastUsedMs(id: number): number {
-    return this.#doubles[id * RECORD_DOUBLES + LAST_USED_MS]!;
+  /** The pin was last used no earlier than the other one, which is in use as long as it has sessions. */
+  touchWith(id: number, other: number, nowMs: number): void {
+    const [at, otherAt] = [id * RECORD_DOUBLES + LAST_USED_MS, other * RECORD_DOUBLES + LAST_USED_MS];
+    if (this.liveSessions(other) > 0) this.#doubles[at] = nowMs;
+    else if (this.#doubles[otherAt]! > this.#doubles[at]!) this.#doubles[at] = this.#doubles[otherAt]!;
   }
 
   touch(id: number, nowMs: number): void {

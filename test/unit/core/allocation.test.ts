@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { IpAddress } from '../../../net/address.ts';
 import { slotOf } from '../../../relay/core/backend-ref.ts';
 import { DOWNSTREAM, UPSTREAM } from '../../../relay/core/counters.ts';
+import type { ListenerState } from '../../../relay/core/listener-state.ts';
 import { ALGORITHMS } from '../../../relay/core/select.ts';
 import { bytesPerCall, CALLS, MOST_BYTES_EACH } from '../../support/heap-growth.ts';
 import { NO_LIMITS, RouterRig } from './router-rig.ts';
@@ -120,6 +121,42 @@ describe('no allocation', () => {
     expect(grown).toBeLessThan(MOST_BYTES_EACH);
     expect(game.counters.dump().sessionsOpened).toBe(2 * CALLS);
     expect(router.pins.records.size).toBeLessThan(CLIENTS);
+  });
+
+  const withGroup = (bed: RouterRig, listener: ListenerState): void => {
+    const { groupPins } = bed.router;
+    groupPins.set([{ name: 'players', pools: ['game'], pinTimeoutMs: 1 }], () => bed.pool.snapshot(), 0);
+    listener.group = groupPins.groups.get('players')!.view('game');
+  };
+
+  test('opening and expiring sessions in a pin group, whose pin is followed', () => {
+    const { bed, router, game, words, ports } = rig(RATES);
+    withGroup(bed, game);
+    const now = movingClock(20.25);
+    let opened = 0;
+    const grown = bytesPerCall(() => {
+      const at = opened % CLIENTS;
+      if (router.route(game, words, at * 4, ports[at]!, 14, now()) >= 0) opened++;
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(opened).toBe(2 * CALLS);
+    // One of the listener's and one of the group's for each client IP.
+    expect(router.pins.records.size).toBe(2 * CLIENTS);
+  });
+
+  test('opening and sweeping sessions in a pin group, whose pins are made anew', () => {
+    const { bed, router, game, words, ports } = rig(NO_LIMITS, 'ip-hash', 100);
+    withGroup(bed, game);
+    const now = movingClock(100.25);
+    const grown = bytesPerCall((i) => {
+      const at = i % CLIENTS;
+      const nowMs = now();
+      router.route(game, words, at * 4, ports[at]!, 14, nowMs);
+      router.sweep(32, nowMs);
+    });
+    expect(grown).toBeLessThan(MOST_BYTES_EACH);
+    expect(game.counters.dump().sessionsOpened).toBe(2 * CALLS);
+    expect(router.pins.records.size).toBeLessThan(2 * CLIENTS);
   });
 
   test('opening sessions by evicting half-open ones, pins as well', () => {
