@@ -1,12 +1,17 @@
 /**
- * What a lookup costs in a small and in a large session table. The aim: a million sessions cost at most twice what a
+ * What finding a datagram's session costs among few and among many. The aim: a million sessions cost at most twice what a
  * thousand do, although the small table lives in the processor's cache and the large one in memory.
  *
- * Each lookup is of a session that is there, in an order that no prefetcher can guess, with the key in a buffer that is
- * warm, as a datagram's source is when it has just been received.
+ * A lookup is what every datagram of a session takes of the tables: `Router.route` finds the session, sees that it is neither
+ * idle nor on a backend that is gone, and notes the datagram in it. Each is of a session that is there, in an order that no
+ * prefetcher can guess, with the key in a buffer that is warm, as a datagram's source is when it has just been received.
  */
 import assert from 'node:assert/strict';
-import { SessionTable } from '../relay/core/session-table.ts';
+import { Endpoint } from '../net/address.ts';
+import { BackendPool } from '../relay/core/backend-pool.ts';
+import { ListenerState, PoolView } from '../relay/core/listener-state.ts';
+import { Router } from '../relay/core/router.ts';
+import { POSITION_UPDATE_BYTES } from '../wire/position-update.ts';
 import { timeInTurns } from './stopwatch.ts';
 
 const SMALL = 1_000;
@@ -14,6 +19,9 @@ const LARGE = 1_000_000;
 
 /** Lookups in one batch, as the engines look up what they received together. */
 const BATCH = 64;
+
+/** Sessions of one client IP, by port. */
+const PORTS = 16;
 
 export interface LookupCost {
   /** ns for one lookup, median over the turns. */
@@ -27,19 +35,21 @@ export interface SessionTableLookup {
   /** Sessions in each table. */
   readonly smallSessions: number;
   readonly largeSessions: number;
-  /** As the engine `mmsg` looks up what it received together: `prefetch`, then one after the other. */
+  /** As the engines look up what they received together: `prefetch`, then one after the other. */
   readonly batched: LookupCost;
-  /** As the engine `dgram` does, which receives one datagram at a time. */
+  /** As where datagrams arrive one by one, far apart: nothing hides what the memory takes. */
   readonly single: LookupCost;
 }
 
 export function measureSessionTableLookup(turns = 9): SessionTableLookup {
+  const small = new Clients(SMALL);
+  const large = new Clients(LARGE);
   const times = timeInTurns(
     [
-      { name: 'small, batched', run: lookups(SMALL, { isBatched: true }) },
-      { name: 'large, batched', run: lookups(LARGE, { isBatched: true }) },
-      { name: 'small, single', run: lookups(SMALL, { isBatched: false }) },
-      { name: 'large, single', run: lookups(LARGE, { isBatched: false }) },
+      { name: 'small, batched', run: (iterations) => small.lookUp(iterations, { isBatched: true }) },
+      { name: 'large, batched', run: (iterations) => large.lookUp(iterations, { isBatched: true }) },
+      { name: 'small, single', run: (iterations) => small.lookUp(iterations, { isBatched: false }) },
+      { name: 'large, single', run: (iterations) => large.lookUp(iterations, { isBatched: false }) },
     ],
     { turns, turnMs: 60 },
   );
@@ -51,47 +61,82 @@ export function measureSessionTableLookup(turns = 9): SessionTableLookup {
   return { smallSessions: SMALL, largeSessions: LARGE, batched: cost('batched'), single: cost('single') };
 }
 
-/** Fills a table and returns what looks up random sessions in it. */
-function lookups(sessions: number, { isBatched }: { isBatched: boolean }): (iterations: number) => number {
-  const table = new SessionTable({ capacity: sessions, seed: 0x5eed });
-  const words = new Uint32Array(4 * BATCH);
-  const ports = new Uint16Array(BATCH);
-  const place = (slot: number, i: number): void => {
-    words[4 * slot + 2] = 0xffff0000;
-    words[4 * slot + 3] = addressWord(i);
-    ports[slot] = clientPort(i);
-  };
-  for (let i = 0; i < sessions; i++) {
-    place(0, i);
-    table.open(0, words, 0, ports[0]!, 0);
-  }
-  let state = 1;
-  return (iterations) => {
-    let found = 0;
-    const batches = Math.ceil(iterations / BATCH);
-    for (let n = 0; n < batches; n++) {
-      for (let slot = 0; slot < BATCH; slot++) {
-        // xorshift32: a random order that costs next to nothing
-        state ^= state << 13;
-        state ^= state >>> 17;
-        state ^= state << 5;
-        place(slot, (state >>> 0) % sessions);
-      }
-      if (isBatched) table.prefetch(0, words, ports, BATCH);
-      for (let slot = 0; slot < BATCH; slot++) {
-        if (table.find(0, words, 4 * slot, ports[slot]!) !== -1) found++;
-      }
+/** So many clients, each with a session that is past half-open. */
+class Clients {
+  readonly #count: number;
+  readonly #router: Router;
+  readonly #listener: ListenerState;
+  readonly #words = new Uint32Array(4 * BATCH);
+  readonly #ports = new Uint16Array(BATCH);
+  #state = 1;
+
+  constructor(count: number) {
+    this.#count = count;
+    this.#router = new Router({
+      maxSessions: count,
+      hashSeed: 0,
+      tableSeed: 0x5eed,
+      onDetach: () => undefined,
+      onRenumber: () => undefined,
+    });
+    const pool = new BackendPool('game');
+    for (let i = 1; i <= 3; i++)
+      pool.add({ id: `game-${i}`, endpoint: Endpoint.parse(`127.0.0.${i}:9000`), weight: 1 });
+    const limits = { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 };
+    this.#listener = new ListenerState(0, 'game', {
+      rules: { algorithm: 'ip-hash', idleTimeoutMs: 60_000, pinTimeoutMs: 60_000, limits },
+      pool: new PoolView(pool.snapshot()),
+    });
+    this.#router.addListener(this.#listener);
+    for (let client = 0; client < count; client++) {
+      this.#place(0, client);
+      this.#route(0);
+      this.#route(0);
     }
-    assert.equal(found, batches * BATCH);
-    return found;
-  };
+    assert.equal(this.#listener.liveSessions, count);
+  }
+
+  /** Looks random clients up, in batches. @returns a number that depends on each of the lookups */
+  lookUp(iterations: number, { isBatched }: { isBatched: boolean }): number {
+    const { sessions } = this.#router;
+    let sum = 0;
+    for (let batches = Math.ceil(iterations / BATCH); batches > 0; batches--) {
+      for (let slot = 0; slot < BATCH; slot++) this.#place(slot, this.#random());
+      if (isBatched) sessions.prefetch(this.#listener.index, this.#words, this.#ports, BATCH);
+      for (let slot = 0; slot < BATCH; slot++) sum += this.#route(slot);
+    }
+    assert.equal(this.#listener.liveSessions, this.#count);
+    return sum;
+  }
+
+  #route(slot: number): number {
+    const words = this.#words;
+    return this.#router.route(
+      this.#listener,
+      words,
+      4 * slot,
+      this.#ports[slot]!,
+      POSITION_UPDATE_BYTES,
+      1_000,
+    );
+  }
+
+  #place(slot: number, client: number): void {
+    this.#words[4 * slot + 2] = 0xffff0000;
+    this.#words[4 * slot + 3] = addressWord(Math.floor(client / PORTS));
+    this.#ports[slot] = 1_024 + (client % PORTS);
+  }
+
+  /** xorshift32: a random order that costs next to nothing. */
+  #random(): number {
+    this.#state ^= this.#state << 13;
+    this.#state ^= this.#state >>> 17;
+    this.#state ^= this.#state << 5;
+    return (this.#state >>> 0) % this.#count;
+  }
 }
 
-/** Distinct for each i below 2^32: multiplication by an odd number permutes the words. */
+/** An address that can be answered, distinct for each i below 2^16 and more: its first byte, the low one here, is 10. */
 function addressWord(i: number): number {
-  return Math.imul(i, 0x9e3779b1);
-}
-
-function clientPort(i: number): number {
-  return 1_024 + (i % 60_000);
+  return (Math.imul(i, 0x9e3779) << 8) | 10;
 }

@@ -1,6 +1,6 @@
 /**
- * The portable socket: the DatagramSocket contract over node:dgram. It runs wherever Node does, and reports batches of
- * one, since node:dgram hands over one datagram at a time.
+ * The portable socket: the DatagramSocket contract over node:dgram. It runs wherever Node does. node:dgram hands over one
+ * datagram at a time; those that one turn of the event loop brings are reported together, at its end.
  *
  * node:dgram speaks of addresses as text and looks each one up by name; the lookup here answers at once with the text
  * itself, which also makes binding synchronous.
@@ -12,7 +12,7 @@
  */
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { networkInterfaces } from 'node:os';
-import { Endpoint, formatWords, IpAddress, isV4Words, parseIntoWords } from './address.ts';
+import { ADDRESS_WORDS, Endpoint, formatWords, IpAddress, isV4Words, parseIntoWords } from './address.ts';
 import {
   DatagramBatch,
   type DatagramSocket,
@@ -25,6 +25,10 @@ import { bindError } from './bind-error.ts';
 
 /** Linux reports twice what it was asked for: the other half is for its own bookkeeping (socket(7), SO_RCVBUF). */
 const KERNEL_SHARE = process.platform === 'linux' ? 2 : 1;
+
+/** What libuv receives from a socket before it turns to the next one (uv__udp_recvmsg), and so the most in one turn. */
+const RECEIVE_BATCH = 32;
+const NOTHING = new Uint8Array(0);
 
 type LookupCallback = (error: Error | null, address: string, family: number) => void;
 
@@ -45,7 +49,14 @@ class DgramSocket implements DatagramSocket {
   receiveBufferBytes: number;
   /** By path. The first one answers whatever has no other, from where the route leads. */
   readonly #ways: Way[];
-  readonly #received = new DatagramBatch(1);
+  readonly #received = new DatagramBatch(RECEIVE_BATCH);
+  readonly #report = (): void => {
+    const batch = this.#received;
+    if (this.#closed === undefined && batch.count > 0) this.#onReceive(batch);
+    // Else a socket that falls silent would keep its last payloads.
+    batch.payloads.fill(NOTHING, 0, batch.count);
+    batch.clear();
+  };
   readonly #onReceive: (batch: DatagramBatch) => void;
   readonly #onError: (error: Error) => void;
   readonly #onSendDone: (error: Error | null, bytes: number) => void;
@@ -59,7 +70,7 @@ class DgramSocket implements DatagramSocket {
     this.#onReceive = onReceive;
     this.#onError = (error) => onError?.(error);
     this.#tellPaths = tellPaths;
-    this.#received.tags[0] = options.tag ?? 0;
+    this.#received.tags.fill(options.tag ?? 0);
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
     this.#onSendDone = (error, bytes) => {
       this.#queued--;
@@ -133,13 +144,14 @@ class DgramSocket implements DatagramSocket {
 
   #receive(message: Buffer, remote: RemoteInfo, path: number): void {
     const batch = this.#received;
-    batch.count = 1;
-    batch.payloads[0] = message;
-    batch.lengths[0] = message.length;
-    parseIntoWords(remote.address, batch.words, 0);
-    batch.ports[0] = remote.port;
-    batch.paths[0] = path;
-    this.#onReceive(batch);
+    if (batch.count === 0) setImmediate(this.#report);
+    const slot = batch.count++;
+    batch.payloads[slot] = message;
+    batch.lengths[slot] = message.length;
+    parseIntoWords(remote.address, batch.words, slot * ADDRESS_WORDS);
+    batch.ports[slot] = remote.port;
+    batch.paths[slot] = path;
+    if (batch.count === batch.capacity) this.#report();
   }
 
   /** The path of a remote of the first socket, by its zone. */

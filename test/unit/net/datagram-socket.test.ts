@@ -232,6 +232,25 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     expect(b.received[1]?.payload.equals(largest)).toBe(true);
   });
 
+  test('datagrams that came while nobody looked are reported together', async () => {
+    const counts: number[] = [];
+    let wake = (): void => undefined;
+    const receiver = openSocket({
+      local: Endpoint.parse('127.0.0.1:0'),
+      onReceive: ({ count }) => {
+        counts.push(count);
+        wake();
+      },
+    });
+    opened.push(receiver);
+    const sender = open('127.0.0.1:0');
+    sender.socket.send(batchTo(receiver.local, ...Array.from({ length: 20 }, (_, i) => Buffer.of(i))));
+    const sum = (): number => counts.reduce((total, count) => total + count, 0);
+    while (sum() < 20) await new Promise<void>((resolve) => (wake = resolve));
+    expect(counts).not.toContain(0);
+    expect(Math.max(...counts)).toBeGreaterThan(5);
+  });
+
   test('the payload is the caller’s again when send returns', async () => {
     const a = open('127.0.0.1:0');
     const b = open('127.0.0.1:0');
