@@ -35,7 +35,7 @@ const OTHER_PROGRAMS: readonly Change[] = [
     to: 'const EVICTIONS = 63;',
   },
   {
-    file: 'relay/engines/kernel/program.js',
+    file: 'relay/engines/kernel/program-reply.js',
     from: "a.jumpIf(r2, '>', 1, 'may reply');",
     to: "a.jumpIf(r2, '>=', 2, 'may reply');",
   },

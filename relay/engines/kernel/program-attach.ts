@@ -7,6 +7,7 @@
  */
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { BPF_ANY } from '../../../net/linux/abi.ts';
+import { V4_MAPPED } from './headers.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
@@ -67,7 +68,7 @@ function noteBackend(a: Code): void {
   a.load(r2, part(field(r3, BACKEND, 'address'), 8, 4));
   a.mov(r4, 1);
   a.jumpIf(r1, '!=', 0, 'family is known');
-  a.jumpIf32(r2, '!=', 0xffff_0000, 'family is known');
+  a.jumpIf32(r2, '!=', V4_MAPPED, 'family is known');
   a.mov(r4, 0);
   a.label('family is known');
   a.load(r1, local('isV6'));

@@ -206,6 +206,13 @@ export function push(a: Code, queue: 'half_open' | 'pin_order'): void {
   a.call(HELPER.mapPush);
 }
 
+/** r0 = 0, and local victim = the queue's oldest element. */
+export function pop(a: Code, queue: 'half_open' | 'pin_order'): void {
+  a.addressOf(r2, local('victim'));
+  a.loadMap(r1, queue);
+  a.call(HELPER.mapPop);
+}
+
 /** Rounds left of the loop that follows. What counts is in a map, so that the verifier need not follow each round. */
 export function startRounds(a: Code, rounds: number, otherwise: string): void {
   lookupAt(a, 'walk', { index: 0, otherwise });

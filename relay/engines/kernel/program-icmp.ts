@@ -12,6 +12,17 @@
  */
 import { UPSTREAM_UNREACHABLE } from '../../core/counters.ts';
 import type { Hook } from './attach.ts';
+import {
+  ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
+  ICMP,
+  ICMPV6,
+  IPV4,
+  IPV4_FRAGMENT_OFFSET,
+  IPV6,
+  UDP_PROTOCOL,
+  V4_MAPPED,
+} from './headers.ts';
 import { HELPER, TCX_DROP } from './helpers.ts';
 import { REVERSE, RULES, SOURCE_CLIENT } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r5, r6, r7, r8, r9, type Register } from './memory.ts';
@@ -29,22 +40,8 @@ import {
 } from './program-frame.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
 
-/** Fields in network order, as a little-endian load sees them. */
-const ETHERTYPE_IPV4 = 0x0008;
-const ETHERTYPE_IPV6 = 0xdd86;
-const IPV4_FRAGMENT_OFFSET = 0xff1f;
-/** Bytes 8 to 11 of a v4-mapped address. */
-const V4_MAPPED = 0xffff_0000;
-
-const ICMP = 1;
-const ICMPV6 = 58;
-const UDP = 17;
 const ICMP_HEADER = 8;
 const PORTS = 4;
-
-/** Offsets in IP headers, and their bytes without options. */
-const V4 = { size: 20, protocol: 9, fragment: 6, source: 12, destination: 16 } as const;
-const V6 = { size: 40, protocol: 6, source: 8, destination: 24 } as const;
 
 /** linux/icmp.h: destination unreachable, time exceeded, parameter problem. */
 const ICMP_ERRORS = [3, 11, 12];
@@ -66,11 +63,11 @@ export function hideErrors(
   loadContext(a, r1, 'protocol');
   a.jumpIf(r1, '==', ETHERTYPE_IPV6, 'maybe ICMPv6');
   a.jumpIf(r1, '!=', ETHERTYPE_IPV4, NO_ERROR);
-  requireProtocol(a, { at: linkHeaderBytes + V4.protocol, protocol: ICMP });
+  requireProtocol(a, { at: linkHeaderBytes + IPV4.at.protocol, protocol: ICMP });
   pull(a, linkHeaderBytes);
   readIpv4(a);
   a.label('maybe ICMPv6');
-  requireProtocol(a, { at: linkHeaderBytes + V6.protocol, protocol: ICMPV6 });
+  requireProtocol(a, { at: linkHeaderBytes + IPV6.at.nextHeader, protocol: ICMPV6 });
   pull(a, linkHeaderBytes);
   readIpv6(a);
 
@@ -129,11 +126,11 @@ function need(a: Code, at: Register, bytes: number): void {
 
 /** r9 = what is behind the IPv4 header at `header`, which may be r9 itself. Loses r1, r3 and r5. */
 function behindIpv4(a: Code, header: Register): void {
-  need(a, header, V4.size);
+  need(a, header, IPV4.size);
   a.load(r5, memory(header, 0, 1));
   a.alu('and', r5, 15);
   a.alu('shiftLeft', r5, 2);
-  a.jumpIf(r5, '<', V4.size, NO_ERROR);
+  a.jumpIf(r5, '<', IPV4.size, NO_ERROR);
   a.mov(r9, header);
   a.alu('add', r9, r5);
 }
@@ -146,14 +143,14 @@ function readIpv4(a: Code): void {
   a.jump(NO_ERROR);
   a.label('ICMP error');
   a.alu('add', r9, ICMP_HEADER);
-  need(a, r9, V4.size);
-  a.load(r1, memory(r9, V4.protocol, 1));
-  a.jumpIf(r1, '!=', UDP, NO_ERROR);
-  a.load(r1, memory(r9, V4.fragment, U16));
+  need(a, r9, IPV4.size);
+  a.load(r1, memory(r9, IPV4.at.protocol, 1));
+  a.jumpIf(r1, '!=', UDP_PROTOCOL, NO_ERROR);
+  a.load(r1, memory(r9, IPV4.at.fragment, U16));
   a.jumpIf(r1, 'has', IPV4_FRAGMENT_OFFSET, NO_ERROR);
   for (const [name, at] of [
-    ['seen', V4.source],
-    ['backend', V4.destination],
+    ['seen', IPV4.at.source],
+    ['backend', IPV4.at.destination],
   ] as const) {
     a.load(r1, memory(r9, at, U32));
     a.store(part(reverseKey(name), 0, 8), 0);
@@ -166,16 +163,16 @@ function readIpv4(a: Code): void {
 }
 
 function readIpv6(a: Code): void {
-  const quoted = V6.size + ICMP_HEADER;
-  need(a, r7, quoted + V6.size + PORTS);
-  a.load(r1, memory(r7, V6.size, 1));
+  const quoted = IPV6.size + ICMP_HEADER;
+  need(a, r7, quoted + IPV6.size + PORTS);
+  a.load(r1, memory(r7, IPV6.size, 1));
   a.jumpIf(r1, '==', 0, NO_ERROR);
   a.jumpIf(r1, '>', ICMPV6_PARAMETER_PROBLEM, NO_ERROR);
-  a.load(r1, memory(r7, quoted + V6.protocol, 1));
-  a.jumpIf(r1, '!=', UDP, NO_ERROR);
+  a.load(r1, memory(r7, quoted + IPV6.at.nextHeader, 1));
+  a.jumpIf(r1, '!=', UDP_PROTOCOL, NO_ERROR);
   for (const [name, at] of [
-    ['seen', V6.source],
-    ['backend', V6.destination],
+    ['seen', IPV6.at.source],
+    ['backend', IPV6.at.destination],
   ] as const) {
     for (let word = 0; word < ADDRESS; word += 8) {
       a.load(r1, memory(r7, quoted + at + word, 8));
@@ -183,5 +180,5 @@ function readIpv6(a: Code): void {
     }
   }
   a.mov(r9, r7);
-  a.alu('add', r9, quoted + V6.size);
+  a.alu('add', r9, quoted + IPV6.size);
 }

@@ -1,4 +1,5 @@
 /** Which listener a packet is for, by the address and port that it contacts. */
+import { V4_MAPPED } from './headers.ts';
 import { AF_INET, AF_INET6, FIB, FIB_FORWARDING_DISABLED, FIB_NOT_FORWARDED, HELPER } from './helpers.ts';
 import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r6, r7 } from './memory.ts';
@@ -17,7 +18,7 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
   lookup(a, listeners, listenerKey());
   a.jumpIf(r0, '!=', 0, 'listener');
   for (const [flag, word, label] of [
-    [PORT_ANY_V4, 0xffff_0000, 'not 0.0.0.0'],
+    [PORT_ANY_V4, V4_MAPPED, 'not 0.0.0.0'],
     [PORT_ANY, 0, 'not a listener'],
   ] as const) {
     a.load(r1, local('portFlags'));

@@ -13,7 +13,27 @@
  * no good (local `verdict`): a first fragment, and lengths that contradict each other.
  */
 import { dropReason } from '../../core/drop-reason.ts';
-import { type Code, loadContext, local, lookup, NEXT } from './program-frame.ts';
+import {
+  DESTINATION_OPTIONS,
+  ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
+  EXTENSION,
+  FRAGMENT,
+  HOP_BY_HOP,
+  IPV4,
+  IPV4_FRAGMENT_OFFSET,
+  IPV4_MORE_FRAGMENTS,
+  IPV6,
+  IPV6_FRAGMENT_OFFSET,
+  IPV6_MORE_FRAGMENTS,
+  ROUTING,
+  SEGMENTS_LEFT,
+  TCP,
+  TCP_PROTOCOL,
+  UDP,
+  UDP_PROTOCOL,
+  V4_MAPPED,
+} from './headers.ts';
 import { HELPER, PACKET_HOST } from './helpers.ts';
 import { PORT } from './maps.ts';
 import {
@@ -33,73 +53,21 @@ import {
   r9,
   type Register,
 } from './memory.ts';
-import { ADDRESS, struct, U16, U32 } from './struct.ts';
+import { type Code, loadContext, local, lookup, NEXT } from './program-frame.ts';
+import { ADDRESS } from './struct.ts';
 
 /** Bytes from the IP header on that are looked at: more than IPv4 with all options and UDP, or IPv6 with 80 of extensions. */
 const HEADER_ROOM = 128;
+
 /** Extension headers of one packet that are passed over. */
 const EXTENSION_HEADERS = 4;
 
-const IPV4 = struct({
-  versionAndLength: 1,
-  service: 1,
-  totalLength: U16,
-  id: U16,
-  fragment: U16,
-  timeToLive: 1,
-  protocol: 1,
-  checksum: U16,
-  source: U32,
-  destination: U32,
-});
-const IPV6 = struct({
-  versionAndClass: 1,
-  flow: 3,
-  payloadLength: U16,
-  nextHeader: 1,
-  hopLimit: 1,
-  source: ADDRESS,
-  destination: ADDRESS,
-});
-export const UDP = struct({ source: U16, destination: U16, length: U16, checksum: U16 });
-export const TCP = struct({
-  source: U16,
-  destination: U16,
-  sequence: U32,
-  acknowledged: U32,
-  /** The header's length in words of 4 bytes, in the upper half. */
-  offset: 1,
-  flags: 1,
-  window: U16,
-  checksum: U16,
-  urgent: U16,
-});
-
-const EXTENSION = struct({ nextHeader: 1, length: 1, fragment: U16 });
-/** Third byte of a routing header, after its type: how many stops are left. */
-const SEGMENTS_LEFT = 3;
-
-/** Protocol numbers; IPv6's "next header" is the same. */
-const HOP_BY_HOP = 0;
-const ROUTING = 43;
-const FRAGMENT = 44;
-const DESTINATION_OPTIONS = 60;
-
-/** Fields in network order, as a little-endian load sees them. */
-const ETHERTYPE_IPV4 = 0x0008;
-const ETHERTYPE_IPV6 = 0xdd86;
-const IPV4_FRAGMENT_OFFSET = 0xff1f;
-const IPV4_MORE_FRAGMENTS = 0x0020;
-const IPV6_FRAGMENT_OFFSET = 0xf8ff;
-const IPV6_MORE_FRAGMENTS = 0x0100;
-/** Bytes 8 to 11 of a v4-mapped address. */
-const V4_MAPPED = 0xffff_0000;
-
 /** What is to be found behind the IP header. */
 export type Transport = 'udp' | 'tcp';
+
 const TRANSPORTS = {
-  udp: { protocol: 17, header: UDP.size, ports: 'ports' },
-  tcp: { protocol: 6, header: TCP.size, ports: 'tcp_ports' },
+  udp: { protocol: UDP_PROTOCOL, header: UDP.size, ports: 'ports' },
+  tcp: { protocol: TCP_PROTOCOL, header: TCP.size, ports: 'tcp_ports' },
 } as const;
 
 const MALFORMED = dropReason('malformed') + 1;
@@ -124,6 +92,7 @@ export interface ParseOptions {
 
 // While parsing: r7 the IP header, r8 the end of the linear part, r9 the UDP or TCP header, r5 its offset, r4 the bytes from there.
 const ip = r7;
+
 const end = r8;
 const inner = r9;
 

@@ -8,23 +8,12 @@
  *
  * The helpers move the packet, so its pointers are read anew after them.
  */
+import { IPV4, IPV6, TCP, UDP } from './headers.ts';
 import { CSUM_IPV6, CSUM_MARK_MANGLED_0, CSUM_PSEUDO_HEADER, HELPER, SKB } from './helpers.ts';
 import { type Code, drop, local } from './program-frame.ts';
-import { TCP, type Transport, UDP } from './program-parse.ts';
+import type { Transport } from './program-parse.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
-
-const IPV4_SIZE = 20;
-const IPV4_TIME_TO_LIVE = 8;
-const IPV4_CHECKSUM = 10;
-const IPV6_SIZE = 40;
-const IPV6_HOP_LIMIT = 7;
-
-/** Offsets of the addresses in the IP header. */
-const ADDRESS_AT = {
-  source: { v4: 12, v6: 8 },
-  destination: { v4: 16, v6: 24 },
-} as const;
 
 const HEADERS = { udp: UDP, tcp: TCP } as const;
 
@@ -87,11 +76,11 @@ function rewriteIpv4(a: Code, options: RewriteOptions): void {
   mendSum(a, options, U32 | CSUM_PSEUDO_HEADER);
   failUnlessMended(a, direction);
 
-  loadPacket(a, { bytes: linkHeaderBytes + IPV4_SIZE, direction });
+  loadPacket(a, { bytes: linkHeaderBytes + IPV4.size, direction });
   a.load(r4, part(to, 12, U32));
-  a.store(memory(r2, linkHeaderBytes + ADDRESS_AT[side].v4, U32), r4);
+  a.store(memory(r2, linkHeaderBytes + IPV4.at[side], U32), r4);
   // ~(~checksum + ~old + new), 16 bits at a time with the carries folded back in
-  a.load(r5, memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16));
+  a.load(r5, memory(r2, linkHeaderBytes + IPV4.at.checksum, U16));
   a.alu('xor', r5, 0xffff);
   a.alu('add', r5, r4);
   a.load(r4, part(from, 12, U32));
@@ -105,7 +94,7 @@ function rewriteIpv4(a: Code, options: RewriteOptions): void {
     a.alu('add', r5, r4);
   }
   a.alu('xor', r5, 0xffff);
-  a.store(memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16), r5);
+  a.store(memory(r2, linkHeaderBytes + IPV4.at.checksum, U16), r5);
   storePort(a, options);
 }
 
@@ -121,10 +110,10 @@ function rewriteIpv6(a: Code, options: RewriteOptions): void {
   failUnlessMended(a, direction);
   a.label(isMended);
 
-  loadPacket(a, { bytes: linkHeaderBytes + IPV6_SIZE, direction });
+  loadPacket(a, { bytes: linkHeaderBytes + IPV6.size, direction });
   for (let at = 0; at < ADDRESS; at += 8) {
     a.load(r4, part(to, at, 8));
-    a.store(memory(r2, linkHeaderBytes + ADDRESS_AT[side].v6 + at, 8), r4);
+    a.store(memory(r2, linkHeaderBytes + IPV6.at[side] + at, 8), r4);
   }
   storePort(a, options);
 }
@@ -176,9 +165,9 @@ export function lowerHopLimit(
   };
   a.load(r1, local('isV6'));
   a.jumpIf(r1, '!=', 0, v6);
-  loadPacket(a, { bytes: linkHeaderBytes + IPV4_SIZE, direction });
-  takeOne(IPV4_TIME_TO_LIVE);
-  const checksum = memory(r2, linkHeaderBytes + IPV4_CHECKSUM, U16);
+  loadPacket(a, { bytes: linkHeaderBytes + IPV4.size, direction });
+  takeOne(IPV4.at.timeToLive);
+  const checksum = memory(r2, linkHeaderBytes + IPV4.at.checksum, U16);
   a.load(r4, checksum);
   a.alu('add', r4, 1);
   a.jumpIf(r4, '<', 0xffff, `${lowered} in IPv4`);
@@ -187,8 +176,8 @@ export function lowerHopLimit(
   a.store(checksum, r4);
   a.jump(lowered);
   a.label(v6);
-  loadPacket(a, { bytes: linkHeaderBytes + IPV6_SIZE, direction });
-  takeOne(IPV6_HOP_LIMIT);
+  loadPacket(a, { bytes: linkHeaderBytes + IPV6.size, direction });
+  takeOne(IPV6.at.hopLimit);
   a.jump(lowered);
   a.label(isLast);
   drop(a, direction, 'send-failed');

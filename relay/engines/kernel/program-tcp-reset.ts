@@ -9,19 +9,16 @@
  *
  * A packet with IPv4 options or IPv6 extension headers is dropped.
  */
+import { IPV4, IPV6, TCP, TCP_PROTOCOL } from './headers.ts';
 import { HELPER, LOOPBACK_INTERFACE, REDIRECT_INGRESS, SKB } from './helpers.ts';
 import { field, type Memory, memory, r0, r1, r2, r3, r4, r5, r6, r7 } from './memory.ts';
 import { type Code, loadContext, local } from './program-frame.ts';
-import { TCP } from './program-parse.ts';
 import { ACK, FIN, RST, SYN } from './program-tcp-frame.ts';
 import { U16, U32 } from './struct.ts';
 
 export const RESET = 'reset';
 
-const IPV4_SIZE = 20;
-const IPV6_SIZE = 40;
 const LINK_ADDRESSES = 12;
-const TCP_PROTOCOL = 6;
 const HOPS = 64;
 const RST_ONLY = RST;
 const RST_AND_ACK = RST | ACK;
@@ -42,16 +39,16 @@ export function resetReply(a: Code, options: ResetOptions): void {
   chooseNumbers(a);
   a.load(r1, local('isV6'));
   a.jumpIf(r1, '!=', 0, 'reset IPv6');
-  cut(a, link, IPV4_SIZE);
+  cut(a, link, IPV4.size);
   swapLinkAddresses(a, link);
   fillIpv4(a, link);
-  fillTcp(a, link + IPV4_SIZE, { addressesAt: link + 12, words: 2 });
+  fillTcp(a, link + IPV4.size, { addressesAt: link + 12, words: 2 });
   a.jump('send reset');
   a.label('reset IPv6');
-  cut(a, link, IPV6_SIZE);
+  cut(a, link, IPV6.size);
   swapLinkAddresses(a, link);
   fillIpv6(a, link);
-  fillTcp(a, link + IPV6_SIZE, { addressesAt: link + 8, words: 8 });
+  fillTcp(a, link + IPV6.size, { addressesAt: link + 8, words: 8 });
   a.label('send reset');
   send(a, options);
 }
@@ -136,11 +133,11 @@ function swapLinkAddresses(a: Code, link: number): void {
 function fillIpv4(a: Code, link: number): void {
   const word = (at: number): Memory => memory(r7, link + at, U16);
   swap(a, memory(r7, link + 12, U32), memory(r7, link + 16, U32));
-  a.store(word(2), swapped(IPV4_SIZE + TCP.size));
+  a.store(word(2), swapped(IPV4.size + TCP.size));
   a.store(memory(r7, link + 8, 1), HOPS);
   a.store(word(10), 0);
   a.mov(r5, 0);
-  for (let at = 0; at < IPV4_SIZE; at += U16) addWord(a, word(at));
+  for (let at = 0; at < IPV4.size; at += U16) addWord(a, word(at));
   fold(a);
   a.store(word(10), r5);
 }

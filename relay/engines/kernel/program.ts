@@ -17,46 +17,33 @@
  * on to the next program and the routing stack as if it had arrived, or been sent, like that. What is not UDP goes to the
  * program for TCP (program-tcp.ts).
  */
-import { DOWNSTREAM, SESSIONS_EXPIRED, UPSTREAM } from '../../core/counters.ts';
-import { MAX_BACKENDS } from '../../core/limits.ts';
-import { Assembler, type Assembled } from './assembler.ts';
+import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
+import { type Assembled, Assembler } from './assembler.ts';
 import {
-  BACKEND,
-  FIGURES,
-  INTER_ARRIVAL_BUCKETS,
   type MapName,
   mapSpecs,
-  PIN,
   PORT_ANY,
   PORT_ANY_V4,
   PORT_BACKEND,
   PORT_LISTENER,
   PORT_RELAY,
-  REPLY_TIME_BUCKETS,
   REVERSE,
   RULES,
   SESSION,
   SOURCE_CLIENT,
 } from './maps.ts';
-import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, type Register } from './memory.ts';
+import { field, r0, r1, r6, r7, r8, type Register } from './memory.ts';
 import { attach, releaseDirect } from './program-attach.ts';
-import { endSession, endSubprograms } from './program-end.ts';
+import { endSubprograms } from './program-end.ts';
 import {
-  add,
   type Code,
   copy,
-  drop,
-  findBackend,
   findListener,
-  findSnapshot,
   forwarded,
-  jumpUnlessSame,
   loadContext,
   local,
   lookup,
-  lookupAt,
   NEXT,
-  pinKey,
   readClock,
   receive,
   reverseKey,
@@ -65,14 +52,15 @@ import {
 } from './program-frame.ts';
 import { hideErrors } from './program-icmp.ts';
 import { findContacted } from './program-listener.ts';
-import { open, OPEN, REPIN } from './program-open.ts';
+import { open } from './program-open.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { dropUnawaited, keyOfReply, redirect, requireRelayAddress, sendOut } from './program-relay.ts';
+import { admitReply, unwantedReplies } from './program-reply.ts';
 import { rewrite } from './program-rewrite.ts';
+import { findSession, requireUsable, touch } from './program-session.ts';
 import { steward } from './program-steward.ts';
-import { callTcp, tcpEgress, tcpIngress } from './program-tcp.ts';
 import { tcpSteward } from './program-tcp-steward.ts';
-import { U32, U64 } from './struct.ts';
+import { callTcp, tcpEgress, tcpIngress } from './program-tcp.ts';
 
 /** Where a program runs: at the hooks of an interface, or on request (program-steward.ts). Those for TCP are called by the others. */
 export type ProgramName = 'ingress' | 'egress' | 'steward' | 'tcp_ingress' | 'tcp_egress' | 'tcp_steward';
@@ -222,114 +210,6 @@ function relayReply(a: Code, linkHeaderBytes: number): void {
   a.jump(NEXT);
 }
 
-/** The checks and figures of a reply, whose reverse record is in r7. Then r7 is its session. */
-function admitReply(a: Code): void {
-  requireBackend(a);
-  requireSession(a);
-  limitAmplification(a);
-  reply(a);
-}
-
-function unwantedReplies(a: Code): void {
-  a.label('late reply');
-  drop(a, UPSTREAM, 'late-reply');
-  a.label('unknown upstream');
-  drop(a, UPSTREAM, 'unknown-upstream');
-}
-
-/** r7 = the client's session, if it is alive; else goes to OPEN. */
-function findSession(a: Code): void {
-  lookup(a, 'sessions', sessionKey());
-  a.jumpIf(r0, '==', 0, OPEN);
-  a.mov(r7, r0);
-  jumpIfAlive(a, 'session');
-  a.addressOf(r1, sessionKey());
-  a.load(r2, local('nowNs'));
-  endSession(a, { counter: SESSIONS_EXPIRED, mayRest: true });
-}
-
-/** Jumps if the session's (r7) client was heard within the listener's (r8) idle timeout. */
-function jumpIfAlive(a: Code, target: string): void {
-  a.load(r1, local('nowNs'));
-  a.load(r2, field(r7, SESSION, 'lastSeenNs'));
-  a.alu('sub', r1, r2);
-  a.load(r2, field(r8, RULES, 'idleTimeoutNs'));
-  a.jumpIf(r1, 'signed <', r2, target);
-}
-
-/** A datagram from the client of the session (r7). */
-function touch(a: Code): void {
-  a.load(r1, field(r7, SESSION, 'datagramsDownstream'));
-  a.jumpIf(r1, '!=', 1, 'past half-open');
-  confirmPin(a);
-  a.label('past half-open');
-  noteInterval(a);
-  loadContext(a, r1, 'interface');
-  a.store(field(r7, SESSION, 'interface'), r1);
-  a.load(r1, local('nowNs'));
-  a.store(field(r7, SESSION, 'lastSeenNs'), r1);
-  a.load(r2, local('bytes'));
-  add(a, field(r7, SESSION, 'bytesDownstream'), { by: r2 });
-  a.load(r2, local('datagrams'));
-  add(a, field(r7, SESSION, 'datagramsDownstream'), { by: r2 });
-  jumpUnlessSame(a, local('contacted'), { other: field(r7, SESSION, 'local'), target: 'other address' });
-  a.jump('same address');
-  a.label('other address');
-  copy(a, field(r7, SESSION, 'local'), { from: local('contacted') });
-  a.label('same address');
-}
-
-/** The client has sent twice: no spoofed source. */
-function confirmPin(a: Code): void {
-  copy(a, local('pinAddress'), { from: local('client') });
-  a.load(r1, local('listener'));
-  a.store(local('pinListener'), r1);
-  lookup(a, 'pins', pinKey());
-  a.jumpIf(r0, '==', 0, 'past half-open');
-  a.store(field(r0, PIN, 'confirmed'), 1);
-}
-
-/** The time since the client's last datagram, against the tick: bucket i is up to sqrt(2) * 2^(i - 4) ticks. */
-function noteInterval(a: Code): void {
-  a.load(r1, local('nowNs'));
-  a.load(r2, field(r7, SESSION, 'lastSeenNs'));
-  a.alu('sub', r1, r2);
-  a.jumpIf(r1, 'signed <', 0, 'interval is noted');
-  a.load(r3, field(r8, RULES, 'tickNs'));
-  a.mov(r2, r3);
-  a.alu('shiftLeft', r2, 1);
-  a.jumpIf(r1, '<=', r2, 'no gap');
-  a.load(r4, field(r7, SESSION, 'gaps'));
-  a.alu('add', r4, 1);
-  a.store(field(r7, SESSION, 'gaps'), r4);
-  a.label('no gap');
-  // sqrt(2) is about 181 / 128; the first bound is that, over 16.
-  a.alu('mul', r3, 181);
-  a.alu('shiftRight', r3, 7 + 4);
-  a.mov(r2, r7);
-  for (let bucket = 0; bucket < INTER_ARRIVAL_BUCKETS - 1; bucket++) {
-    a.jumpIf(r1, '<', r3, 'interval has its bucket');
-    a.alu('shiftLeft', r3, 1);
-    a.alu('add', r2, U32);
-  }
-  a.label('interval has its bucket');
-  const count = memory(r2, SESSION.at.interArrival, U32);
-  a.load(r1, count);
-  a.alu('add', r1, 1);
-  a.store(count, r1);
-  a.label('interval is noted');
-}
-
-/** Goes on if the backend of the session (r7) is the one it was, and usable; else to REPIN. */
-function requireUsable(a: Code): void {
-  findSnapshot(a, REPIN);
-  a.load(r1, field(r7, SESSION, 'ref'));
-  a.mov(r2, r1);
-  findBackend(a, r2, r3);
-  a.load(r2, field(r2, BACKEND, 'usable'));
-  a.jumpIf(r1, '!=', r2, REPIN);
-}
-
 function egress(a: Code, linkHeaderBytes: number): void {
   a.mov(r6, r1);
   hideErrors(a, { linkHeaderBytes, hook: 'egress' });
@@ -370,87 +250,4 @@ function egress(a: Code, linkHeaderBytes: number): void {
   a.label('another protocol');
   callTcp(a, { hook: 'egress', linkHeaderBytes });
   waysOut(a);
-}
-
-/** The sender is a backend, the one of the reverse record (r7), and usable. */
-function requireBackend(a: Code): void {
-  findSnapshot(a, 'unknown upstream');
-  a.load(r3, field(r7, REVERSE, 'ref'));
-  a.store(local('ref'), r3);
-  findBackend(a, r3, r1);
-  jumpUnlessSame(a, reverseKey('backend'), {
-    other: field(r3, BACKEND, 'address'),
-    target: 'unknown upstream',
-  });
-  a.load(r1, reverseKey('backendPort'));
-  a.load(r2, field(r3, BACKEND, 'port'));
-  a.jumpIf(r1, '!=', r2, 'unknown upstream');
-  a.load(r1, local('ref'));
-  a.load(r2, field(r3, BACKEND, 'usable'));
-  a.jumpIf(r1, '!=', r2, 'late reply');
-  a.load(r1, field(r7, REVERSE, 'leftNs'));
-  a.jumpIf(r1, '!=', 0, 'late reply');
-}
-
-/** r7 = the session that the reply is for, which is alive and still on that backend. */
-function requireSession(a: Code): void {
-  lookup(a, 'sessions', sessionKey());
-  a.jumpIf(r0, '==', 0, 'late reply');
-  a.mov(r7, r0);
-  a.load(r1, field(r7, SESSION, 'ref'));
-  a.load(r2, local('ref'));
-  a.jumpIf(r1, '!=', r2, 'late reply');
-  jumpIfAlive(a, 'reply is in time');
-  a.jump('late reply');
-  a.label('reply is in time');
-}
-
-function limitAmplification(a: Code): void {
-  a.load(r1, field(r8, RULES, 'amplification'));
-  a.jumpIf(r1, '==', 0, 'may reply');
-  a.load(r2, field(r7, SESSION, 'datagramsDownstream'));
-  a.jumpIf(r2, '>', 1, 'may reply');
-  a.load(r2, field(r7, SESSION, 'bytesDownstream'));
-  a.alu('mul', r1, r2);
-  a.load(r2, field(r7, SESSION, 'bytesUpstream'));
-  a.load(r3, local('bytes'));
-  a.alu('add', r2, r3);
-  a.jumpIf(r2, '<=', r1, 'may reply');
-  drop(a, UPSTREAM, 'amplification-limit');
-  a.label('may reply');
-}
-
-/** A reply to the session (r7): counted, and timed if it is the first since the client's last datagram. */
-function reply(a: Code): void {
-  a.load(r2, local('bytes'));
-  add(a, field(r7, SESSION, 'bytesUpstream'), { by: r2 });
-  a.load(r2, local('datagrams'));
-  add(a, field(r7, SESSION, 'datagramsUpstream'), { by: r2 });
-  a.load(r3, field(r7, SESSION, 'lastReplyNs'));
-  a.load(r4, field(r7, SESSION, 'lastSeenNs'));
-  a.load(r5, local('nowNs'));
-  a.store(field(r7, SESSION, 'lastReplyNs'), r5);
-  a.jumpIf(r3, '>', r4, 'reply is timed');
-  a.alu('sub', r5, r4);
-  a.jumpIf(r5, 'signed <', 0, 'reply is timed');
-  a.store(part(local('victim'), 0, U64), r5);
-  a.load(r1, field(r8, RULES, 'pool'));
-  a.alu('mul', r1, MAX_BACKENDS);
-  a.load(r2, local('ref'));
-  a.alu('and', r2, MAX_BACKENDS - 1);
-  a.alu('add', r1, r2);
-  lookupAt(a, 'figures', { index: r1, otherwise: 'reply is timed' });
-  a.load(r5, part(local('victim'), 0, U64));
-  a.atomicAdd(field(r0, FIGURES, 'replyTimeSumNs'), r5);
-  a.mov(r1, 1);
-  a.atomicAdd(field(r0, FIGURES, 'replies'), r1);
-  a.alu('shiftRight', r5, 11);
-  for (let bucket = 0; bucket < REPLY_TIME_BUCKETS - 1; bucket++) {
-    a.jumpIf(r5, '==', 0, 'reply has its bucket');
-    a.alu('shiftRight', r5, 1);
-    a.alu('add', r0, U64);
-  }
-  a.label('reply has its bucket');
-  a.atomicAdd(memory(r0, FIGURES.at.replyTime, U64), r1);
-  a.label('reply is timed');
 }

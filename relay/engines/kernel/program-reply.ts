@@ -1,0 +1,120 @@
+/**
+ * Whose a backend's reply is, once its reverse record is known, and what it changes: steps 3 and 4 of the way back (program.ts).
+ */
+import { UPSTREAM } from '../../core/counters.ts';
+import { MAX_BACKENDS } from '../../core/limits.ts';
+import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION } from './maps.ts';
+import { field, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import {
+  add,
+  type Code,
+  drop,
+  findBackend,
+  findSnapshot,
+  jumpUnlessSame,
+  local,
+  lookup,
+  lookupAt,
+  reverseKey,
+  sessionKey,
+} from './program-frame.ts';
+import { jumpIfAlive } from './program-session.ts';
+import { U64 } from './struct.ts';
+
+/** The checks and figures of a reply, whose reverse record is in r7. Then r7 is its session. */
+export function admitReply(a: Code): void {
+  requireBackend(a);
+  requireSession(a);
+  limitAmplification(a);
+  reply(a);
+}
+
+export function unwantedReplies(a: Code): void {
+  a.label('late reply');
+  drop(a, UPSTREAM, 'late-reply');
+  a.label('unknown upstream');
+  drop(a, UPSTREAM, 'unknown-upstream');
+}
+
+/** The sender is a backend, the one of the reverse record (r7), and usable. */
+function requireBackend(a: Code): void {
+  findSnapshot(a, 'unknown upstream');
+  a.load(r3, field(r7, REVERSE, 'ref'));
+  a.store(local('ref'), r3);
+  findBackend(a, r3, r1);
+  jumpUnlessSame(a, reverseKey('backend'), {
+    other: field(r3, BACKEND, 'address'),
+    target: 'unknown upstream',
+  });
+  a.load(r1, reverseKey('backendPort'));
+  a.load(r2, field(r3, BACKEND, 'port'));
+  a.jumpIf(r1, '!=', r2, 'unknown upstream');
+  a.load(r1, local('ref'));
+  a.load(r2, field(r3, BACKEND, 'usable'));
+  a.jumpIf(r1, '!=', r2, 'late reply');
+  a.load(r1, field(r7, REVERSE, 'leftNs'));
+  a.jumpIf(r1, '!=', 0, 'late reply');
+}
+
+/** r7 = the session that the reply is for, which is alive and still on that backend. */
+function requireSession(a: Code): void {
+  lookup(a, 'sessions', sessionKey());
+  a.jumpIf(r0, '==', 0, 'late reply');
+  a.mov(r7, r0);
+  a.load(r1, field(r7, SESSION, 'ref'));
+  a.load(r2, local('ref'));
+  a.jumpIf(r1, '!=', r2, 'late reply');
+  jumpIfAlive(a, 'reply is in time');
+  a.jump('late reply');
+  a.label('reply is in time');
+}
+
+function limitAmplification(a: Code): void {
+  a.load(r1, field(r8, RULES, 'amplification'));
+  a.jumpIf(r1, '==', 0, 'may reply');
+  a.load(r2, field(r7, SESSION, 'datagramsDownstream'));
+  a.jumpIf(r2, '>', 1, 'may reply');
+  a.load(r2, field(r7, SESSION, 'bytesDownstream'));
+  a.alu('mul', r1, r2);
+  a.load(r2, field(r7, SESSION, 'bytesUpstream'));
+  a.load(r3, local('bytes'));
+  a.alu('add', r2, r3);
+  a.jumpIf(r2, '<=', r1, 'may reply');
+  drop(a, UPSTREAM, 'amplification-limit');
+  a.label('may reply');
+}
+
+/** A reply to the session (r7): counted, and timed if it is the first since the client's last datagram. */
+function reply(a: Code): void {
+  a.load(r2, local('bytes'));
+  add(a, field(r7, SESSION, 'bytesUpstream'), { by: r2 });
+  a.load(r2, local('datagrams'));
+  add(a, field(r7, SESSION, 'datagramsUpstream'), { by: r2 });
+  a.load(r3, field(r7, SESSION, 'lastReplyNs'));
+  a.load(r4, field(r7, SESSION, 'lastSeenNs'));
+  a.load(r5, local('nowNs'));
+  a.store(field(r7, SESSION, 'lastReplyNs'), r5);
+  a.jumpIf(r3, '>', r4, 'reply is timed');
+  a.alu('sub', r5, r4);
+  a.jumpIf(r5, 'signed <', 0, 'reply is timed');
+  a.store(part(local('victim'), 0, U64), r5);
+  a.load(r1, field(r8, RULES, 'pool'));
+  a.alu('mul', r1, MAX_BACKENDS);
+  a.load(r2, local('ref'));
+  a.alu('and', r2, MAX_BACKENDS - 1);
+  a.alu('add', r1, r2);
+  lookupAt(a, 'figures', { index: r1, otherwise: 'reply is timed' });
+  a.load(r5, part(local('victim'), 0, U64));
+  a.atomicAdd(field(r0, FIGURES, 'replyTimeSumNs'), r5);
+  a.mov(r1, 1);
+  a.atomicAdd(field(r0, FIGURES, 'replies'), r1);
+  a.alu('shiftRight', r5, 11);
+  for (let bucket = 0; bucket < REPLY_TIME_BUCKETS - 1; bucket++) {
+    a.jumpIf(r5, '==', 0, 'reply has its bucket');
+    a.alu('shiftRight', r5, 1);
+    a.alu('add', r0, U64);
+  }
+  a.label('reply has its bucket');
+  a.atomicAdd(memory(r0, FIGURES.at.replyTime, U64), r1);
+  a.label('reply is timed');
+}
