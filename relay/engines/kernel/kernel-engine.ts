@@ -9,34 +9,29 @@
  *
  * With `bpffs` absent nothing is pinned and everything ends with the process; tests run so.
  */
-import { Endpoint } from '../../../net/address.ts';
+import type { Endpoint } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
-import { RelayError } from '../../../net/relay-error.ts';
-import { BackendPool } from '../../core/backend-pool.ts';
 import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
-import type { ReplyTimes } from '../../core/reply-times.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { hasInterface, interfacesOf } from './attach.ts';
-import { PinDirectory, requireBpffs } from './bpffs.ts';
-import { KernelMaps } from './kernel-maps.ts';
+import { interfacesOf } from './attach.ts';
+import type { PinDirectory } from './bpffs.ts';
+import { deadRelays, type Ground, openGround } from './kernel-ground.ts';
+import type { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
+import { KernelPools, MAX_POOLS } from './kernel-pools.ts';
 import { KernelTcp } from './kernel-tcp.ts';
+import { statusOf, withoutSessions } from './listener-status.ts';
 import { type KernelListener, ListenerTable } from './listener-table.ts';
-import { Bpf } from './loader.ts';
-import { GAUGES, type MapSizes, SESSION_KEY, SETTINGS } from './maps.ts';
-import { takeName } from './name-lock.ts';
-import { PoolWriter } from './pool-writer.ts';
-import { Attachments, loadProgram } from './programs.ts';
-import { whyUnreachable } from './reachability.ts';
+import type { Bpf } from './loader.ts';
+import { GAUGES, SESSION_KEY, SETTINGS } from './maps.ts';
+import { Attachments } from './programs.ts';
+import { Reach } from './reach.ts';
 import type { PortRange } from './relay-source.ts';
 import { listSessions } from './session-listing.ts';
-import { Steward } from './steward.ts';
+import type { Steward } from './steward.ts';
 import { Sweeper, type WalkName } from './sweeper.ts';
-
-/** Pools that listeners of one relay may use. */
-const MAX_POOLS = 32;
 
 /** Time between two parts of a sweep, and what one may take, in ms. */
 const SWEEP_INTERVAL_MS = 50;
@@ -89,13 +84,11 @@ export class KernelEngine implements Engine {
   readonly #sweeper: Sweeper;
   readonly #steward: Steward;
   readonly tcp: KernelTcp;
-  readonly #pools = new Map<string, PoolWriter>();
-  readonly #snapshots = new Map<string, PoolSnapshot>();
+  readonly #pools: KernelPools;
+  readonly #reach: Reach;
   readonly #sweepTimer: NodeJS.Timeout;
   readonly #interfacesTimer: NodeJS.Timeout;
   readonly #claimTimer: NodeJS.Timeout | undefined;
-  /** What was warned of already. */
-  readonly #warned = new Set<string>();
   #clockMs: number;
   #final: readonly ListenerStatus[] | undefined;
   #isClosed = false;
@@ -106,7 +99,8 @@ export class KernelEngine implements Engine {
     this.isLasting = options.keepAttached === true && options.bpffs !== undefined;
     this.#clockMs = options.clockMs ?? 0;
     const { libc, onTrouble } = options;
-    const ground = openGround(options);
+    const { name, bpffs, maxSessions } = options;
+    const ground = openGround({ libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_POOLS } });
     const { adopted } = ground;
     this.#bpf = ground.bpf;
     this.#lock = ground.lock;
@@ -114,6 +108,7 @@ export class KernelEngine implements Engine {
     this.#maps = ground.maps;
     this.#steward = ground.steward;
     this.#writeSettings();
+    this.#pools = new KernelPools(this.#maps);
     this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
     const { relayPorts: range, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
     this.#listeners = new ListenerTable(libc, this.#maps, range && { range, most });
@@ -134,16 +129,27 @@ export class KernelEngine implements Engine {
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
+    const sourceAddress = range === undefined ? 'client' : 'relay';
     this.tcp = new KernelTcp({
       bpf: this.#bpf,
       maps: this.#maps,
-      sourceAddress: range === undefined ? 'client' : 'relay',
+      sourceAddress,
       nowNs: () => this.#nowNs(),
-      poolOf: (name) => this.#poolOf(name),
+      poolOf: (pool) => this.#pools.of(pool),
       attach: (local) => this.#attachments.add(interfacesOf(local, options.interfaces)),
     });
+    this.#reach = new Reach({
+      bpf: this.#bpf,
+      attachments: this.#attachments,
+      listeners: this.#listeners,
+      otherLocals: () => this.tcp.locals(),
+      pools: () => this.#pools.all,
+      sourceAddress,
+      interfaces: options.interfaces,
+      onTrouble,
+    });
     if (adopted === true) {
-      this.#adoptPools();
+      this.#pools.adopt();
       this.#pinGroups.forgetAdopted();
     }
     if (adopted !== false) {
@@ -160,7 +166,7 @@ export class KernelEngine implements Engine {
         onTrouble?.(error);
       }
     }, SWEEP_INTERVAL_MS);
-    this.#interfacesTimer = setInterval(() => this.#followInterfaces(), INTERFACES_INTERVAL_MS).unref();
+    this.#interfacesTimer = setInterval(() => this.#reach.follow(), INTERFACES_INTERVAL_MS).unref();
   }
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
@@ -169,7 +175,7 @@ export class KernelEngine implements Engine {
     let interfaces: readonly string[];
     try {
       interfaces = interfacesOf(bound.local, this.#options.interfaces);
-      const pool = await this.#poolOf(spec.pool);
+      const pool = await this.#pools.of(spec.pool);
       listener = this.#listeners.open(spec, bound, pool);
       this.#pinGroups.writeViews();
     } catch (error) {
@@ -179,7 +185,7 @@ export class KernelEngine implements Engine {
     try {
       // Last, so that programs which take the place of older ones know the listener from the first datagram on.
       this.#attachments.add(interfaces);
-      this.#reachBackends(listener.pool);
+      if (!this.#isClosed) this.#reach.reachBackends(listener.pool);
       return listener.local;
     } catch (error) {
       this.#remove(spec.name);
@@ -199,23 +205,18 @@ export class KernelEngine implements Engine {
   }
 
   async publish(snapshot: PoolSnapshot): Promise<void> {
-    this.#snapshots.set(snapshot.pool, snapshot);
     this.#pinGroups.publish(snapshot);
-    const pool = this.#pools.get(snapshot.pool);
-    // What is known from a relay before this one holds until the pool has settled.
-    if (pool !== undefined && snapshot.isSettling !== true) await pool.publish(snapshot);
+    const pool = await this.#pools.publish(snapshot);
     if (this.#isClosed) return;
     this.#pinGroups.writeViews();
-    if (pool === undefined || snapshot.isSettling === true) return;
-    this.#reachBackends(pool);
+    if (pool === undefined) return;
+    this.#reach.reachBackends(pool);
     await this.tcp.published(pool);
   }
 
   setPinGroups(groups: readonly PinGroupSpec[]): Promise<void> {
     if (this.#isClosed) return Promise.resolve();
-    const snapshotOf = (pool: string): PoolSnapshot =>
-      this.#snapshots.get(pool) ?? new BackendPool(pool).snapshot();
-    this.#pinGroups.set(groups, snapshotOf);
+    this.#pinGroups.set(groups, (pool) => this.#pools.snapshotOf(pool));
     return Promise.resolve();
   }
 
@@ -230,7 +231,7 @@ export class KernelEngine implements Engine {
   /** After the end: the listeners as they were then. */
   listeners(): readonly ListenerStatus[] {
     if (this.#final !== undefined) return this.#final;
-    return this.#listeners.all().map((listener) => this.#status(listener));
+    return this.#listeners.all().map((listener) => statusOf(this.#listeners, listener));
   }
 
   capacity(): { readonly maxSessions: number; readonly liveSessions: number; readonly livePins: number } {
@@ -281,7 +282,7 @@ export class KernelEngine implements Engine {
     clearInterval(this.#sweepTimer);
     clearInterval(this.#interfacesTimer);
     clearTimeout(this.#claimTimer);
-    await Promise.all(Array.from(this.#pools.values(), (pool) => pool.idle()));
+    await this.#pools.idle();
     if (!this.isLasting) await this.drain();
     await this.tcp.close(this.isLasting);
     if (!this.isLasting) {
@@ -343,17 +344,6 @@ export class KernelEngine implements Engine {
     settings.setU32(SETTINGS.at.hashSeed, this.#options.hashSeed);
   }
 
-  /** Pools of a relay before this one. Listeners are found again as they are added. */
-  #adoptPools(): void {
-    for (let index = 0; index < MAX_POOLS; index++) {
-      const name = this.#maps.names.pool(index);
-      if (name === '') continue;
-      const pool = new PoolWriter(this.#maps, index);
-      pool.adopt();
-      this.#pools.set(name, pool);
-    }
-  }
-
   /** What the relay before this one served and this one was not asked for. */
   #removeUnclaimed(): void {
     this.#listeners.removeUnclaimed();
@@ -375,178 +365,4 @@ export class KernelEngine implements Engine {
     const connections = records === 0 ? '' : ` and ${records} TCP connections`;
     return `${memory}; adopted ${this.capacity().liveSessions} sessions${connections}${rest}`;
   }
-
-  /** With sourceAddress `relay` replies come in where the backends are. */
-  #reachBackends(pool: PoolWriter): void {
-    if (this.#isClosed) return;
-    this.#warnOfUnreachable(pool);
-    const addresses = this.#listeners.refresh(pool);
-    if (this.#options.interfaces.length > 0) return;
-    for (const ip of addresses) this.#attachments.add(interfacesOf(new Endpoint(ip, 0), []));
-  }
-
-  /** Interfaces come and go, and with them addresses and routes: what a listener was attached to at first need not be all. */
-  #followInterfaces(): void {
-    this.#attachments.prune();
-    const locals = [...this.#listeners.all().map(({ local }) => local), ...this.tcp.locals()];
-    for (const local of locals) this.#try(() => this.#follow(local));
-    for (const pool of this.#pools.values()) this.#try(() => this.#reachBackends(pool));
-  }
-
-  /** Attaches to the listener's interfaces that are there. */
-  #follow(local: Endpoint): void {
-    const { libc } = this.#bpf;
-    const named = this.#options.interfaces;
-    // An address may be without an interface for a while.
-    if (named.length === 0 && !hasInterface(local)) return;
-    const there = interfacesOf(local, named).filter((name) => libc.if_nametoindex(name) !== 0);
-    for (const name of there) this.#try(() => this.#attachments.add([name]));
-  }
-
-  /** Reports what fails, once. */
-  #try(act: () => void): void {
-    try {
-      act();
-    } catch (error) {
-      const text = String(error);
-      if (this.#warned.has(text)) return;
-      this.#warned.add(text);
-      this.#options.onTrouble?.(error);
-    }
-  }
-
-  /** Once for each backend of each listener. */
-  #warnOfUnreachable(pool: PoolWriter): void {
-    const sourceAddress = this.#options.relayPorts === undefined ? 'client' : 'relay';
-    for (const { local, ...listener } of this.#listeners.all()) {
-      if (listener.pool !== pool) continue;
-      for (const { entry } of pool.backends()) {
-        const why = whyUnreachable(local, entry.endpoint, sourceAddress);
-        if (why === undefined || this.#warned.has(why)) continue;
-        this.#warned.add(why);
-        this.#options.onTrouble?.(new RelayError('TICKRELAY_ERR_ENGINE', why));
-      }
-    }
-  }
-
-  /** The pool's writer; a pool that was not published yet is empty. */
-  async #poolOf(name: string): Promise<PoolWriter> {
-    let pool = this.#pools.get(name);
-    if (pool !== undefined) return pool;
-    const index = Array.from({ length: MAX_POOLS }, (_, i) => i).find((i) => this.#maps.names.pool(i) === '');
-    if (index === undefined) {
-      throw new RelayError(
-        'TICKRELAY_ERR_LIMIT',
-        `engine kernel has room for ${MAX_POOLS} pools, and "${name}" is one more`,
-      );
-    }
-    pool = new PoolWriter(this.#maps, index);
-    this.#maps.names.setPool(index, name);
-    this.#pools.set(name, pool);
-    await pool.publish(this.#snapshots.get(name) ?? new BackendPool(name).snapshot());
-    return pool;
-  }
-
-  #status(listener: KernelListener): ListenerStatus {
-    const { spec, local, pool } = listener;
-    const counters = this.#listeners.counters(listener);
-    const sessionsByBackend = new Map<string, number>();
-    const replyTimesByBackend = new Map<string, ReplyTimes>();
-    for (const { slot, entry, liveSessions } of pool.backends()) {
-      sessionsByBackend.set(entry.id, liveSessions);
-      replyTimesByBackend.set(entry.id, pool.replyTimes(slot));
-    }
-    return {
-      name: spec.name,
-      local,
-      pool: spec.pool,
-      counts: counters.dump(),
-      liveSessions: counters.liveSessions,
-      sessionsByBackend,
-      upstreamSockets: 0,
-      // Datagrams pass before there is a buffer.
-      receiveBuffer: { askedBytes: spec.receiveBufferBytes, grantedBytes: undefined },
-      replyTimesByBackend,
-    };
-  }
-}
-
-/** They ended with the maps. */
-function withoutSessions(status: ListenerStatus): ListenerStatus {
-  const sessionsByBackend = new Map(Array.from(status.sessionsByBackend.keys(), (id) => [id, 0]));
-  return { ...status, liveSessions: 0, sessionsByBackend };
-}
-
-/** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
-function deadRelays({ libc, name, bpffs }: KernelEngineOptions): readonly string[] {
-  if (bpffs === undefined) return [];
-  return PinDirectory.names(bpffs).filter((other) => {
-    if (other === name) return false;
-    const lock = takeName(libc, other, bpffs);
-    lock?.release();
-    return lock !== undefined;
-  });
-}
-
-/** What an engine stands on. */
-interface Ground {
-  readonly bpf: Bpf;
-  readonly lock: { release(): void } | undefined;
-  readonly pins: PinDirectory | undefined;
-  readonly maps: KernelMaps;
-  readonly steward: Steward;
-  /** Whether the maps are those of a relay before this one; a text says why what it left does not fit. */
-  readonly adopted: boolean | string;
-}
-
-/** Steps 1 and 2 of the head of this file, and the steward; on a failure nothing stays open. @throws RelayError */
-function openGround({ libc, name, bpffs, maxSessions }: KernelEngineOptions): Ground {
-  const opened: (() => void)[] = [];
-  try {
-    const bpf = new Bpf(libc);
-    opened.push(() => bpf.close());
-    let lock: Ground['lock'];
-    let pins: PinDirectory | undefined;
-    if (bpffs !== undefined) {
-      lock = lockName(libc, name, bpffs);
-      opened.push(() => lock?.release());
-      requireBpffs(libc, bpffs);
-      pins = new PinDirectory(bpffs, name);
-    }
-    const sizes = { maxSessions, maxPools: MAX_POOLS };
-    const left = pins?.exists === true ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
-    const maps = left instanceof KernelMaps ? left : makeMaps(bpf, sizes, pins);
-    opened.push(() => maps.close());
-    const program = loadProgram(bpf, maps, { hook: 'steward' });
-    const steward = new Steward(bpf, program, maps.mapped.requests);
-    const adopted = left instanceof KernelMaps ? true : (left ?? false);
-    return { bpf, lock, pins, maps, steward, adopted };
-  } catch (error) {
-    for (const close of opened.reverse()) close();
-    throw error;
-  }
-}
-
-/** New maps, in the place of what cannot be adopted. Its links stay, until the listeners are there to take them over. */
-function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): KernelMaps {
-  pins?.removeMaps();
-  const maps = KernelMaps.create(bpf, sizes);
-  try {
-    pins?.make();
-    if (pins !== undefined) maps.pin(pins);
-    return maps;
-  } catch (error) {
-    maps.close();
-    throw error;
-  }
-}
-
-/** @throws RelayError TICKRELAY_ERR_ENGINE when a relay of this name runs */
-function lockName(libc: Libc, name: string, scope: string): { release(): void } {
-  const lock = takeName(libc, name, scope);
-  if (lock !== undefined) return lock;
-  throw new RelayError(
-    'TICKRELAY_ERR_ENGINE',
-    `a relay named "${name}" runs on this machine already; give this one another name (--name)`,
-  );
 }

@@ -1,0 +1,94 @@
+/**
+ * What a kernel engine stands on: the name, which one relay has at a time, the BPF file system, the maps, and the program that
+ * does its bidding.
+ */
+import type { Libc } from '../../../net/linux/libc.ts';
+import { RelayError } from '../../../net/relay-error.ts';
+import { PinDirectory, requireBpffs } from './bpffs.ts';
+import { KernelMaps } from './kernel-maps.ts';
+import { Bpf } from './loader.ts';
+import type { MapSizes } from './maps.ts';
+import { takeName } from './name-lock.ts';
+import { loadProgram } from './programs.ts';
+import { Steward } from './steward.ts';
+
+export interface GroundOptions {
+  readonly libc: Libc;
+  /** The relay's name. */
+  readonly name: string;
+  /** The BPF file system to pin to; absent: nothing outlives the process. */
+  readonly bpffs?: string | undefined;
+  readonly sizes: MapSizes;
+}
+
+export interface Ground {
+  readonly bpf: Bpf;
+  readonly lock: { release(): void } | undefined;
+  readonly pins: PinDirectory | undefined;
+  readonly maps: KernelMaps;
+  readonly steward: Steward;
+  /** Whether the maps are those of a relay before this one; a text says why what it left does not fit. */
+  readonly adopted: boolean | string;
+}
+
+/** On a failure nothing stays open. @throws RelayError TICKRELAY_ERR_ENGINE */
+export function openGround({ libc, name, bpffs, sizes }: GroundOptions): Ground {
+  const opened: (() => void)[] = [];
+  try {
+    const bpf = new Bpf(libc);
+    opened.push(() => bpf.close());
+    let lock: Ground['lock'];
+    let pins: PinDirectory | undefined;
+    if (bpffs !== undefined) {
+      lock = lockName(libc, name, bpffs);
+      opened.push(() => lock?.release());
+      requireBpffs(libc, bpffs);
+      pins = new PinDirectory(bpffs, name);
+    }
+    const left = pins?.exists === true ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
+    const maps = left instanceof KernelMaps ? left : makeMaps(bpf, sizes, pins);
+    opened.push(() => maps.close());
+    const program = loadProgram(bpf, maps, { hook: 'steward' });
+    const steward = new Steward(bpf, program, maps.mapped.requests);
+    const adopted = left instanceof KernelMaps ? true : (left ?? false);
+    return { bpf, lock, pins, maps, steward, adopted };
+  } catch (error) {
+    for (const close of opened.reverse()) close();
+    throw error;
+  }
+}
+
+/** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
+export function deadRelays({ libc, name, bpffs }: Omit<GroundOptions, 'sizes'>): readonly string[] {
+  if (bpffs === undefined) return [];
+  return PinDirectory.names(bpffs).filter((other) => {
+    if (other === name) return false;
+    const lock = takeName(libc, other, bpffs);
+    lock?.release();
+    return lock !== undefined;
+  });
+}
+
+/** New maps, in the place of what cannot be adopted. Its links stay, until the listeners are there to take them over. */
+function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): KernelMaps {
+  pins?.removeMaps();
+  const maps = KernelMaps.create(bpf, sizes);
+  try {
+    pins?.make();
+    if (pins !== undefined) maps.pin(pins);
+    return maps;
+  } catch (error) {
+    maps.close();
+    throw error;
+  }
+}
+
+/** @throws RelayError TICKRELAY_ERR_ENGINE when a relay of this name runs */
+function lockName(libc: Libc, name: string, scope: string): { release(): void } {
+  const lock = takeName(libc, name, scope);
+  if (lock !== undefined) return lock;
+  throw new RelayError(
+    'TICKRELAY_ERR_ENGINE',
+    `a relay named "${name}" runs on this machine already; give this one another name (--name)`,
+  );
+}
