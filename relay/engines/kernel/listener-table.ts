@@ -2,30 +2,19 @@
  * The listeners as the programs know them: which public address leads to which index, and the rules of each index. Each
  * listener also holds a bound socket that nobody reads: the address can't be taken twice, and port 0 finds a free one.
  */
-import assert from 'node:assert/strict';
-import { Endpoint, type IpAddress } from '../../../net/address.ts';
+import type { Endpoint } from '../../../net/address.ts';
+import { type IpAddress } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { bindUdp, readLocal } from '../../../net/linux/mmsg-socket.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
-import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { UdpListenerSpec } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
-import {
-  ALGORITHM_NUMBERS,
-  LISTENER,
-  LISTENER_KEY,
-  PORT,
-  PORT_ANY,
-  PORT_ANY_V4,
-  PORT_LISTENER,
-  PORT_RELAY,
-  RULES,
-  SOURCE_CLIENT,
-  SOURCE_RELAY,
-} from './maps.ts';
+import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
+import { ALGORITHM_NUMBERS, LISTENER, PORT, PORT_RELAY, RULES, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import { addressTowards, type PortRange, portsOf } from './relay-source.ts';
 import type { Timeouts } from './sweeper.ts';
+import assert from 'node:assert/strict';
 
 const NS_PER_MS = 1e6;
 const NS_PER_S = 1e9;
@@ -114,9 +103,9 @@ export class ListenerTable {
   /** Lets datagrams in. A listener that a relay before this one had keeps its index, and so its sessions and counters. */
   open(spec: UdpListenerSpec, bound: { socket: number; local: Endpoint }, pool: PoolWriter): KernelListener {
     const identity = identityOf(spec, bound.local);
-    let index = this.#indexes().find((i) => this.#maps.names.listener(i) === identity);
+    let index = LISTENER_INDEXES.find((i) => this.#maps.names.listener(i) === identity);
     const isNew = index === undefined;
-    index ??= this.#indexes().find((i) => this.#maps.names.listener(i) === '');
+    index ??= LISTENER_INDEXES.find((i) => this.#maps.names.listener(i) === '');
     assert(index !== undefined, 'too many listeners');
     if (isNew) this.#clear(index);
     if (this.#relayPorts !== undefined) this.#setRelayPorts(index, true);
@@ -125,7 +114,7 @@ export class ListenerTable {
     this.#byIndex[index] = listener;
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
-    this.#announce(listener.local.port);
+    announce(this.#maps.mapped.ports, this.#maps.names, listener.local.port);
     const value = new Uint8Array(LISTENER.size);
     new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
     this.#maps.maps.listeners.update(listenerKeyOf(listener.local), value);
@@ -149,7 +138,7 @@ export class ListenerTable {
     this.#byName.delete(name);
     this.#byIndex[listener.index] = undefined;
     this.#maps.names.setListener(listener.index, '');
-    this.#announce(listener.local.port);
+    announce(this.#maps.mapped.ports, this.#maps.names, listener.local.port);
     if (this.#relayPorts !== undefined) this.#setRelayPorts(listener.index, false);
     this.unbind(listener.socket);
     return listener;
@@ -180,13 +169,13 @@ export class ListenerTable {
   /** Removes what a relay before this one listened on and this one does not. @returns how many */
   removeUnclaimed(): number {
     let removed = 0;
-    for (const index of this.#indexes()) {
+    for (const index of LISTENER_INDEXES) {
       const identity = this.#maps.names.listener(index);
       if (identity === '' || this.#byIndex[index] !== undefined) continue;
-      const local = Endpoint.parse(identity.split(' ')[0]!);
+      const local = localOf(identity);
       this.#maps.maps.listeners.delete(listenerKeyOf(local));
       this.#maps.names.setListener(index, '');
-      this.#announce(local.port);
+      announce(this.#maps.mapped.ports, this.#maps.names, local.port);
       removed++;
     }
     return removed;
@@ -207,10 +196,6 @@ export class ListenerTable {
     // A session may begin on one CPU and end on another: only the sum over all of them means something.
     perCpu.forEach((count, i) => (sums[i % COUNTER_COUNT]! += Number(count)));
     return new ListenerCounters(sums);
-  }
-
-  #indexes(): number[] {
-    return Array.from({ length: MAX_LISTENERS }, (_, i) => i);
   }
 
   #clear(index: number): void {
@@ -268,35 +253,4 @@ export class ListenerTable {
       ports.u16[at] = isOpen ? ports.u16[at]! | PORT_RELAY : ports.u16[at]! & ~PORT_RELAY;
     }
   }
-
-  /** Writes which listeners have this port, for the programs' first look at a datagram. */
-  #announce(port: number): void {
-    const { ports } = this.#maps.mapped;
-    const at = ports.at(port, PORT.at.flags);
-    let flags = ports.u16[at >> 1]! & ~(PORT_LISTENER | PORT_ANY | PORT_ANY_V4);
-    for (const index of this.#indexes()) {
-      const identity = this.#maps.names.listener(index);
-      if (identity === '') continue;
-      const local = Endpoint.parse(identity.split(' ')[0]!);
-      if (local.port === port) flags |= portFlag(local);
-    }
-    ports.setU16(at, flags);
-  }
-}
-
-/** What makes a listener the same one for a restarted relay: then its sessions go on. */
-function identityOf({ name, pool }: UdpListenerSpec, local: Endpoint): string {
-  return `${local.toString()} ${pool} ${name}`;
-}
-
-export function portFlag({ ip }: Endpoint): number {
-  if (ip.range !== 'unspecified') return PORT_LISTENER;
-  return ip.isV4 ? PORT_ANY_V4 : PORT_ANY;
-}
-
-export function listenerKeyOf({ ip, port }: Endpoint): Uint8Array {
-  const key = new Uint8Array(LISTENER_KEY.size);
-  key.set(ip.bytes, LISTENER_KEY.at.address);
-  new DataView(key.buffer).setUint32(LISTENER_KEY.at.port, port, true);
-  return key;
 }

@@ -142,11 +142,7 @@ export function writeReverse(a: Code, flags: number): void {
   a.load(r1, field(r7, SESSION, 'ref'));
   a.store(reverseValue('ref'), r1);
   a.store(reverseValue('leftNs'), 0);
-  a.addressOf(r2, local('scratch'));
-  a.addressOf(r3, reverseValue('session'));
-  a.mov(r4, flags);
-  a.loadMap(r1, 'reverse');
-  a.call(HELPER.mapUpdate);
+  update(a, 'reverse', { key: local('scratch'), value: reverseValue('session'), flags });
 }
 
 /** to = from, in the widest steps that the stack's alignment of 8 allows. Loses `via`. */
@@ -190,6 +186,19 @@ export function lookupAt(
   a.store(local('index'), index);
   lookup(a, map, local('index'));
   a.jumpIf(r0, '==', 0, otherwise);
+}
+
+/** Stores an element of a hash; r0 = 0, or what forbade it. */
+export function update(
+  a: Code,
+  map: MapName,
+  { key, value, flags }: { key: Memory; value: Memory; flags: number },
+): void {
+  a.addressOf(r2, key);
+  a.addressOf(r3, value);
+  a.mov(r4, flags);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapUpdate);
 }
 
 /** memory += register or number, not atomically: of this CPU's counters, and of what one CPU writes. */

@@ -19,9 +19,8 @@ import {
   SESSIONS_REPINNED,
 } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
-import { HELPER } from './helpers.ts';
 import { BACKEND, HALF_OPEN, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r5, r7, r8 } from './memory.ts';
 import { admitListener, admitSource, refuseBadSource } from './program-admit.ts';
 import { choose } from './program-choose.ts';
 import { changeGauge, endSession, leaveReverse } from './program-end.ts';
@@ -43,6 +42,7 @@ import {
   reverseKey,
   sessionKey,
   startRounds,
+  update,
 } from './program-frame.ts';
 import { writeGroup } from './program-group.ts';
 import { findPin, followPins, insertPin } from './program-pin.ts';
@@ -150,11 +150,7 @@ function insertSession(a: Code, { existing }: OpenOptions): void {
 }
 
 function storeSession(a: Code): void {
-  a.addressOf(r2, sessionKey());
-  a.addressOf(r3, local('scratch'));
-  a.mov(r4, BPF_NOEXIST);
-  a.loadMap(r1, 'sessions');
-  a.call(HELPER.mapUpdate);
+  update(a, 'sessions', { key: sessionKey(), value: local('scratch'), flags: BPF_NOEXIST });
 }
 
 /** Ends the oldest session that its client has sent one datagram to and no more, or jumps. */

@@ -3,7 +3,7 @@ import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, PIN, PIN_KEY, RULES } from './maps.ts';
-import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
+import { field, part, r0, r1, r2, r3, r7, r8 } from './memory.ts';
 import { changeGauge } from './program-end.ts';
 import {
   type Code,
@@ -18,6 +18,7 @@ import {
   push,
   sessionKey,
   startRounds,
+  update,
 } from './program-frame.ts';
 import { followGroup, newPin } from './program-group.ts';
 
@@ -100,11 +101,7 @@ export function insertPin(a: Code): void {
 }
 
 function storePin(a: Code): void {
-  a.addressOf(r2, pinKey());
-  a.addressOf(r3, local('scratch'));
-  a.mov(r4, BPF_NOEXIST);
-  a.loadMap(r1, 'pins');
-  a.call(HELPER.mapUpdate);
+  update(a, 'pins', { key: pinKey(), value: local('scratch'), flags: BPF_NOEXIST });
 }
 
 /**

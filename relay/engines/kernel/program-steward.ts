@@ -1,7 +1,6 @@
 /**
  * What the engine wants done to sessions, pins and reverse records is done by this program, so that all bookkeeping is in one
- * place and each decision is made again here, at the moment of the deed. The engine writes a list of requests into the map
- * `requests` and has the program test-run as often (BPF_PROG_TEST_RUN); each run does one.
+ * place and each decision is made again here, at the moment of the deed.
  */
 import { SESSIONS_EXPIRED } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
@@ -21,28 +20,16 @@ import {
 } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r6, r7, r8, r9 } from './memory.ts';
 import { changeGauge, endSession, endSubprograms } from './program-end.ts';
-import { type Code, copy, local, lookupAt, NEXT, push, readClock } from './program-frame.ts';
+import { type Code, copy, local, lookupAt, NEXT, push } from './program-frame.ts';
 import { insertGroupPin, newPin } from './program-group.ts';
+import { takeRequest } from './program-request.ts';
 import { U64 } from './struct.ts';
 
 const DONE = 'done';
 
 /** r6 the list, r7 the request's key, r8 the record, r9 the time. */
 export function steward(a: Code): void {
-  readClock(a);
-  a.load(r9, local('nowNs'));
-  a.loadMapValue(r6, 'requests');
-  a.load(r1, field(r6, REQUESTS, 'cursor'));
-  a.load(r2, field(r6, REQUESTS, 'count'));
-  a.jumpIf(r1, '>=', r2, NEXT);
-  a.jumpIf(r1, '>=', MAX_REQUESTS, NEXT);
-  a.mov(r2, r1);
-  a.alu('add', r2, 1);
-  a.store(field(r6, REQUESTS, 'cursor'), r2);
-  a.alu('mul', r1, REQUEST.size);
-  a.mov(r7, r6);
-  a.alu('add', r7, r1);
-  a.alu('add', r7, REQUESTS.at.requests);
+  takeRequest(a, r7, { map: 'requests', list: REQUESTS, request: REQUEST, most: MAX_REQUESTS });
   a.load(r1, field(r7, REQUEST, 'operation'));
   a.alu('add', r7, REQUEST.at.key);
   for (const [name, number] of Object.entries(STEWARD)) a.jumpIf(r1, '==', number, name);

@@ -28,6 +28,7 @@ import {
   nextRound,
   pinKey,
   startRounds,
+  update,
 } from './program-frame.ts';
 import { chooseTcp } from './program-tcp-choose.ts';
 import { changeRecords, endConnection, forgetConnection, pushSpare, uncount } from './program-tcp-end.ts';
@@ -161,18 +162,6 @@ function takeSourceToken(a: Code): void {
   a.store(part(room(TCP_RATE.size), 0, U64), r2);
   update(a, 'tcp_rates', { key: pinKey(), value: room(TCP_RATE.size), flags: BPF_ANY });
   a.label('source has tokens');
-}
-
-function update(
-  a: Code,
-  map: 'tcp_rates' | 'tcp_sources' | 'tcp_connections' | 'tcp_reverse',
-  { key, value, flags }: { key: Memory; value: Memory; flags: number },
-): void {
-  a.addressOf(r2, key);
-  a.addressOf(r3, value);
-  a.mov(r4, flags);
-  a.loadMap(r1, map);
-  a.call(HELPER.mapUpdate);
 }
 
 /** Early, for those that would be refused anyway. */

@@ -5,7 +5,8 @@
 import { HELPER } from './helpers.ts';
 import { PIN_KEY } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r6, r7, r8, r9 } from './memory.ts';
-import { type Code, copy, local, lookup, lookupAt, NEXT, readClock } from './program-frame.ts';
+import { type Code, copy, local, lookup, lookupAt, NEXT } from './program-frame.ts';
+import { takeRequest } from './program-request.ts';
 import {
   endConnection,
   endConnectionSubprograms,
@@ -30,19 +31,8 @@ const DONE = 'done';
 
 /** r6 the request, r7 the connection, r8 its state, r9 the time. */
 export function tcpSteward(a: Code): void {
-  readClock(a);
-  a.load(r9, local('nowNs'));
-  a.loadMapValue(r6, 'tcp_requests');
-  a.load(r1, field(r6, TCP_REQUESTS, 'cursor'));
-  a.load(r2, field(r6, TCP_REQUESTS, 'count'));
-  a.jumpIf(r1, '>=', r2, NEXT);
-  a.jumpIf(r1, '>=', MAX_TCP_REQUESTS, NEXT);
-  a.mov(r2, r1);
-  a.alu('add', r2, 1);
-  a.store(field(r6, TCP_REQUESTS, 'cursor'), r2);
-  a.alu('mul', r1, TCP_REQUEST.size);
-  a.alu('add', r6, r1);
-  a.alu('add', r6, TCP_REQUESTS.at.requests);
+  const most = MAX_TCP_REQUESTS;
+  takeRequest(a, r6, { map: 'tcp_requests', list: TCP_REQUESTS, request: TCP_REQUEST, most });
   a.store(request('done'), 0);
   a.load(r1, request('operation'));
   a.jumpIf(r1, '==', TCP_STEWARD.endSource, 'end source');

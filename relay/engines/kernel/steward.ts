@@ -2,35 +2,28 @@
  * Asks the program `steward` to end sessions, pins and resting reverse records: it does the same bookkeeping as the packet
  * path, and looks again whether what was idle a moment ago still is. Requests gather, and are done in one system call.
  */
-import assert from 'node:assert/strict';
 import type { Bpf } from './loader.ts';
-import { MAX_REQUESTS, REQUEST, REQUESTS, STEWARD } from './maps.ts';
 import type { MappedArray } from './mapped-array.ts';
+import { MAX_REQUESTS, REQUEST, REQUESTS, STEWARD } from './maps.ts';
+import { doRequests, type Requests } from './requests.ts';
 
 export type StewardOperation = keyof typeof STEWARD;
 
-/** A packet for the program to run on, which it never looks at. */
-const NO_PACKET = new Uint8Array(64);
-
 export class Steward {
-  readonly #bpf: Bpf;
-  readonly #program: number;
-  readonly #requests: MappedArray;
+  readonly #requests: Requests;
   #count = 0;
   #done = 0;
 
   /** @param program the steward's descriptor, which is taken over */
-  constructor(bpf: Bpf, program: number, requests: MappedArray) {
-    this.#bpf = bpf;
-    this.#program = program;
-    this.#requests = requests;
+  constructor(bpf: Bpf, program: number, memory: MappedArray) {
+    this.#requests = { bpf, program, memory, list: REQUESTS };
   }
 
   /** @param key of the session, the pin or the reverse record */
   add(operation: StewardOperation, key: Uint8Array): void {
     const at = REQUESTS.at.requests + this.#count * REQUEST.size;
-    this.#requests.setU32(at + REQUEST.at.operation, STEWARD[operation]);
-    this.#requests.bytes.set(key, at + REQUEST.at.key);
+    this.#requests.memory.setU32(at + REQUEST.at.operation, STEWARD[operation]);
+    this.#requests.memory.bytes.set(key, at + REQUEST.at.key);
     this.#count++;
     if (this.#count === MAX_REQUESTS) this.#run();
   }
@@ -44,23 +37,15 @@ export class Steward {
   }
 
   close(): void {
-    this.#bpf.closeFd(this.#program);
+    this.#requests.bpf.closeFd(this.#requests.program);
   }
 
   #run(): void {
-    const { at } = REQUESTS;
-    const requests = this.#requests;
+    const { memory } = this.#requests;
     if (this.#count === 0) return;
-    requests.setU32(at.cursor, 0);
-    requests.setU32(at.done, 0);
-    requests.setU32(at.count, this.#count);
-    for (let cursor = 0; cursor < this.#count;) {
-      this.#bpf.testRun(this.#program, NO_PACKET, { repeat: this.#count - cursor });
-      const next = requests.getU32(at.cursor);
-      assert(next > cursor, 'the steward does nothing');
-      cursor = next;
-    }
-    this.#done += requests.getU32(at.done);
+    memory.setU32(REQUESTS.at.done, 0);
+    doRequests(this.#requests, this.#count);
+    this.#done += memory.getU32(REQUESTS.at.done);
     this.#count = 0;
   }
 }

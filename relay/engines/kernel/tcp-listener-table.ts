@@ -3,19 +3,18 @@
  * holds a listening socket, so that the address can't be taken twice; whatever reaches that came in where no program is attached,
  * and is reset.
  */
-import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { type AddressInfo, createServer, type Server } from 'node:net';
 import { Endpoint } from '../../../net/address.ts';
 import { bindError } from '../../../net/bind-error.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../core/close-reason.ts';
-import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { TcpListenerSpec, TcpListenerStatus } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
-import { listenerKeyOf, portFlag } from './listener-table.ts';
-import { ALGORITHM_NUMBERS, PORT, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
+import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
+import { ALGORITHM_NUMBERS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import { closedCounter, TCP_COUNTER_COUNT, TCP_COUNTERS, TCP_RULES } from './tcp-maps.ts';
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 
 const NS_PER_MS = 1e6;
 const NS_PER_S = 1e9;
@@ -53,7 +52,7 @@ export class TcpListenerTable {
 
   /** Whether a relay before this one left listeners. */
   get hasLeftovers(): boolean {
-    return this.#indexes().some((index) => this.isKnown(index) && this.#byIndex[index] === undefined);
+    return LISTENER_INDEXES.some((index) => this.isKnown(index) && this.#byIndex[index] === undefined);
   }
 
   /** Takes the address. @throws RelayError TICKRELAY_ERR_BIND */
@@ -75,11 +74,11 @@ export class TcpListenerTable {
   /** Lets connections in. A listener that a relay before this one had keeps its index, and so its connections and counters. */
   open(spec: TcpListenerSpec, server: Server, pool: PoolWriter): KernelTcpListener {
     const local = new Endpoint(spec.listen.ip, (server.address() as AddressInfo).port);
-    const identity = `${local.toString()} ${spec.pool} ${spec.name}`;
+    const identity = identityOf(spec, local);
     const { tcpNames } = this.#maps;
-    let index = this.#indexes().find((i) => tcpNames.listener(i) === identity);
+    let index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === identity);
     if (index === undefined) {
-      index = this.#indexes().find((i) => tcpNames.listener(i) === '');
+      index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === '');
       assert(index !== undefined, 'too many listeners');
       this.#clear(index);
     }
@@ -88,7 +87,7 @@ export class TcpListenerTable {
     this.#byIndex[index] = listener;
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
-    this.#announce(local.port);
+    announce(this.#maps.mapped.tcp_ports, this.#maps.tcpNames, local.port);
     this.#maps.maps.tcp_listeners.update(listenerKeyOf(local), new Uint8Array(Uint32Array.of(index).buffer));
     return listener;
   }
@@ -115,10 +114,10 @@ export class TcpListenerTable {
 
   /** Removes what a relay before this one listened on and this one does not. */
   removeUnclaimed(): void {
-    for (const index of this.#indexes()) {
+    for (const index of LISTENER_INDEXES) {
       const identity = this.#maps.tcpNames.listener(index);
       if (identity === '' || this.#byIndex[index] !== undefined) continue;
-      this.#forget(index, Endpoint.parse(identity.split(' ')[0]!));
+      this.#forget(index, localOf(identity));
     }
   }
 
@@ -146,10 +145,6 @@ export class TcpListenerTable {
     };
   }
 
-  #indexes(): number[] {
-    return Array.from({ length: MAX_LISTENERS }, (_, i) => i);
-  }
-
   #clear(index: number): void {
     const { tcp_counters } = this.#maps.maps;
     tcp_counters.updateAt(index, new Uint8Array(tcp_counters.valueBytes));
@@ -159,7 +154,7 @@ export class TcpListenerTable {
   #forget(index: number, local: Endpoint): void {
     this.#maps.maps.tcp_listeners.delete(listenerKeyOf(local));
     this.#maps.tcpNames.setListener(index, '');
-    this.#announce(local.port);
+    announce(this.#maps.mapped.tcp_ports, this.#maps.tcpNames, local.port);
   }
 
   #writeRules({ index, spec, pool }: KernelTcpListener): void {
@@ -177,19 +172,5 @@ export class TcpListenerTable {
     u64('sourceBurstNs', (Math.max(1, rate) - 1) * tokenNs);
     u64('sourceTokenNs', tokenNs);
     u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
-  }
-
-  /** Writes which listeners have this port, for the programs' first look at a segment. */
-  #announce(port: number): void {
-    const { tcp_ports } = this.#maps.mapped;
-    const at = tcp_ports.at(port, PORT.at.flags);
-    let flags = tcp_ports.u16[at >> 1]! & ~(PORT_LISTENER | PORT_ANY | PORT_ANY_V4);
-    for (const index of this.#indexes()) {
-      const identity = this.#maps.tcpNames.listener(index);
-      if (identity === '') continue;
-      const local = Endpoint.parse(identity.split(' ')[0]!);
-      if (local.port === port) flags |= portFlag(local);
-    }
-    tcp_ports.setU16(at, flags);
   }
 }

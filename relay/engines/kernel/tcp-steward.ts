@@ -1,26 +1,20 @@
 /** Asks the TCP steward (program-tcp-steward.ts) to end connections; requests gather, and are done in one system call. */
-import assert from 'node:assert/strict';
 import type { CloseReason } from '../../core/close-reason.ts';
 import type { Bpf } from './loader.ts';
 import type { MappedArray } from './mapped-array.ts';
+import { doRequests, type Requests } from './requests.ts';
 import { closedCounter, MAX_TCP_REQUESTS, TCP_REQUEST, TCP_REQUESTS, TCP_STEWARD } from './tcp-maps.ts';
-
-/** A packet for the program to run on, which it never looks at. */
-const NO_PACKET = new Uint8Array(64);
+import assert from 'node:assert/strict';
 
 export class TcpSteward {
   /** Requests that gather before a flush. */
   static readonly room = MAX_TCP_REQUESTS;
-  readonly #bpf: Bpf;
-  readonly #program: number;
-  readonly #requests: MappedArray;
+  readonly #requests: Requests;
   #count = 0;
 
   /** @param program the steward's descriptor, which is taken over */
-  constructor(bpf: Bpf, program: number, requests: MappedArray) {
-    this.#bpf = bpf;
-    this.#program = program;
-    this.#requests = requests;
+  constructor(bpf: Bpf, program: number, memory: MappedArray) {
+    this.#requests = { bpf, program, memory, list: TCP_REQUESTS };
   }
 
   /**
@@ -29,33 +23,27 @@ export class TcpSteward {
    */
   add(operation: keyof typeof TCP_STEWARD, key: Uint8Array, reason?: CloseReason): void {
     assert(this.#count < MAX_TCP_REQUESTS);
+    const { memory } = this.#requests;
     const at = TCP_REQUESTS.at.requests + this.#count * TCP_REQUEST.size;
-    this.#requests.setU32(at + TCP_REQUEST.at.operation, TCP_STEWARD[operation]);
-    this.#requests.setU32(at + TCP_REQUEST.at.reason, reason === undefined ? 0 : closedCounter(reason));
-    this.#requests.bytes.set(key, at + TCP_REQUEST.at.key);
+    memory.setU32(at + TCP_REQUEST.at.operation, TCP_STEWARD[operation]);
+    memory.setU32(at + TCP_REQUEST.at.reason, reason === undefined ? 0 : closedCounter(reason));
+    memory.bytes.set(key, at + TCP_REQUEST.at.key);
     this.#count++;
   }
 
   /** Does what was asked for. @returns for each request, in order, whether it cut an open connection, whose ends are to be told */
   flush(): readonly boolean[] {
     const { at } = TCP_REQUESTS;
-    const requests = this.#requests;
+    const { memory } = this.#requests;
     const count = this.#count;
-    requests.setU32(at.cursor, 0);
-    requests.setU32(at.count, count);
-    for (let cursor = 0; cursor < count;) {
-      this.#bpf.testRun(this.#program, NO_PACKET, { repeat: count - cursor });
-      const next = requests.getU32(at.cursor);
-      assert(next > cursor, 'the steward does nothing');
-      cursor = next;
-    }
+    doRequests(this.#requests, count);
     this.#count = 0;
     return Array.from({ length: count }, (_, i) => {
-      return requests.getU32(at.requests + i * TCP_REQUEST.size + TCP_REQUEST.at.done) !== 0;
+      return memory.getU32(at.requests + i * TCP_REQUEST.size + TCP_REQUEST.at.done) !== 0;
     });
   }
 
   close(): void {
-    this.#bpf.closeFd(this.#program);
+    this.#requests.bpf.closeFd(this.#requests.program);
   }
 }
