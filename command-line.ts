@@ -6,7 +6,6 @@ import { closeSync, openSync } from 'node:fs';
 import { devNull } from 'node:os';
 import { isatty } from 'node:tty';
 import { pino, type Logger } from 'pino';
-import pretty from 'pino-pretty';
 import { RelayError } from './net/relay-error.ts';
 
 /** Exit codes, documented in `--help` and docs/errors.md. */
@@ -21,11 +20,15 @@ export const EXIT_FORCED = 130;
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** What makes log lines readable, loaded only where somebody reads them. */
+const pretty = process.stderr.isTTY ? (await import('pino-pretty')).default : undefined;
+
 /** The process's logger: JSON lines on standard error, or readable lines where that is a terminal. */
 export function createLogger(name: string, level: LogLevel = 'info'): Logger {
-  const stream = process.stderr.isTTY
-    ? pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l' })
-    : pino.destination({ dest: 2, sync: true });
+  const stream =
+    pretty === undefined
+      ? pino.destination({ dest: 2, sync: true })
+      : pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l' });
   return pino({ name, level }, stream);
 }
 

@@ -17,16 +17,7 @@ import { makePlan } from './plan.ts';
 import { DIAL_ENGINE, PEERS } from './routes.ts';
 import { ProcessGroup } from './process-group.ts';
 import { createProgress, type Progress } from './progress.ts';
-import {
-  renderLatencyReport,
-  renderMostPlayersReport,
-  renderReport,
-  renderScaleReport,
-  renderSessionLoadReport,
-  renderSoakReport,
-  renderTcpReport,
-  type Report,
-} from './report/report.ts';
+import type { Report } from './report/report.ts';
 import type { BenchResults, Pinning, Plan, SoakResults } from './results.ts';
 import { countScaleSteps, runScaleBenchmark } from './scale/scale-benchmark.ts';
 import { runSessionLoad, SESSION_LOAD_STEPS } from './session-load.ts';
@@ -34,6 +25,9 @@ import { LOOPBACK, openNamespaces, type Site } from './site.ts';
 import { runSoak, SOAK_STEPS } from './soak.ts';
 import { countTcpSteps, runTcpBenchmark } from './tcp/tcp-benchmark.ts';
 import type { TcpPlan } from './tcp/tcp-results.ts';
+
+/** The reports draw with a large library, which neither `--help` nor a wrong flag should wait for. */
+const reports = () => import('./report/report.ts');
 
 type Arguments = ArgumentsCamelCase<InferredOptionTypes<typeof options>>;
 
@@ -97,7 +91,12 @@ const RUNS: Readonly<Record<(typeof OTHER_RUNS)[number], (args: Arguments, plan:
 async function benchAll({ out }: Arguments, plan: Plan): Promise<void> {
   const results = await guarded(plan, countSteps(plan), (context) => runBenchmark({ ...context, plan }));
   if (results === undefined) return;
-  await publish(out, { name: 'results', page: 'report', results, report: renderReport(results) });
+  await publish(out, {
+    name: 'results',
+    page: 'report',
+    results,
+    report: (await reports()).renderReport(results),
+  });
   judge(mainJobHolds(results), 'the relay lost updates or moved players: see the main load in the report');
 }
 
@@ -106,7 +105,12 @@ async function benchSoak({ out, soak }: Arguments, plan: Plan): Promise<void> {
     runSoak({ ...context, plan, durationMs: soak! }),
   );
   if (results === undefined) return;
-  await publish(out, { name: 'soak', page: 'soak', results, report: renderSoakReport(results) });
+  await publish(out, {
+    name: 'soak',
+    page: 'soak',
+    results,
+    report: (await reports()).renderSoakReport(results),
+  });
   judge(soakHolds(results), 'the relay lost updates, moved players or grew');
 }
 
@@ -116,7 +120,7 @@ async function benchSessions({ out, sessions }: Arguments, plan: Plan): Promise<
     runSessionLoad({ ...context, engine, sessions: sessions! }),
   );
   if (results === undefined) return;
-  const report = renderSessionLoadReport(results);
+  const report = (await reports()).renderSessionLoadReport(results);
   await publish(out, { name: 'sessions', page: 'sessions', results, report });
   judge(results.during.liveSessions === sessions, 'the relay did not hold all sessions at once');
 }
@@ -126,7 +130,7 @@ async function benchMostPlayers({ out, most }: Arguments, plan: Plan): Promise<v
     findMostPlayers({ ...context, plan, top: most! }),
   );
   if (results === undefined) return;
-  const report = renderMostPlayersReport(results);
+  const report = (await reports()).renderMostPlayersReport(results);
   await publish(out, { name: 'most-players', page: 'most-players', results, report });
 }
 
@@ -138,7 +142,12 @@ async function benchScale(
     runScaleBenchmark({ ...context, sessions: scale!, rounds, quick }),
   );
   if (results === undefined) return;
-  await publish(out, { name: 'scale', page: 'scale', results, report: renderScaleReport(results) });
+  await publish(out, {
+    name: 'scale',
+    page: 'scale',
+    results,
+    report: (await reports()).renderScaleReport(results),
+  });
 }
 
 async function benchLatency({ out, rounds }: Arguments, plan: Plan): Promise<void> {
@@ -147,7 +156,12 @@ async function benchLatency({ out, rounds }: Arguments, plan: Plan): Promise<voi
     runLatencyBenchmark({ ...context, ...asked }),
   );
   if (results === undefined) return;
-  await publish(out, { name: 'latency', page: 'latency', results, report: renderLatencyReport(results) });
+  await publish(out, {
+    name: 'latency',
+    page: 'latency',
+    results,
+    report: (await reports()).renderLatencyReport(results),
+  });
 }
 
 async function benchTcp(args: Arguments, plan: Plan): Promise<void> {
@@ -156,7 +170,12 @@ async function benchTcp(args: Arguments, plan: Plan): Promise<void> {
     runTcpBenchmark({ ...context, plan: tcpPlan }),
   );
   if (results === undefined) return;
-  await publish(args.out, { name: 'tcp', page: 'tcp', results, report: renderTcpReport(results) });
+  await publish(args.out, {
+    name: 'tcp',
+    page: 'tcp',
+    results,
+    report: (await reports()).renderTcpReport(results),
+  });
 }
 
 function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {

@@ -11,9 +11,8 @@ import type { GameServerArguments, GameServerFlags } from './flags.ts';
 import { flags } from './flags.ts';
 import type { GameServerCounts } from './game-server.ts';
 import { GameServer } from './game-server.ts';
-import { MemoryAccounts } from './accounts.ts';
+import { type Accounts, MemoryAccounts } from './accounts.ts';
 import { LoginService, type LoginCounts } from './login-service.ts';
-import { PostgresAccounts } from './postgres-accounts.ts';
 import { Registration } from './registration.ts';
 
 /** Time between two looks at the overruns of the tick loop, in ms. */
@@ -136,11 +135,17 @@ function reportOverruns(server: GameServer, logger: Logger): () => void {
   };
 }
 
+/** Loads the client of PostgreSQL only where there is one: every start would pay for it. */
+async function openDatabase(url: string): Promise<Accounts> {
+  const { PostgresAccounts } = await import('./postgres-accounts.ts');
+  return new PostgresAccounts(url);
+}
+
 /** Opens the login service, if there is to be one. @throws RelayError TICKRELAY_ERR_BIND */
 async function openLogin({ login, accounts: count, database }: GameServerArguments) {
   if (login === undefined) return undefined;
   const url = database ?? process.env['TICKRELAY_DATABASE'];
-  const accounts = url === undefined ? await MemoryAccounts.create(count) : new PostgresAccounts(url);
+  const accounts = url === undefined ? await MemoryAccounts.create(count) : await openDatabase(url);
   return { accounts, service: await LoginService.open({ listen: login, accounts }) };
 }
 

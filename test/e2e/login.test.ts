@@ -6,6 +6,7 @@ import { tickrelay } from '../../bench/process-group.ts';
 import { createPlayers } from '../../gameserver/postgres-accounts.ts';
 import type { LoginCounts } from '../../gameserver/login-service.ts';
 import type { Endpoint } from '../../net/address.ts';
+import { testOnce } from '../support/engine-pass.ts';
 import { Stage } from '../support/stage.ts';
 
 let stage: Stage;
@@ -95,17 +96,27 @@ test('players log in against two databases, one of which dies, and play with the
   expect(welcomed).toBe(2 * PLAYERS);
 });
 
-test('without a database the accounts are in the game server, and who has none does not play', async () => {
-  const server = stage.start(
-    tickrelay('game server', ['gameserver', '--login', '127.0.0.1:0', '--accounts', `${PLAYERS}`, '--json']),
-  );
-  const { udp, login } = (await server.event('ready')) as { udp: string; login: string };
-  const bots = ['bots', '--target', udp, '--login', login, '--tick', '32', '--json', '--duration', '300ms'];
-  const welcome = stage.start(tickrelay('bots', [...bots, '--players', `${PLAYERS}`]));
-  expect(await welcome.event('summary', 60_000)).toMatchObject({ lost: 0 });
-  const stranger = stage.start(
-    tickrelay('bots', [...bots, '--players', '1', '--first-player', `${PLAYERS}`]),
-  );
-  expect(await stranger.ended(60_000)).toEqual({ code: 1, signal: null });
-  expect(stranger.stderr).toContain(`TICKRELAY_ERR_LOGIN: ${login} does not let "player-${PLAYERS}" in`);
-});
+testOnce(
+  'without a database the accounts are in the game server, and who has none does not play',
+  async () => {
+    const server = stage.start(
+      tickrelay('game server', [
+        'gameserver',
+        '--login',
+        '127.0.0.1:0',
+        '--accounts',
+        `${PLAYERS}`,
+        '--json',
+      ]),
+    );
+    const { udp, login } = (await server.event('ready')) as { udp: string; login: string };
+    const bots = ['bots', '--target', udp, '--login', login, '--tick', '32', '--json', '--duration', '300ms'];
+    const welcome = stage.start(tickrelay('bots', [...bots, '--players', `${PLAYERS}`]));
+    expect(await welcome.event('summary', 60_000)).toMatchObject({ lost: 0 });
+    const stranger = stage.start(
+      tickrelay('bots', [...bots, '--players', '1', '--first-player', `${PLAYERS}`]),
+    );
+    expect(await stranger.ended(60_000)).toEqual({ code: 1, signal: null });
+    expect(stranger.stderr).toContain(`TICKRELAY_ERR_LOGIN: ${login} does not let "player-${PLAYERS}" in`);
+  },
+);

@@ -1,16 +1,21 @@
 /** Whoever shares an address, or changes its port, gets the answers to its own updates and nobody else's. */
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 
+const fleet = new Stage();
+let backends: string[];
 let stage: Stage;
 let relay: RelayProcess;
 
+beforeAll(async () => {
+  backends = (await fleet.gameServers(3)).flatMap(({ endpoint }) => ['--backend', endpoint.toString()]);
+});
+afterAll(() => fleet.close());
+
 beforeEach(async () => {
   stage = new Stage();
-  const servers = await stage.gameServers(3);
-  const backends = servers.flatMap(({ endpoint }) => ['--backend', endpoint.toString()]);
   relay = await stage.relayFromFlags(['--udp', '127.0.0.1:0', ...backends, '--admin', '127.0.0.1:0']);
 });
 

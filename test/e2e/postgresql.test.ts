@@ -7,6 +7,7 @@ import { postgresPrograms, POSTGRES_USER, type PostgresCluster } from '../../ben
 import { initPgbench, readSummary } from '../../bench/tcp/pgbench.ts';
 import type { Endpoint } from '../../net/address.ts';
 import { postgresCheck } from '../../relay/control/health-checks/postgres-check.ts';
+import { testOnce } from '../support/engine-pass.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
 import { TcpClient } from '../support/tcp-client.ts';
@@ -145,34 +146,35 @@ test('a pool for the primary and one for replicas follow a promotion', async ({ 
   );
 });
 
-test('a server that takes no clients is not well: a replica that only recovers, and one that shuts down', async ({
-  skip,
-}) => {
-  if (programs === undefined) return skip(ABSENT);
-  const primary = await stage.postgres(programs);
-  const closed = stage.closing(await primary.replicate({ settings: ['hot_standby=off'] }));
-  const check = postgresCheck({
-    port: undefined,
-    user: undefined,
-    password: undefined,
-    database: 'postgres',
-    role: 'any',
-  });
-  const failureOf = (cluster: PostgresCluster) => check(cluster.endpoint, AbortSignal.timeout(10_000));
-  expect(await failureOf(primary)).toBeUndefined();
-  await until('the replica to answer', async () =>
-    /57P03/.test((await failureOf(closed).catch(() => undefined)) ?? ''),
-  );
-  expect(await failureOf(closed)).toMatch(/^the database system is not accepting connections \(57P03\)$/);
+testOnce(
+  'a server that takes no clients is not well: a replica that only recovers, and one that shuts down',
+  async ({ skip }) => {
+    if (programs === undefined) return skip(ABSENT);
+    const primary = await stage.postgres(programs);
+    const closed = stage.closing(await primary.replicate({ settings: ['hot_standby=off'] }));
+    const check = postgresCheck({
+      port: undefined,
+      user: undefined,
+      password: undefined,
+      database: 'postgres',
+      role: 'any',
+    });
+    const failureOf = (cluster: PostgresCluster) => check(cluster.endpoint, AbortSignal.timeout(10_000));
+    expect(await failureOf(primary)).toBeUndefined();
+    await until('the replica to answer', async () =>
+      /57P03/.test((await failureOf(closed).catch(() => undefined)) ?? ''),
+    );
+    expect(await failureOf(closed)).toMatch(/^the database system is not accepting connections \(57P03\)$/);
 
-  // A smart shutdown waits for this client, and takes no others.
-  const client = stage.closing(await TcpClient.connect(primary.endpoint));
-  client.write(startup());
-  await client.untilReceived(1);
-  primary.process.signal('SIGTERM');
-  await until('the shutdown', async () => (await failureOf(primary)) !== undefined);
-  expect(await failureOf(primary)).toBe('the database system is shutting down (57P03)');
-});
+    // A smart shutdown waits for this client, and takes no others.
+    const client = stage.closing(await TcpClient.connect(primary.endpoint));
+    client.write(startup());
+    await client.untilReceived(1);
+    primary.process.signal('SIGTERM');
+    await until('the shutdown', async () => (await failureOf(primary)) !== undefined);
+    expect(await failureOf(primary)).toBe('the database system is shutting down (57P03)');
+  },
+);
 
 test('an oversized StartupMessage is refused by PostgreSQL, and harms neither the relay nor others', async ({
   skip,

@@ -11,6 +11,7 @@ import {
   encodePositionUpdate,
 } from '../../wire/position-update.ts';
 import { createWorldState, decodeWorldState } from '../../wire/world-state.ts';
+import { testOnce } from '../support/engine-pass.ts';
 import { gameConfig, type GameServerProcess } from '../support/game-fleet.ts';
 import { SeededBytes } from '../support/seeded-bytes.ts';
 import { Stage } from '../support/stage.ts';
@@ -131,7 +132,7 @@ test(
   TIMEOUT_MS,
 );
 
-test(
+testOnce(
   'a game server counts each of 100,000 random datagrams as accepted or malformed, and goes on',
   async () => {
     const server = await stage.gameServer({ id: 1 });

@@ -2,24 +2,30 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
+import { testOnce } from '../support/engine-pass.ts';
 import { gameConfig } from '../support/game-fleet.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import { until } from '../support/until.ts';
 
-let stage: Stage;
+const fleet = new Stage();
 let backends: string[];
+let stage: Stage;
 let relay: RelayProcess;
 
 /** The first listener, which every configuration here has. */
 const GAME = { name: 'game', protocol: 'udp', listen: '127.0.0.1:0', pool: 'game-servers' };
 
+beforeAll(async () => {
+  backends = (await fleet.gameServers(2)).map(({ endpoint }) => endpoint.toString());
+});
+afterAll(() => fleet.close());
+
 beforeEach(async () => {
   stage = new Stage();
-  backends = (await stage.gameServers(2)).map(({ endpoint }) => endpoint.toString());
   relay = await stage.relay(config());
 });
 
@@ -56,7 +62,7 @@ async function freeUdpPort(): Promise<Endpoint> {
   return peer.local;
 }
 
-test('a broken file leaves the old configuration in force, and the log names what is wrong', async () => {
+testOnce('a broken file leaves the old configuration in force, and the log names what is wrong', async () => {
   const players = await stage.players(6, relay.listener());
   const before = await running();
 
@@ -76,24 +82,27 @@ test('a broken file leaves the old configuration in force, and the log names wha
   await expectUndisturbed(players);
 });
 
-test('bad YAML sent to the admin API is refused with the key and value, and nothing changes', async () => {
-  const players = await stage.players(6, relay.listener());
-  const before = await running();
-  const yaml = [
-    'listeners:',
-    '  - { name: game, protocol: udp, listen: "127.0.0.1", pool: game-server }',
-    'pools: { game-servers: {} }',
-  ].join('\n');
-  const { status, body } = await relay.request('/v1/config', { method: 'PUT', body: yaml });
-  expect(status).toBe(422);
-  expect(body.code).toBe('TICKRELAY_ERR_CONFIG');
-  expect(body.message).toContain('listeners[0].listen: "127.0.0.1" should be an IP address with a port');
-  expect(await relay.metric('config_last_reload_successful')).toBe(0);
-  expect(await running()).toEqual(before);
-  await expectUndisturbed(players);
-});
+testOnce(
+  'bad YAML sent to the admin API is refused with the key and value, and nothing changes',
+  async () => {
+    const players = await stage.players(6, relay.listener());
+    const before = await running();
+    const yaml = [
+      'listeners:',
+      '  - { name: game, protocol: udp, listen: "127.0.0.1", pool: game-server }',
+      'pools: { game-servers: {} }',
+    ].join('\n');
+    const { status, body } = await relay.request('/v1/config', { method: 'PUT', body: yaml });
+    expect(status).toBe(422);
+    expect(body.code).toBe('TICKRELAY_ERR_CONFIG');
+    expect(body.message).toContain('listeners[0].listen: "127.0.0.1" should be an IP address with a port');
+    expect(await relay.metric('config_last_reload_successful')).toBe(0);
+    expect(await running()).toEqual(before);
+    await expectUndisturbed(players);
+  },
+);
 
-test('a reload without an admin section leaves the admin server as closed as it was', async () => {
+testOnce('a reload without an admin section leaves the admin server as closed as it was', async () => {
   const token = 'a-token-of-the-admin-api';
   const closed = await stage.relay(config([GAME], { admin: { listen: '127.0.0.1:0', token } }));
   const { listeners, pools } = config() as { listeners: object; pools: object };
@@ -221,7 +230,7 @@ test('a TCP listener can be added and removed by reloads', async () => {
   expect(await relay.metric('tcp_connections', { listener: 'login' })).toBeUndefined();
 });
 
-test('a relay that was started with flags has no file to read again, and says so', async () => {
+testOnce('a relay that was started with flags has no file to read again, and says so', async () => {
   const flagged = await stage.relayFromFlags([
     '--udp',
     '127.0.0.1:0',
@@ -236,7 +245,7 @@ test('a relay that was started with flags has no file to read again, and says so
   await stage.players(1, flagged.listener());
 });
 
-test('flags beside the file hold through a reload', async () => {
+testOnce('flags beside the file hold through a reload', async () => {
   const silent = await stage.relay(config(), ['--log-level', 'silent']);
   expect(await silent.reload()).toBe(true);
   silent.writeConfig('nonsense');

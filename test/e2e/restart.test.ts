@@ -1,5 +1,6 @@
 /** What a crash of the relay costs players whose servers register themselves: datagrams, never their server. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { testOnce } from '../support/engine-pass.ts';
 import { gameConfig, HEARTBEAT, LOOPBACK } from '../support/game-fleet.ts';
 import { Stage } from '../support/stage.ts';
 
@@ -39,7 +40,7 @@ test('after kill -9 and a restart every player is on its server again, though se
   expect(await second.metric('sessions_repinned_total')).toBe(0);
 });
 
-test('a server that registers with an empty relay that has settled is ready at once', async () => {
+testOnce('a server that registers with an empty relay that has settled is ready at once', async () => {
   const pool = { healthCheck: HEARTBEAT, registration: LOOPBACK };
   const relay = await stage.relay(gameConfig({ pool }));
   await relay.untilStates({});

@@ -1,19 +1,21 @@
 /** The way down: readiness goes first, players who are there play on, the exit code says how it ended. */
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { gameConfig } from '../support/game-fleet.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { disturbed, settle } from '../support/steady-player.ts';
 import { Stage } from '../support/stage.ts';
 import { until } from '../support/until.ts';
 
-let stage: Stage;
+const fleet = new Stage();
 let backends: string[];
+let stage: Stage;
 
-beforeEach(async () => {
-  stage = new Stage();
-  backends = (await stage.gameServers(2)).map(({ endpoint }) => endpoint.toString());
+beforeAll(async () => {
+  backends = (await fleet.gameServers(2)).map(({ endpoint }) => endpoint.toString());
 });
+afterAll(() => fleet.close());
 
+beforeEach(() => (stage = new Stage()));
 afterEach(() => stage.close());
 
 interface Rules {

@@ -11,11 +11,9 @@ import {
   type ProcessSpec,
 } from '../../bench/process-group.ts';
 import { Endpoint } from '../../net/address.ts';
+import { ENGINE } from './engine-pass.ts';
 import { MetricsPage, type Labels } from './metrics-page.ts';
 import { until } from './until.ts';
-
-/** The engine that the tests run on; they are the same for every one. */
-const ENGINE = process.env['TICKRELAY_TEST_ENGINE'] ?? 'dgram';
 
 export interface Answer<Body = unknown> {
   readonly status: number;

@@ -1,0 +1,49 @@
+/**
+ * What CI runs, at once and with one summary: every test on the portable engine, and the end-to-end tests that an engine has
+ * a part in once more on each other engine.
+ */
+import { defineConfig } from 'vitest/config';
+import config from './vitest.config.ts';
+
+const shared = config.test;
+
+/** They bring their own engines, or reach none. */
+const OF_NO_PASS = [
+  ...['bench*', 'kernel-*', 'pin-group', 'flood', 'receive-buffer', 'wildcard-addresses', 'engine-choice'],
+  ...['command-line', 'terminal', 'registration'],
+];
+/** What the engine `kernel` cannot do (docs/kernel-engine.md) or does not survive in the same way. */
+const NOT_OF_KERNEL = ['datagrams', 'descriptors', 'restart'];
+/** TCP that stays in user space is carried as beside the engine `mmsg`. */
+const TCP_OF_MMSG = ['login', 'postgresql', 'proxy-protocol', 'tcp', 'tcp-integrity'];
+
+const filesOf = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
+
+export default defineConfig({
+  test: {
+    ...shared,
+    projects: [
+      { test: { ...shared, name: 'all' } },
+      {
+        test: {
+          ...shared,
+          name: 'mmsg',
+          include: ['test/e2e/*.test.ts'],
+          exclude: filesOf(OF_NO_PASS),
+          env: { TICKRELAY_TEST_ENGINE: 'mmsg' },
+        },
+      },
+      {
+        test: {
+          ...shared,
+          name: 'kernel',
+          include: ['test/e2e/*.test.ts'],
+          exclude: filesOf([...OF_NO_PASS, ...NOT_OF_KERNEL, ...TCP_OF_MMSG]),
+          env: { TICKRELAY_TEST_ENGINE: 'kernel' },
+          // Its programs see every packet of the loopback device.
+          setupFiles: ['test/support/own-network-setup.ts'],
+        },
+      },
+    ],
+  },
+});
