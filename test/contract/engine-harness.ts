@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { Endpoint } from '../../net/address.ts';
 import { openDgramSocket } from '../../net/dgram-socket.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
+import { type Libc, loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
@@ -29,81 +29,96 @@ export interface EngineSettings {
 
 export const QUARANTINE_MS = 30_000;
 
-/** One entry for each engine; the suite runs on all of them. A text says why an engine can't run here. */
-export const ENGINES: Readonly<Record<string, (settings: EngineSettings) => EngineUnderTest | string>> = {
-  dgram: (settings) => {
-    let nowMs = 1_000_000;
-    const engine = new UserspaceEngine({
-      ...defaults(settings),
-      name: 'dgram',
-      openSocket: openDgramSocket,
-      now: () => nowMs,
-    });
-    return {
-      engine,
-      advance: (ms) => {
-        nowMs += ms;
-        engine.sweep();
-        return Promise.resolve();
-      },
-    };
-  },
-  'mmsg, one worker': (settings) => mmsg(settings, 1),
-  'mmsg, three workers': (settings) => mmsg(settings, 3),
-  'mmsg, without io_uring': (settings) => mmsg(settings, 1, false),
-  'kernel, source client': (settings) => kernel(settings, undefined),
-  'kernel, source relay': (settings) => kernel(settings, { first: 61_000, last: 64_999 }),
+interface EngineEntry {
+  /** @returns why it can't run here, or undefined when it can */
+  readonly whyUnavailable: () => string | undefined;
+  readonly open: (settings: EngineSettings) => EngineUnderTest;
+}
+
+/** One entry for each engine; the suite runs on all of them. */
+export const ENGINES: Readonly<Record<string, EngineEntry>> = {
+  dgram: { whyUnavailable: () => undefined, open: dgram },
+  'mmsg, one worker': mmsg({ workers: 1 }),
+  'mmsg, three workers': mmsg({ workers: 3 }),
+  'mmsg, without io_uring': mmsg({ workers: 1, ring: false }),
+  'kernel, source client': kernel(undefined),
+  'kernel, source relay': kernel({ first: 61_000, last: 64_999 }),
 };
 
-let kernelEngines = 0;
-
-/** On loopback, with nothing pinned: all of it ends with the engine. */
-function kernel(
-  { maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSettings,
-  relayPorts: PortRange | undefined,
-): EngineUnderTest | string {
-  const unavailable = whyUnavailable();
-  const loaded = loadLibc();
-  if (unavailable !== undefined || 'unavailable' in loaded) return unavailable ?? 'no system calls';
-  let clockMs = 1_000_000;
-  const engine = new KernelEngine({
-    libc: loaded.libc,
-    name: `contract-${process.pid}-${kernelEngines++}`,
-    maxSessions,
-    maxUpstreamSockets,
-    relayPorts,
-    hashSeed: 0,
-    interfaces: ['lo'],
-    upstreamQuarantineMs: QUARANTINE_MS,
-    clockMs,
+function dgram(settings: EngineSettings): EngineUnderTest {
+  let nowMs = 1_000_000;
+  const engine = new UserspaceEngine({
+    ...defaults(settings),
+    name: 'dgram',
+    openSocket: openDgramSocket,
+    now: () => nowMs,
   });
   return {
     engine,
     advance: (ms) => {
-      clockMs += ms;
-      return engine.setClock(clockMs);
+      nowMs += ms;
+      engine.sweep();
+      return Promise.resolve();
     },
   };
 }
 
-function mmsg(settings: EngineSettings, workers: number, ring = true): EngineUnderTest | string {
-  const loaded = loadLibc();
-  if ('unavailable' in loaded) return loaded.unavailable;
-  const clock = new Float64Array(new SharedArrayBuffer(8)).fill(1_000_000);
-  const engine = new MmsgEngine({
-    ...defaults(settings),
-    libc: loaded.libc,
-    workers,
-    ring,
-    clock,
-  });
+function mmsg(shape: { readonly workers: number; readonly ring?: boolean }): EngineEntry {
   return {
-    engine,
-    advance: async (ms) => {
-      clock[0]! += ms;
-      await engine.sweep();
+    whyUnavailable: whyNoSystemCalls,
+    open: (settings) => {
+      const clock = new Float64Array(new SharedArrayBuffer(8)).fill(1_000_000);
+      const engine = new MmsgEngine({ ...defaults(settings), ...shape, libc: systemCalls(), clock });
+      return {
+        engine,
+        advance: async (ms) => {
+          clock[0]! += ms;
+          await engine.sweep();
+        },
+      };
     },
   };
+}
+
+let kernelEngines = 0;
+
+/** On loopback, with nothing pinned: all of it ends with the engine. */
+function kernel(relayPorts: PortRange | undefined): EngineEntry {
+  return {
+    whyUnavailable: () => whyUnavailable() ?? whyNoSystemCalls(),
+    open: ({ maxSessions = 1_000, maxUpstreamSockets = 1_000 }) => {
+      let clockMs = 1_000_000;
+      const engine = new KernelEngine({
+        libc: systemCalls(),
+        name: `contract-${process.pid}-${kernelEngines++}`,
+        maxSessions,
+        maxUpstreamSockets,
+        relayPorts,
+        hashSeed: 0,
+        interfaces: ['lo'],
+        upstreamQuarantineMs: QUARANTINE_MS,
+        clockMs,
+      });
+      return {
+        engine,
+        advance: (ms) => {
+          clockMs += ms;
+          return engine.setClock(clockMs);
+        },
+      };
+    },
+  };
+}
+
+function whyNoSystemCalls(): string | undefined {
+  const loaded = loadLibc();
+  return 'unavailable' in loaded ? loaded.unavailable : undefined;
+}
+
+function systemCalls(): Libc {
+  const loaded = loadLibc();
+  assert('libc' in loaded);
+  return loaded.libc;
 }
 
 function defaults({ maxSessions = 1_000, maxUpstreamSockets = 1_000 }: EngineSettings) {
@@ -155,10 +170,9 @@ export class Bed {
   listener!: Endpoint;
 
   constructor(engineName: string, settings: EngineSettings = {}) {
-    const subject = ENGINES[engineName]!(settings);
-    assert(typeof subject !== 'string');
-    this.engine = subject.engine;
-    this.advance = subject.advance;
+    const { engine, advance } = ENGINES[engineName]!.open(settings);
+    this.engine = engine;
+    this.advance = advance;
   }
 
   /** Starts a listener and the servers named by `ids`. */

@@ -1,7 +1,7 @@
 /** Listeners on wildcard addresses of a machine with several addresses and links, in a network of this file's own. */
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { afterAll, afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import { Bed, ENGINES, SOCKETLESS_ENGINES } from './engine-harness.ts';
@@ -22,9 +22,7 @@ const missing = enterOwnNetwork([
 ]);
 
 describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
-  const subject = ENGINES[engineName]!({});
-  const reason = typeof subject === 'string' ? subject : missing;
-  if (typeof subject !== 'string') afterAll(() => subject.engine.close());
+  const reason = ENGINES[engineName]!.whyUnavailable() ?? missing;
   if (reason !== undefined) {
     test.skip(`skipped: ${reason}`, () => undefined);
     return;
