@@ -25,6 +25,8 @@ import { primeServers, warmRouteUp } from './warm-up.ts';
 
 /** How long the machine is watched before the load, in ms. */
 const IDLE_WATCH_MS = 400;
+/** What a step of the ladder takes with its processes, in ms, on a machine that is slow. */
+const LADDER_STEP_MS = 2_500;
 const LIVE_CODECS: readonly CodecName[] = ['binary', 'json'];
 
 export interface BenchmarkOptions extends LoadContext {
@@ -58,7 +60,10 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   for (const route of routes) await warmRouteUp(route, mainLoad(plan, 'binary'));
 
   const runs = await compare(routes, options);
-  const ladders = await climbLadders(routes, runs, options);
+  const ladders = await climbLadders(routes, runs, {
+    ...options,
+    endMs: Math.min(performance.now() + plan.ladderBudgetMs, startMs + plan.ladderEndMs) - LADDER_STEP_MS,
+  });
   await Promise.all(routes.map((route) => route.close()));
   const dialRuns = await turnDial(backends, options);
   const liveRuns = await playLive(options);
@@ -153,10 +158,12 @@ function compareLoads(
 async function climbLadders(
   routes: readonly Route[],
   compared: readonly LoadRun[],
-  options: BenchmarkOptions,
+  options: BenchmarkOptions & {
+    /** No step begins later, by `performance.now()`. */
+    readonly endMs: number;
+  },
 ): Promise<LadderResult[]> {
-  const { plan, progress } = options;
-  const endMs = performance.now() + plan.ladderBudgetMs;
+  const { plan, progress, endMs } = options;
   let taken = 0;
   const ladders = await climb({
     routes: routes.map(({ info }) => info.name),

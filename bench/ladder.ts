@@ -1,8 +1,12 @@
 /**
  * The ladder: how many players each route carries. All routes climb together, step by step, so that a slow moment of the
- * machine falls on all. A route ends at the first step that fails twice in a row, at the top, or when time is up.
+ * machine falls on all, and short time is shared. A route ends at the first step that fails twice in a row, at the top, or
+ * when time is up.
  */
 import type { LadderEnd, LadderResult, LoadRun } from './results.ts';
+
+/** A step may fail by one hiccup of the machine; it counts as failed when it fails again. */
+const TRIES = 2;
 
 /** A step passes with less loss than this, as a share of the updates sent... */
 export const LADDER_MAX_LOSS = 0.001;
@@ -28,11 +32,16 @@ export async function climb(options: ClimbOptions): Promise<LadderResult[]> {
   const { routes, steps, hasTime } = options;
   const climbers = routes.map((route) => new Climber(route, options));
   for (const players of steps) {
-    for (const climber of climbers) {
-      if (!climber.needs(players)) continue;
-      if (hasTime()) await climber.take(players);
-      else climber.end = 'budget';
+    let climbing = climbers.filter((climber) => climber.needs(players));
+    for (let left = TRIES; left > 0; left--) {
+      const failed: Climber[] = [];
+      for (const climber of climbing) {
+        if (!hasTime()) climber.end = 'budget';
+        else if (!(await climber.take(players))) failed.push(climber);
+      }
+      climbing = failed;
     }
+    for (const climber of climbing) climber.giveUp();
   }
   return climbers.map((climber) => climber.result());
 }
@@ -56,13 +65,18 @@ class Climber {
     return this.end === undefined && players > this.#mostPlayers;
   }
 
-  async take(players: number): Promise<void> {
-    // A step may fail by one hiccup of the machine; it counts as failed when it fails again.
-    if ((await this.#try(players)) || (await this.#try(players))) {
-      this.#mostPlayers = players;
-      return;
-    }
-    const limited = this.#steps.slice(-2).every(({ run }) => run.generatorLimit !== undefined);
+  /** @returns whether the step passed */
+  async take(players: number): Promise<boolean> {
+    const run = await this.#options.measure(this.#route, players);
+    const passed = passes(run, this.#options.tickHz);
+    this.#steps.push({ passed, run });
+    if (passed) this.#mostPlayers = players;
+    return passed;
+  }
+
+  /** Its last step failed each time. */
+  giveUp(): void {
+    const limited = this.#steps.slice(-TRIES).every(({ run }) => run.generatorLimit !== undefined);
     this.end = limited ? 'generator' : 'failed';
   }
 
@@ -73,13 +87,6 @@ class Climber {
       end: this.end ?? 'top',
       steps: this.#steps,
     };
-  }
-
-  async #try(players: number): Promise<boolean> {
-    const run = await this.#options.measure(this.#route, players);
-    const passed = passes(run, this.#options.tickHz);
-    this.#steps.push({ passed, run });
-    return passed;
   }
 }
 

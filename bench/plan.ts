@@ -27,14 +27,15 @@ export interface PlanOptions {
 
 export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions): Plan {
   const { players, engines, peers } = asked;
-  const ladderBudgetMs = quick ? 3_500 : 18_000;
+  const isBounded = rounds === undefined && loads === undefined;
   const shared = {
     ...asked,
     tickHz: TICK_HZ,
     gameServers: GAME_SERVERS,
     quick,
-    comparisonBudgetMs: rounds === undefined && loads === undefined ? 52_000 : NO_BUDGET_MS,
-    ladderBudgetMs: ladder === undefined ? ladderBudgetMs : NO_BUDGET_MS,
+    comparisonBudgetMs: isBounded ? 42_000 : NO_BUDGET_MS,
+    ladderBudgetMs: ladder !== undefined ? NO_BUDGET_MS : quick ? 3_500 : 22_000,
+    ladderEndMs: isBounded && ladder === undefined ? (quick ? 13_000 : 60_000) : NO_BUDGET_MS,
   };
   return quick
     ? {

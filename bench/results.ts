@@ -77,8 +77,9 @@ export interface Plan {
   readonly warmupMs: number;
   /** Wall time of the comparison: a round that would end later does not begin, but for the first. */
   readonly comparisonBudgetMs: number;
-  /** Wall time of the ladder: after it, no step begins. */
+  /** Wall time of the ladder, and when it ends at the latest, counted from the start of the benchmark. */
   readonly ladderBudgetMs: number;
+  readonly ladderEndMs: number;
 }
 
 /** Microseconds, from the intended send time of an update to the world state that answers it. */

@@ -82,11 +82,28 @@ describe('the ladder', () => {
         return Promise.resolve(fixtureRun({ route, players, ...(route === 'dgram' ? lossy : good) }));
       },
     });
-    expect(asked).toEqual(['mmsg 50', 'dgram 50', 'dgram 50', 'nginx 50', 'mmsg 100', 'nginx 100']);
+    expect(asked).toEqual(['mmsg 50', 'dgram 50', 'nginx 50', 'dgram 50', 'mmsg 100', 'nginx 100']);
     expect(results.map(({ route, mostPlayers, end }) => [route, mostPlayers, end])).toEqual([
       ['mmsg', 100, 'top'],
       ['dgram', 0, 'failed'],
       ['nginx', 100, 'top'],
+    ]);
+  });
+
+  it('gives every route its first try before any has a second', async () => {
+    let left = 3;
+    const results = await climb({
+      routes: ['mmsg', 'dgram'],
+      steps: [50, 100],
+      tickHz: 128,
+      compared: [],
+      hasTime: () => left-- > 0,
+      measure: (route, players) =>
+        Promise.resolve(fixtureRun({ route, players, ...(route === 'mmsg' ? late : good) })),
+    });
+    expect(results.map(show)).toEqual([
+      { mostPlayers: 0, end: 'failed', taken: ['50 failed', '50 failed'] },
+      { mostPlayers: 50, end: 'budget', taken: ['50 passed'] },
     ]);
   });
 

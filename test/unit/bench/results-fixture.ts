@@ -122,8 +122,9 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       payloadRounds: 1,
       rampMs: 500,
       warmupMs: 500,
-      comparisonBudgetMs: 52_000,
-      ladderBudgetMs: 18_000,
+      comparisonBudgetMs: 42_000,
+      ladderBudgetMs: 22_000,
+      ladderEndMs: 60_000,
     },
     routes: [
       { name: 'direct', kind: 'direct', detail: 'nothing between' },
