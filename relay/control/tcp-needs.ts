@@ -40,7 +40,10 @@ interface Sections {
 }
 
 /** Listeners that shall be in the kernel, and can't. */
-export function checkTcpEngines({ engine, kernel, listeners, pools }: Sections, problems: Problems): void {
+export function checkTcpEngines(
+  { engine, listeners, pools }: Omit<Sections, 'kernel'>,
+  problems: Problems,
+): void {
   listeners.forEach((listener, i) => {
     if (listener?.protocol !== 'tcp' || listener.engine !== 'kernel') return;
     const path: ConfigPath = ['listeners', i];
@@ -49,10 +52,6 @@ export function checkTcpEngines({ engine, kernel, listeners, pools }: Sections, 
         [...path, 'engine'],
         `kernel needs the relay's engine to be kernel or auto, not ${engine}`,
       );
-    if (kernel.sourceAddress === 'relay') {
-      const text = 'kernel needs kernel.sourceAddress to be client: with relay it carries UDP only';
-      problems.add([...path, 'engine'], text);
-    }
     for (const { key, why } of userspaceNeeds(listener, poolOf(listener, pools))) {
       const at = key[0] === 'pools' ? key : [...path, ...key];
       const text = `is for user space only, since ${why}, and listener "${listener.name}" has engine kernel; leave one of them out`;
@@ -69,9 +68,8 @@ export function tcpEngineWarnings({ engine, kernel, listeners, pools }: Sections
   listeners.forEach((listener, i) => {
     if (listener?.protocol !== 'tcp' || listener.engine !== 'auto') return;
     const stays = `listener "${listener.name}" stays in user space; its engine userspace says that this is meant`;
-    if (kernel.sourceAddress !== 'client') {
-      const why = kernel.sourceAddress === 'relay' ? 'is relay, which is for UDP only' : 'is not said';
-      warnings.push(`kernel.sourceAddress: ${why}, so ${stays}`);
+    if (kernel.sourceAddress === undefined) {
+      warnings.push(`kernel.sourceAddress: is not said, so ${stays}`);
       return;
     }
     for (const { key, why } of userspaceNeeds(listener, poolOf(listener, pools))) {

@@ -373,6 +373,53 @@ if (unavailable !== undefined) {
     for (const one of [...clients, late]) if (!one.isOver) await echoed(one, 'and on');
   });
 
+  test('with the relay’s own address as source: bytes, a backend that leaves, and kill -9 of the relay', async () => {
+    const [a, b] = [await backend('a'), await backend('b')];
+    const who = await backend('who', WHO);
+    const configOf = (echoes: readonly Backend[], listen: readonly string[]): object => ({
+      ...config(echoes),
+      kernel: { bpffs: bpffs.path, sourceAddress: 'relay' },
+      listeners: ['logins', 'who'].map((name, i) => ({
+        ...{ name, protocol: 'tcp', listen: listen[i], pool: name },
+      })),
+      pools: {
+        logins: {
+          healthCheck: { type: 'none' },
+          backends: echoes.map(({ id, address }) => ({ id, address })),
+        },
+        who: { healthCheck: { type: 'none' }, backends: [who.address] },
+      },
+    });
+    const relay = await stage.relay(configOf([a, b], ['127.0.0.1:0', '127.0.0.1:0']));
+    expect(relay.process.stderr).toMatch(/"listener":"logins","engine":"kernel"/);
+    const clientOf = async (name: string): Promise<TcpClient> =>
+      stage.closing(await TcpClient.connect(relay.listener(name), '127.9.8.7'));
+    const seen = await clientOf('who');
+    await seen.untilOver();
+    seen.end();
+    expect(seen.received.toString()).toMatch(/^127\.0\.0\.1:6[1-5]\d{3}$/);
+    const clients = [await clientOf('logins'), await clientOf('logins')];
+    const bytes = randomBytes(4 * 1024 * 1024);
+    for (const one of clients) {
+      one.write(bytes);
+      expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
+    }
+    relay.process.signal('SIGKILL');
+    await relay.process.ended(20_000);
+    clients.push(await clientOf('logins'), await clientOf('logins'));
+    const listen = ['logins', 'who'].map((name) => relay.listener(name).toString());
+    const second = await stage.relay(configOf([a, b], listen));
+    for (const one of clients) await echoed(one, 'after');
+    expect(await connections(second)).toHaveLength(4);
+
+    second.writeConfig(configOf([b], listen));
+    expect(await second.reload()).toBe(true);
+    await until('two resets', () => clients.filter(({ failure }) => failure === 'ECONNRESET').length === 2);
+    await until('the backend to hear', () => a.process.stdout.split('"reset"').length === 3);
+    for (const one of clients) if (!one.isOver) await echoed(one, 'and on');
+    expect(await second.metric('tcp_segments_dropped_total')).toBe(0);
+  });
+
   test('a client that speaks to the backend itself, from a port that it used through the relay, is left alone', async () => {
     const echo = await backend('echo');
     const relay = await stage.relay(config([echo]));

@@ -13,7 +13,10 @@ import {
   PORT_ANY,
   PORT_ANY_V4,
   PORT_LISTENER,
+  PORT_RELAY,
   SETTINGS,
+  SOURCE_CLIENT,
+  SOURCE_RELAY,
 } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
 import { assembleProgram } from '../../relay/engines/kernel/program.ts';
@@ -47,7 +50,15 @@ export interface TcpRules {
   /** New connections a second of one client IP. */
   readonly rate?: number;
   readonly idleTimeoutMs?: number;
+  /** With sourceAddress `relay`: so many ports from FIRST_RELAY_PORT on, of RELAY_V4 and RELAY_V6. */
+  readonly relayPorts?: number;
+  /** Instead of these: none. */
+  readonly hasNoAddress?: boolean;
 }
+
+export const FIRST_RELAY_PORT = 40_000;
+export const RELAY_V4 = '198.51.100.1';
+export const RELAY_V6 = '[2001:db8::1]';
 
 const HOOKS = ['ingress', 'egress'] as const;
 
@@ -137,7 +148,7 @@ export class TcpRig {
     const { mapped, maps } = this.maps;
     const { algorithm = 'least-connections', maxConnections = 1_000_000, rate = 0 } = rules;
     const token = rate === 0 ? 0 : (1_000 * MS) / rate;
-    const values: Record<keyof typeof TCP_RULES.at, number> = {
+    const values: Record<Exclude<keyof typeof TCP_RULES.at, 'relayV4' | 'relayV6'>, number> = {
       pool: 0,
       algorithm: ALGORITHM_NUMBERS[algorithm],
       maxConnections,
@@ -145,10 +156,24 @@ export class TcpRig {
       sourceTokenNs: token,
       sourceBurstNs: token * Math.max(0, rate - 1),
       idleTimeoutNs: (rules.idleTimeoutMs ?? 7_440_000) * MS,
+      sourceAddress: rules.relayPorts === undefined ? SOURCE_CLIENT : SOURCE_RELAY,
+      firstRelayPort: FIRST_RELAY_PORT,
+      relayPorts: rules.relayPorts ?? 0,
     };
-    for (const [name, value] of Object.entries(values) as [keyof typeof TCP_RULES.at, number][]) {
+    for (const [field, ip] of [
+      ['relayV4', RELAY_V4],
+      ['relayV6', RELAY_V6],
+    ] as const)
+      mapped.tcp_rules.bytes.set(
+        rules.hasNoAddress === true ? new Uint8Array(16) : Endpoint.parse(`${ip}:1`).ip.bytes,
+        mapped.tcp_rules.at(index, TCP_RULES.at[field]),
+      );
+    for (let i = 0; i < (rules.relayPorts ?? 0); i++)
+      mapped.tcp_ports.setU16(mapped.tcp_ports.at(FIRST_RELAY_PORT + i, PORT.at.flags), PORT_RELAY);
+    for (const [name, value] of Object.entries(values) as [keyof typeof values, number][]) {
       const at = mapped.tcp_rules.at(index, TCP_RULES.at[name]);
       if (TCP_RULES.bytes[name] === 8) mapped.tcp_rules.setU64(at, value);
+      else if (TCP_RULES.bytes[name] === 2) mapped.tcp_rules.setU16(at, value);
       else mapped.tcp_rules.setU32(at, value);
     }
     const isAny = local.ip.range === 'unspecified';
@@ -265,8 +290,9 @@ export class Conversation {
   readonly #rig: TcpRig;
   clientNext: number;
   backendNext: number;
-  /** Where the SYN was sent on to. */
+  /** Where the SYN was sent on to, and from where. */
   backend = '';
+  seen = '';
 
   constructor(
     rig: TcpRig,
@@ -297,7 +323,10 @@ export class Conversation {
       sequence: this.clientNext,
     });
     this.clientNext = (this.clientNext + 1) >>> 0;
-    if (outcome.verdict === -1) this.backend = outcome.segment.destination;
+    if (outcome.verdict === -1) {
+      this.backend = outcome.segment.destination;
+      this.seen = outcome.segment.source;
+    }
     return outcome;
   }
 
@@ -319,11 +348,12 @@ export class Conversation {
     return outcome;
   }
 
-  /** From the backend. */
+  /** From the backend: on its way out, or with sourceAddress `relay` on its way in. */
   answer(flags: number, length = 0, { sequence = this.backendNext } = {}): TcpOutcome {
-    const outcome = this.#rig.egress({
+    const hook = this.seen === this.client ? 'egress' : 'ingress';
+    const outcome = this.#rig[hook]({
       source: this.backend,
-      destination: this.client,
+      destination: this.seen,
       flags,
       sequence,
       acknowledged: (flags & ACK) === 0 ? 0 : this.clientNext,

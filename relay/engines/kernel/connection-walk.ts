@@ -155,10 +155,14 @@ export class ConnectionReader {
       this.#ip(value, TCP_CONNECTION.at.backend),
       this.#values.getUint16(this.#field('backendPort'), true),
     );
+    const seen = new Endpoint(
+      this.#ip(value, TCP_CONNECTION.at.seen),
+      this.#values.getUint16(this.#field('seenPort'), true),
+    );
     const [clientNext, backendNext] = [this.#u32('clientNext'), this.#u32('backendNext')];
     return [
       { from: contacted, to: client, sequence: backendNext, acknowledged: clientNext },
-      { from: client, to: backend, sequence: clientNext, acknowledged: backendNext },
+      { from: seen, to: backend, sequence: clientNext, acknowledged: backendNext },
     ];
   }
 

@@ -133,16 +133,20 @@ export class KernelEngine implements Engine {
     this.tcp = new KernelTcp({
       bpf: this.#bpf,
       maps: this.#maps,
-      sourceAddress,
+      relayPorts: range,
       nowNs: () => this.#nowNs(),
       poolOf: (pool) => this.#pools.of(pool),
-      attach: (local) => this.#attachments.add(interfacesOf(local, options.interfaces)),
+      attach: (local, pool) => {
+        this.#attachments.add(interfacesOf(local, options.interfaces));
+        if (!this.#isClosed) this.#reach.reachBackends(pool);
+      },
     });
     this.#reach = new Reach({
       bpf: this.#bpf,
       attachments: this.#attachments,
       listeners: this.#listeners,
       otherLocals: () => this.tcp.locals(),
+      otherAddresses: (pool) => this.tcp.refresh(pool),
       pools: () => this.#pools.all,
       sourceAddress,
       interfaces: options.interfaces,

@@ -20,6 +20,7 @@ import type { Bpf } from './loader.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import { LINK_HEADERS, loadProgram } from './programs.ts';
 import { whyUnreachable } from './reachability.ts';
+import { type PortRange, SHARES } from './relay-source.ts';
 import { ResetSender } from './reset-sender.ts';
 import { type KernelTcpListener, TcpListenerTable } from './tcp-listener-table.ts';
 import {
@@ -41,12 +42,12 @@ const ROUND_MS = 1_000;
 export interface KernelTcpOptions {
   readonly bpf: Bpf;
   readonly maps: KernelMaps;
-  /** Whose address backends see in this engine. */
-  readonly sourceAddress: 'client' | 'relay';
+  /** With it backends see the relay's own address and one of these ports; absent: they see the client's. */
+  readonly relayPorts: PortRange | undefined;
   readonly nowNs: () => number;
   readonly poolOf: (name: string) => Promise<PoolWriter>;
-  /** Attaches the programs where clients of this address arrive. @throws RelayError */
-  readonly attach: (local: Endpoint) => void;
+  /** Attaches the programs where clients of this address arrive, and the answers of the pool's backends. @throws RelayError */
+  readonly attach: (local: Endpoint, pool: PoolWriter) => void;
 }
 
 export class KernelTcp implements TcpPath {
@@ -62,8 +63,9 @@ export class KernelTcp implements TcpPath {
 
   constructor(options: KernelTcpOptions) {
     this.#options = options;
-    this.#listeners = new TcpListenerTable(options.maps);
-    this.#resets = new ResetSender(options.bpf.libc);
+    const { bpf, maps, relayPorts: ports } = options;
+    this.#listeners = new TcpListenerTable(maps, ports && { libc: bpf.libc, ports });
+    this.#resets = new ResetSender(bpf.libc);
     if (this.#listeners.hasLeftovers) this.#loadPrograms();
   }
 
@@ -80,7 +82,7 @@ export class KernelTcp implements TcpPath {
     }
     try {
       // Last, so that programs which take the place of older ones know the listener from the first segment on.
-      this.#options.attach(listener.local);
+      this.#options.attach(listener.local, listener.pool);
       return listener.local;
     } catch (error) {
       this.#listeners.remove(spec.name);
@@ -150,14 +152,15 @@ export class KernelTcp implements TcpPath {
   }
 
   whyNot(listen: Endpoint, backends: readonly Endpoint[]): string | undefined {
-    if (this.#options.sourceAddress === 'relay')
-      return 'kernel.sourceAddress is relay, which the kernel has for UDP only';
+    if (!this.#listeners.hasRelayPorts)
+      return `kernel.relayPorts are divided among ${SHARES} TCP listeners, and this one is one more`;
+    const sourceAddress = this.#options.relayPorts === undefined ? 'client' : 'relay';
     if (listen.ip.range === 'unspecified' && !listen.ip.isV4)
       return `${listen.toString()} takes clients with IPv4 and IPv6, between which the kernel does not translate`;
     for (const backend of backends) {
       if (backend.ip.isV4 !== listen.ip.isV4)
         return `clients of ${listen.toString()} and the backend ${backend.toString()} are of different families, between which the kernel does not translate`;
-      const why = whyUnreachable(listen, backend, 'client');
+      const why = whyUnreachable(listen, backend, sourceAddress);
       if (why !== undefined) return why;
     }
     return undefined;
@@ -169,6 +172,11 @@ export class KernelTcp implements TcpPath {
       'backend-unusable',
       (index, ref) => this.#listeners.at(index)?.pool === pool && !pool.isUsable(ref),
     );
+  }
+
+  /** As TcpListenerTable has it. */
+  refresh(pool: PoolWriter): readonly IpAddress[] {
+    return this.#listeners.refresh(pool);
   }
 
   removeUnclaimed(): void {

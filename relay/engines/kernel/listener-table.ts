@@ -12,7 +12,7 @@ import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
 import { ALGORITHM_NUMBERS, LISTENER, PORT, PORT_RELAY, RULES, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
-import { addressTowards, type PortRange, portsOf } from './relay-source.ts';
+import { type PortRange, portsOf, relayAddresses } from './relay-source.ts';
 import type { Timeouts } from './sweeper.ts';
 import assert from 'node:assert/strict';
 
@@ -158,12 +158,10 @@ export class ListenerTable {
 
   /** This host's addresses towards the first backend of each family. */
   relayAddresses(pool: PoolWriter): Readonly<Record<'relayV4' | 'relayV6', IpAddress | undefined>> {
-    const endpoints = Array.from(pool.backends(), ({ entry }) => entry.endpoint);
-    const towards = (isV4: boolean): IpAddress | undefined => {
-      const first = endpoints.find(({ ip }) => ip.isV4 === isV4);
-      return first && addressTowards(this.#libc, first);
-    };
-    return { relayV4: towards(true), relayV6: towards(false) };
+    return relayAddresses(
+      this.#libc,
+      Array.from(pool.backends(), ({ entry }) => entry.endpoint),
+    );
   }
 
   /** Removes what a relay before this one listened on and this one does not. @returns how many */

@@ -24,7 +24,7 @@ import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
 import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 
 // ---- what the engine decides -----------------------------------------------------------------------------------------
 

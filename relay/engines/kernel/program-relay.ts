@@ -68,7 +68,7 @@ export function takeRelayPort(a: Code): void {
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
   for (let at = 0; at < HALF_OPEN.size; at += 8)
     a.store(part(local('victim'), at, 8), at === HALF_OPEN.at.openedNs ? -1 : 0);
-  firstPort(a);
+  firstPort(a, 'no relay port');
 
   startRounds(a, PORT_ATTEMPTS, 'no relay port');
   nextRound(a, 'next relay port', 'no relay port');
@@ -96,9 +96,9 @@ export function takeRelayPort(a: Code): void {
   changeGauge(a, 'reverses', 1);
 }
 
-/** The place in the ring of relay ports that the client's address and port name. */
-function firstPort(a: Code): void {
-  lookupAt(a, 'walk', { index: 0, otherwise: 'no relay port' });
+/** The place in the ring of relay ports that the client's address and port, the locals, name. */
+export function firstPort(a: Code, otherwise: string): void {
+  lookupAt(a, 'walk', { index: 0, otherwise });
   a.load(r1, part(local('client'), 0, 8));
   a.load(r2, part(local('client'), 8, 8));
   a.alu('xor', r1, r2);

@@ -204,10 +204,8 @@ export function forgetConnectionSubprogram(a: Code): void {
   a.loadMap(r1, 'tcp_connections');
   a.call(HELPER.mapLookup);
   a.jumpIf(r0, '==', 0, 'is forgotten');
-  copy(a, reverse('backend'), { from: field(r0, TCP_CONNECTION, 'backend') });
-  copy(a, reverse('backendPort'), { from: field(r0, TCP_CONNECTION, 'backendPort') });
-  copy(a, reverse('client'), { from: field(r6, TCP_KEY, 'client') });
-  copy(a, reverse('clientPort'), { from: field(r6, TCP_KEY, 'clientPort') });
+  for (const name of ['backend', 'seen', 'backendPort', 'seenPort'] as const)
+    copy(a, reverse(name), { from: field(r0, TCP_CONNECTION, name) });
   a.mov(r2, r6);
   a.loadMap(r1, 'tcp_connections');
   a.call(HELPER.mapDelete);
@@ -217,8 +215,8 @@ export function forgetConnectionSubprogram(a: Code): void {
   a.loadMap(r1, 'tcp_reverse');
   a.call(HELPER.mapLookup);
   a.jumpIf(r0, '==', 0, 'is forgotten');
-  // It may be another connection's by now, of the same client through another listener.
-  for (const name of ['contacted', 'contactedPort'] as const) {
+  // It may be another connection's by now.
+  for (const name of ['contacted', 'client', 'contactedPort', 'clientPort'] as const) {
     const step = TCP_KEY.bytes[name] === 2 ? 2 : 8;
     for (let at = 0; at < TCP_KEY.bytes[name]; at += step) {
       a.load(r1, part(field(r0, TCP_KEY, name), at, step));

@@ -9,8 +9,8 @@
  * The scratch has the connection's key at its begin, and behind it room for one record at a time.
  */
 import { BACKEND } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r7, r8, r9 } from './memory.ts';
-import { TCX_DROP, TCX_NEXT } from './helpers.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r7, r8, r9 } from './memory.ts';
+import { HELPER, TCX_DROP, TCX_NEXT } from './helpers.ts';
 import {
   add,
   type Code,
@@ -39,6 +39,7 @@ export const MOST_WINDOW = 2 ** 30;
 const ROOM_AT = 8 * Math.ceil(TCP_KEY.size / 8);
 /** Behind a reverse key in the room, for the key of another connection. */
 const OTHER_AT = ROOM_AT + 8 * Math.ceil(TCP_REVERSE_KEY.size / 8);
+const VICTIM_AT = OTHER_AT + 8 * Math.ceil(TCP_KEY.size / 8);
 
 export const tcpKey = (): Memory => part(local('scratch'), 0, TCP_KEY.size);
 export const tcpKeyPart = (name: keyof typeof TCP_KEY.at): Memory =>
@@ -54,6 +55,8 @@ export const spare = (name: keyof typeof TCP_SPARE.at): Memory =>
   part(room(TCP_SPARE.size), TCP_SPARE.at[name], TCP_SPARE.bytes[name]);
 /** The key of another connection, which stays beside a reverse key. */
 export const otherKey = (): Memory => part(local('scratch'), OTHER_AT, TCP_KEY.size);
+/** And of one more. */
+export const victimKey = (): Memory => part(local('scratch'), VICTIM_AT, TCP_KEY.size);
 
 /** A field of the connection (r7). */
 export const connection = (name: keyof typeof TCP_CONNECTION.at): Memory => field(r7, TCP_CONNECTION, name);
@@ -61,6 +64,19 @@ export const connection = (name: keyof typeof TCP_CONNECTION.at): Memory => fiel
 export const rule = (name: keyof typeof TCP_RULES.at): Memory => field(r8, TCP_RULES, name);
 /** A counter of the listener, by its index. */
 export const tcpCounter = (index: number): Memory => memory(r9, index * U64, U64);
+
+/** r0 = 0 once the record is stored, or what forbade it. */
+export function update(
+  a: Code,
+  map: 'tcp_rates' | 'tcp_sources' | 'tcp_connections' | 'tcp_reverse',
+  { key, value, flags }: { key: Memory; value: Memory; flags: number },
+): void {
+  a.addressOf(r2, key);
+  a.addressOf(r3, value);
+  a.mov(r4, flags);
+  a.loadMap(r1, map);
+  a.call(HELPER.mapUpdate);
+}
 
 /** Finds rules (r8) and counters (r9) of the listener whose index `listener` holds, which the local of that name then has too. */
 export function findTcpListener(a: Code, listener: Memory): void {

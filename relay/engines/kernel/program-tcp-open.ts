@@ -13,7 +13,7 @@ import { BPF_ANY, BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import type { CloseReason } from '../../core/close-reason.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, SETTINGS } from './maps.ts';
+import { BACKEND, SETTINGS, SOURCE_CLIENT } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7 } from './memory.ts';
 import {
   add,
@@ -21,6 +21,7 @@ import {
   copy,
   findBackend,
   findSnapshot,
+  loadContext,
   local,
   lookup,
   lookupAt,
@@ -43,7 +44,9 @@ import {
   tcpCounter,
   tcpKey,
   tcpKeyPart,
+  update,
 } from './program-tcp-frame.ts';
+import { takeTcpRelayPort } from './program-tcp-relay.ts';
 import { RESET } from './program-tcp-reset.ts';
 import { U32, U64 } from './struct.ts';
 import {
@@ -227,6 +230,8 @@ function storeConnection(a: Code): void {
   a.store(newConnection('clientAcked'), r1);
   a.alu32('add', r1, 1);
   a.store(newConnection('clientNext'), r1);
+  loadContext(a, r1, 'interface');
+  a.store(newConnection('interface'), r1);
   copy(a, newConnection('backend'), { from: local('contacted') });
   a.load(r1, local('contactedPort'));
   a.store(newConnection('backendPort'), r1);
@@ -271,14 +276,19 @@ function evict(a: Code): void {
 }
 
 /**
- * Stores the connection's reverse record, or refuses the client: its address and port may lead another connection to the same
- * backend, through another listener, and to a backend the two would be one.
+ * Stores the connection's reverse record, or refuses the client. With sourceAddress `client` its address and port may lead another
+ * connection to the same backend, through another listener, and to a backend the two would be one.
  */
 function storeReverse(a: Code): void {
-  copy(a, reversePart('backend'), { from: connection('backend') });
-  copy(a, reversePart('client'), { from: tcpKeyPart('client') });
-  copy(a, reversePart('backendPort'), { from: connection('backendPort') });
-  copy(a, reversePart('clientPort'), { from: tcpKeyPart('clientPort') });
+  a.load(r1, rule('sourceAddress'));
+  a.jumpIf(r1, '==', SOURCE_CLIENT, 'seen as it is');
+  takeTcpRelayPort(a, 'no room for the reverse');
+  a.jump('reverse is stored');
+  a.label('seen as it is');
+  copy(a, connection('seen'), { from: tcpKeyPart('client') });
+  copy(a, connection('seenPort'), { from: tcpKeyPart('clientPort') });
+  for (const name of ['backend', 'seen', 'backendPort', 'seenPort'] as const)
+    copy(a, reversePart(name), { from: connection(name) });
   const key = room(TCP_REVERSE_KEY.size);
   update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_NOEXIST });
   a.jumpIf(r0, '==', 0, 'reverse is stored');

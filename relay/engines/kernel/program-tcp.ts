@@ -12,14 +12,25 @@
  *   4. the connection's state follows
  *   5. the destination is rewritten to the backend
  *
+ * With sourceAddress `relay` the backend's segments come in on ingress, too, and both addresses are rewritten
+ * (program-tcp-relay.ts).
+ *
  * What can't be answered by anybody, a segment of a connection that was cut or is not known, gets a RST from the program itself
  * (program-tcp-reset.ts).
  */
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
-import { PORT_ANY, PORT_ANY_V4, PORT_BACKEND, PORT_LISTENER, SETTINGS } from './maps.ts';
+import {
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_BACKEND,
+  PORT_LISTENER,
+  PORT_RELAY,
+  SETTINGS,
+  SOURCE_CLIENT,
+} from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r6, r7 } from './memory.ts';
-import { add, type Code, copy, local, lookup, NEXT, readClock } from './program-frame.ts';
+import { add, type Code, copy, loadContext, local, lookup, NEXT, readClock } from './program-frame.ts';
 import { findContacted } from './program-listener.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { rewrite } from './program-rewrite.ts';
@@ -41,6 +52,7 @@ import {
   reversePart,
   room,
   RST,
+  rule,
   SYN,
   tcpCounter,
   tcpKey,
@@ -48,6 +60,7 @@ import {
   tcpWaysOut,
 } from './program-tcp-frame.ts';
 import { admit, OPEN, openConnection } from './program-tcp-open.ts';
+import { findReplied, passToBackend, passToClient } from './program-tcp-relay.ts';
 import { RESET, resetReply, type ResetOptions } from './program-tcp-reset.ts';
 import { ADDRESS, U32 } from './struct.ts';
 import {
@@ -75,12 +88,15 @@ export function tcpIngress(a: Code, linkHeaderBytes: number): void {
     transport: 'tcp',
     linkHeaderBytes,
     port: 'destination',
-    wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND,
+    wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND | PORT_RELAY,
     source: tcpKeyPart('client'),
     sourcePort: tcpKeyPart('clientPort'),
     destination: tcpKeyPart('contacted'),
     destinationPort: tcpKeyPart('contactedPort'),
   });
+  a.load(r1, local('portFlags'));
+  a.jumpIf(r1, 'has', PORT_RELAY, 'to a relay port');
+  a.label('from a client');
   lookup(a, 'tcp_connections', tcpKey());
   a.mov(r7, r0);
   a.jumpIf(r7, '==', 0, 'no connection');
@@ -99,13 +115,21 @@ export function tcpIngress(a: Code, linkHeaderBytes: number): void {
     to: connection('backend'),
     toPort: connection('backendPort'),
   });
-  a.jump(NEXT);
+  passToBackend(a, linkHeaderBytes);
 
   a.label('no connection');
   findTarget(a);
   openConnection(a, 'to the backend');
   a.label('not a listener');
   releaseDirect(a);
+
+  a.label('to a relay port');
+  findReplied(a, 'from a client');
+  findTcpListener(a, connection('listener'));
+  dropBad(a);
+  readClock(a);
+  followBackend(a);
+  passToClient(a, linkHeaderBytes);
   resetReply(a, { hook: 'ingress', linkHeaderBytes });
   tcpWaysOut(a);
   endConnectionSubprograms(a);
@@ -182,6 +206,8 @@ function followClient(a: Code): void {
   a.jump(OPEN);
 
   a.label('passed on');
+  loadContext(a, r1, 'interface');
+  a.store(connection('interface'), r1);
   touch(a);
 }
 
@@ -194,8 +220,8 @@ export function tcpEgress(a: Code, linkHeaderBytes: number): void {
     wanted: PORT_BACKEND,
     source: reversePart('backend'),
     sourcePort: reversePart('backendPort'),
-    destination: reversePart('client'),
-    destinationPort: reversePart('clientPort'),
+    destination: reversePart('seen'),
+    destinationPort: reversePart('seenPort'),
   });
   lookup(a, 'tcp_reverse', room(TCP_REVERSE_KEY.size));
   a.jumpIf(r0, '==', 0, NEXT);
@@ -204,6 +230,9 @@ export function tcpEgress(a: Code, linkHeaderBytes: number): void {
   a.mov(r7, r0);
   a.jumpIf(r7, '==', 0, NEXT);
   findTcpListener(a, connection('listener'));
+  // With sourceAddress `relay` they are rewritten where they come in.
+  a.load(r1, rule('sourceAddress'));
+  a.jumpIf(r1, '!=', SOURCE_CLIENT, NEXT);
   dropBad(a);
   readClock(a);
   followBackend(a);
@@ -225,19 +254,20 @@ export function tcpEgress(a: Code, linkHeaderBytes: number): void {
 
 /** What the backend's segment means for its connection (r7). Goes on if it is for the client. */
 function followBackend(a: Code): void {
+  const passedOn = a.unique('passed on');
   a.load(r1, connection('state'));
   a.jumpIf(r1, '==', TCP_STATE.cut, RESET);
-  a.jumpIf(r1, '==', TCP_STATE.over, 'passed on');
+  a.jumpIf(r1, '==', TCP_STATE.over, passedOn);
   a.load(r2, local('tcpFlags'));
   a.jumpIf(r2, 'has', RST, 'backend resets');
   a.jumpIf(r2, 'has', SYN, 'backend answers');
   acknowledge(a, 'client');
   advance(a, 'backend');
   finish(a);
-  a.jump('passed on');
+  a.jump(passedOn);
 
   a.label('backend answers');
-  a.jumpIf(r1, '!=', TCP_STATE.opening, 'passed on');
+  a.jumpIf(r1, '!=', TCP_STATE.opening, passedOn);
   a.load(r1, local('acknowledged'));
   a.store(connection('clientAcked'), r1);
   a.load(r1, local('sequence'));
@@ -249,23 +279,23 @@ function followBackend(a: Code): void {
   a.mov(r0, TCP_STATE.opening);
   a.mov(r1, TCP_STATE.answered);
   a.compareExchange(connection('state'), r1);
-  a.jump('passed on');
+  a.jump(passedOn);
 
   a.label('backend resets');
   a.jumpIf(r1, '<', TCP_STATE.open, 'backend refuses');
-  requireBelievable(a, 'backend', 'passed on');
+  requireBelievable(a, 'backend', passedOn);
   a.jump('reset is believed');
   a.label('backend refuses');
   a.load(r1, local('acknowledged'));
   a.load(r2, connection('clientNext'));
-  a.jumpIf32(r1, '!=', r2, 'passed on');
+  a.jumpIf32(r1, '!=', r2, passedOn);
   a.label('reset is believed');
   endConnection(a, tcpKey(), {
     open: closedCounter('backend-reset'),
     opening: closedCounter('connect-failed'),
     to: 'over',
   });
-  a.label('passed on');
+  a.label(passedOn);
   touch(a);
 }
 
@@ -291,30 +321,32 @@ const ENDS = {
 /** The segment acknowledges what `of` has sent; the first time, that opens the connection. */
 function acknowledge(a: Code, of: End): void {
   const { acked, next } = ENDS[of];
+  const [acknowledges, done] = [a.unique('acknowledges'), a.unique('acknowledged')];
   a.load(r2, local('tcpFlags'));
-  a.jumpIf(r2, 'has', ACK, 'acknowledges');
-  a.jump('acknowledged');
-  a.label('acknowledges');
+  a.jumpIf(r2, 'has', ACK, acknowledges);
+  a.jump(done);
+  a.label(acknowledges);
   a.load(r1, local('acknowledged'));
   a.load(r2, connection(acked));
   a.mov(r3, r1);
   a.alu32('sub', r3, r2);
-  a.jumpIf32(r3, '==', 0, 'acknowledged');
+  a.jumpIf32(r3, '==', 0, done);
   a.load(r4, connection(next));
   a.alu32('sub', r4, r2);
-  a.jumpIf32(r3, '>', r4, 'acknowledged');
+  a.jumpIf32(r3, '>', r4, done);
   a.store(connection(acked), r1);
   if (of === 'backend') {
     a.load(r1, connection('state'));
-    a.jumpIf(r1, '!=', TCP_STATE.answered, 'acknowledged');
+    a.jumpIf(r1, '!=', TCP_STATE.answered, done);
     admit(a);
   }
-  a.label('acknowledged');
+  a.label(done);
 }
 
 /** Counts the bytes that `from` has not sent before, and notes its FIN. */
 function advance(a: Code, from: End): void {
   const { next, fin, bytes, counter } = ENDS[from];
+  const done = a.unique('advanced');
   a.load(r4, local('tcpFlags'));
   a.alu('and', r4, FIN);
   a.load(r1, local('sequence'));
@@ -324,30 +356,31 @@ function advance(a: Code, from: End): void {
   a.load(r2, connection(next));
   a.mov(r3, r1);
   a.alu32('sub', r3, r2);
-  a.jumpIf32(r3, '==', 0, 'advanced');
-  a.jumpIf32(r3, '>', MOST_WINDOW, 'advanced');
+  a.jumpIf32(r3, '==', 0, done);
+  a.jumpIf32(r3, '>', MOST_WINDOW, done);
   a.store(connection(next), r1);
   a.alu('sub', r3, r4);
   add(a, connection(bytes), { by: r3 });
   add(a, tcpCounter(counter), { by: r3 });
-  a.jumpIf(r4, '==', 0, 'advanced');
+  a.jumpIf(r4, '==', 0, done);
   a.store(connection(fin), 1);
-  a.label('advanced');
+  a.label(done);
 }
 
 /** Ends the connection once both ends have said all, and each knows of the other. */
 function finish(a: Code): void {
+  const isNot = a.unique('not finished');
   for (const { fin } of Object.values(ENDS)) {
     a.load(r1, connection(fin));
-    a.jumpIf(r1, '==', 0, 'not finished');
+    a.jumpIf(r1, '==', 0, isNot);
   }
   for (const { next, acked } of Object.values(ENDS)) {
     a.load(r1, connection(next));
     a.load(r2, connection(acked));
-    a.jumpIf32(r1, '!=', r2, 'not finished');
+    a.jumpIf32(r1, '!=', r2, isNot);
   }
   endConnection(a, tcpKey(), { open: closedCounter('completed'), opening: 0, to: 'over' });
-  a.label('not finished');
+  a.label(isNot);
 }
 
 /** Jumps unless the RST's number is one that `from` could give: between what was acknowledged and what was sent. */
@@ -372,9 +405,9 @@ function touch(a: Code): void {
 function releaseDirect(a: Code): void {
   const pairs: readonly (readonly [Memory, Memory])[] = [
     [reversePart('backend'), part(tcpKeyPart('contacted'), 0, ADDRESS)],
-    [reversePart('client'), part(tcpKeyPart('client'), 0, ADDRESS)],
+    [reversePart('seen'), part(tcpKeyPart('client'), 0, ADDRESS)],
     [reversePart('backendPort'), tcpKeyPart('contactedPort')],
-    [reversePart('clientPort'), tcpKeyPart('clientPort')],
+    [reversePart('seenPort'), tcpKeyPart('clientPort')],
   ];
   a.load(r1, local('tcpFlags'));
   a.jumpIf(r1, 'has', RST, NEXT);

@@ -2,7 +2,7 @@
  * Keeps the programs attached where clients and backends are, as interfaces, addresses and routes come and go, and warns of
  * backends that players could not reach.
  */
-import { Endpoint } from '../../../net/address.ts';
+import { Endpoint, type IpAddress } from '../../../net/address.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { hasInterface, interfacesOf } from './attach.ts';
 import type { ListenerTable } from './listener-table.ts';
@@ -17,6 +17,8 @@ export interface ReachOptions {
   readonly listeners: ListenerTable;
   /** Addresses of listeners of another protocol. */
   readonly otherLocals: () => readonly Endpoint[];
+  /** This host's addresses towards the pool's backends, as those listeners use them. */
+  readonly otherAddresses: (pool: PoolWriter) => readonly IpAddress[];
   readonly pools: () => Iterable<PoolWriter>;
   /** Whose address backends see. */
   readonly sourceAddress: 'client' | 'relay';
@@ -36,9 +38,9 @@ export class Reach {
 
   /** With sourceAddress `relay` replies come in where the backends are. @throws RelayError */
   reachBackends(pool: PoolWriter): void {
-    const { attachments, interfaces, listeners } = this.#options;
+    const { attachments, interfaces, listeners, otherAddresses } = this.#options;
     this.#warnOfUnreachable(pool);
-    const addresses = listeners.refresh(pool);
+    const addresses = [...listeners.refresh(pool), ...otherAddresses(pool)];
     if (interfaces.length > 0) return;
     for (const ip of addresses) attachments.add(interfacesOf(new Endpoint(ip, 0), []));
   }

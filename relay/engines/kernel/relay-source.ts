@@ -16,8 +16,8 @@ export interface PortRange {
   readonly last: number;
 }
 
-/** Listeners that the ports are divided among. */
-const SHARES = 4;
+/** Listeners that the ports are divided among, those of UDP and those of TCP each. */
+export const SHARES = 4;
 
 /**
  * The ports of the listener with this index.
@@ -30,11 +30,23 @@ export function portsOf(index: number, { first, last }: PortRange, most: number)
   if (index >= SHARES || share === 0) {
     throw new RelayError(
       'TICKRELAY_ERR_LIMIT',
-      `kernel.relayPorts: ${first}-${last} has no ports for another UDP listener; they are divided among ${SHARES}`,
+      `kernel.relayPorts: ${first}-${last} has no ports for another listener; they are divided among ${SHARES}`,
     );
   }
   const own = first + index * share;
   return { first: own, last: own + Math.min(share, most) - 1 };
+}
+
+/** This host's addresses towards the first backend of each family. */
+export function relayAddresses(
+  libc: Libc,
+  backends: readonly Endpoint[],
+): Readonly<Record<'relayV4' | 'relayV6', IpAddress | undefined>> {
+  const towards = (isV4: boolean): IpAddress | undefined => {
+    const first = backends.find(({ ip }) => ip.isV4 === isV4);
+    return first && addressTowards(libc, first);
+  };
+  return { relayV4: towards(true), relayV6: towards(false) };
 }
 
 /** The address from which this host would send to `target`, or undefined when it has no route. */

@@ -34,6 +34,14 @@ export const TCP_RULES = struct({
   /** (max(1, connectionRatePerSource) - 1) * sourceTokenNs. */
   sourceBurstNs: U64,
   idleTimeoutNs: U64,
+  /** SOURCE_CLIENT or SOURCE_RELAY. */
+  sourceAddress: U32,
+  /** With SOURCE_RELAY: the relay ports are this and the next `relayPorts` - 1. */
+  firstRelayPort: U16,
+  relayPorts: U16,
+  /** With SOURCE_RELAY: the relay's own addresses towards backends, v4-mapped and IPv6; zero where there is none. */
+  relayV4: ADDRESS,
+  relayV6: ADDRESS,
 });
 
 /** Key of `tcp_connections`: both ends of the client's side. */
@@ -83,18 +91,17 @@ export const TCP_CONNECTION = struct({
   /** 1 once this end's FIN has passed. */
   clientFin: U32,
   backendFin: U32,
+  /** The backend's address, and how the backend sees the client: with the ports the key of the reverse record. */
   backend: ADDRESS,
+  seen: ADDRESS,
   backendPort: U16,
-  reserved: 6,
+  seenPort: U16,
+  /** The interface that the client's last segment came in on. */
+  interface: U32,
 });
 
-/** Key of `tcp_reverse`: a backend, and the client as it sees it. The value is the connection's TCP_KEY. */
-export const TCP_REVERSE_KEY = struct({
-  backend: ADDRESS,
-  client: ADDRESS,
-  backendPort: U16,
-  clientPort: U16,
-});
+/** Key of `tcp_reverse`: a backend, and how it sees the client. The value is the connection's TCP_KEY. */
+export const TCP_REVERSE_KEY = struct({ backend: ADDRESS, seen: ADDRESS, backendPort: U16, seenPort: U16 });
 
 /** Value of `tcp_sources`, whose key is a PIN_KEY: a client IP at a listener that bounds its connections. */
 export const TCP_SOURCE = struct({
