@@ -9,8 +9,8 @@
  * The scratch has the connection's key at its begin, and behind it room for one record at a time.
  */
 import { BACKEND } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r7, r8, r9 } from './memory.ts';
-import { HELPER, TCX_DROP, TCX_NEXT } from './helpers.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r7, r8, r9 } from './memory.ts';
+import { TCX_DROP, TCX_NEXT } from './helpers.ts';
 import {
   add,
   type Code,
@@ -64,19 +64,6 @@ export const connection = (name: keyof typeof TCP_CONNECTION.at): Memory => fiel
 export const rule = (name: keyof typeof TCP_RULES.at): Memory => field(r8, TCP_RULES, name);
 /** A counter of the listener, by its index. */
 export const tcpCounter = (index: number): Memory => memory(r9, index * U64, U64);
-
-/** r0 = 0 once the record is stored, or what forbade it. */
-export function update(
-  a: Code,
-  map: 'tcp_rates' | 'tcp_sources' | 'tcp_connections' | 'tcp_reverse',
-  { key, value, flags }: { key: Memory; value: Memory; flags: number },
-): void {
-  a.addressOf(r2, key);
-  a.addressOf(r3, value);
-  a.mov(r4, flags);
-  a.loadMap(r1, map);
-  a.call(HELPER.mapUpdate);
-}
 
 /** Finds rules (r8) and counters (r9) of the listener whose index `listener` holds, which the local of that name then has too. */
 export function findTcpListener(a: Code, listener: Memory): void {

@@ -44,7 +44,6 @@ import {
   tcpCounter,
   tcpKey,
   tcpKeyPart,
-  update,
 } from './program-tcp-frame.ts';
 import { takeTcpRelayPort } from './program-tcp-relay.ts';
 import { RESET } from './program-tcp-reset.ts';

@@ -24,6 +24,7 @@ import {
   NEXT,
   nextRound,
   startRounds,
+  update,
 } from './program-frame.ts';
 import { firstPort, redirect, sendOut } from './program-relay.ts';
 import { rewrite } from './program-rewrite.ts';
@@ -36,7 +37,6 @@ import {
   rule,
   tcpKey,
   tcpKeyPart,
-  update,
   victimKey,
 } from './program-tcp-frame.ts';
 import { struct, U32, U64 } from './struct.ts';
