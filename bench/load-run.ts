@@ -83,7 +83,7 @@ export async function runLoad(
     ...merged,
     machineCpuUsPerDatagram: (1000 * cpu.busyMs) / Math.max(1, delivered),
     machineBusy: cpu.share,
-    deliveredWhileRead: delivered,
+    deliveredBetweenReadings: delivered,
     processCpu: before.process && after.process && processCpuBetween(before.process, after.process),
     relay: countsBefore && countsAfter && countsBetween(countsBefore, countsAfter),
     bufferOverflows: difference(overflowsBefore, readBufferOverflows()),
@@ -142,7 +142,7 @@ type Merged = Omit<
   | 'startedAt'
   | 'machineCpuUsPerDatagram'
   | 'machineBusy'
-  | 'deliveredWhileRead'
+  | 'deliveredBetweenReadings'
   | 'processCpu'
   | 'relay'
   | 'bufferOverflows'

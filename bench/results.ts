@@ -137,8 +137,11 @@ export interface LoadRun {
   readonly machineCpuUsPerDatagram: number;
   /** Share of the machine's CPU time in use during the run, 0 to 1. */
   readonly machineBusy: number;
-  /** Datagrams delivered between the readings of the CPU times; an answered update is two of them. */
-  readonly deliveredWhileRead: number;
+  /**
+   * Datagrams delivered between the two readings of the CPU times, estimated: of all delivered, the share that this time has in
+   * the sending time. An answered update is two of them.
+   */
+  readonly deliveredBetweenReadings: number;
   /** Undefined where nothing stands between, or the system does not say. */
   readonly processCpu: ProcessCpu | undefined;
   /** Undefined where no relay of ours stands between. */

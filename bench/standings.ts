@@ -25,7 +25,8 @@ interface Figure {
 const FIGURES: readonly Figure[] = [
   {
     name: 'process CPU',
-    of: ({ processCpu, deliveredWhileRead }) => processCpu && processCpu.totalUs / deliveredWhileRead,
+    of: ({ processCpu, deliveredBetweenReadings }) =>
+      processCpu && processCpu.totalUs / deliveredBetweenReadings,
     isOfProcess: true,
   },
   { name: 'machine CPU', of: (run) => run.machineCpuUsPerDatagram, isShared: true },

@@ -54,8 +54,8 @@ function sumKnown(values: readonly (number | undefined)[]): number | undefined {
 
 /** One run is too short for the kernel's sampling to divide its CPU time well; all of them together are better. */
 function processCost(runs: readonly LoadRun[]): RunSummary['processCpuUsPerDatagram'] {
-  const known = runs.flatMap(({ processCpu, deliveredWhileRead }) =>
-    processCpu === undefined ? [] : [{ ...processCpu, datagrams: Math.max(1, deliveredWhileRead) }],
+  const known = runs.flatMap(({ processCpu, deliveredBetweenReadings }) =>
+    processCpu === undefined ? [] : [{ ...processCpu, datagrams: Math.max(1, deliveredBetweenReadings) }],
   );
   if (known.length === 0) return undefined;
   const total = median(known.map(({ totalUs, datagrams }) => totalUs / datagrams));

@@ -78,7 +78,7 @@ const options = {
     type: 'string',
     coerce: durationFlag('--grace'),
   },
-  codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
+  codec: { describe: 'Encoding of messages', choices: CODEC_NAMES, default: 'binary' },
   reply: {
     describe: 'How the game server answers: each update at once, or every player once a tick',
     choices: REPLY_MODES,

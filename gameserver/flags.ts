@@ -29,7 +29,7 @@ export const flags = {
     type: 'string',
     coerce: integerFlag('--id', 0, MAX_SERVER_ID),
   },
-  codec: { describe: 'Encoding of the messages', choices: CODEC_NAMES, default: 'binary' },
+  codec: { describe: 'Encoding of messages', choices: CODEC_NAMES, default: 'binary' },
   reply: {
     describe: 'Answer each update at once, or every player once a tick',
     choices: REPLY_MODES,

@@ -94,7 +94,7 @@ function runTable({ carried, tickHz }: MostPlayersResults): Table {
         formatShare(run.loss),
         formatTime(run.roundTripUs.p50),
         formatTime(run.roundTripUs.p99),
-        formatKnown(run.processCpu && run.processCpu.totalUs / Math.max(1, run.deliveredWhileRead)),
+        formatKnown(run.processCpu && run.processCpu.totalUs / Math.max(1, run.deliveredBetweenReadings)),
         run.generatorLimit === undefined ? 'kept up' : 'was the limit',
         ...(['loss', 'p99'] as const).map((rule) => (passesBy(rule, run, tickHz) ? 'passed' : 'failed')),
       ]),

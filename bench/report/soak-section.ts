@@ -2,7 +2,7 @@
 import type { SoakResults, SoakSample } from '../results.ts';
 import { axisName, COLOURS, FAINT, renderPlot } from './plot.ts';
 import { figure, formatKnown, formatNumber, formatShare, formatTime, text } from './section.ts';
-import type { Finding, Plot, Section } from './section.ts';
+import type { Finding, Plot, Section, Table } from './section.ts';
 import { describePinning, setupTable } from './setup-table.ts';
 
 const MIB = 2 ** 20;
@@ -11,57 +11,13 @@ const MEANINGFUL_MS = 300_000;
 
 export function soakSection(results: SoakResults): Section {
   const { run, samples, growth, durationMs, route } = results;
-  const { first, last, most } = growth.residentBytes;
   const seconds = formatNumber(durationMs / 1000, 1);
   return {
     title: `${run.players} players for ${seconds} s: ${route.name}`,
     findings: [deliveryFinding(results), ...growthFindings(results), ...generatorFinding(results)],
     tables: [
-      {
-        caption: 'The relay process, once settled',
-        columns: [text('what'), ...['first', 'last', 'most', 'an hour'].map(figure)],
-        rows: [
-          [
-            'resident, MiB',
-            ...[first, last, most].map((bytes) => formatNumber(bytes / MIB, 1)),
-            formatSlope(growth.residentBytesPerHour),
-          ],
-          [
-            'descriptors',
-            formatKnown(settledDescriptors(results)[0]),
-            formatKnown(settledDescriptors(results).at(-1)),
-            formatKnown(growth.openDescriptors?.most),
-            '-',
-          ],
-        ],
-      },
-      {
-        caption: 'The load',
-        columns: [
-          text('route'),
-          ...[
-            'updates sent',
-            'lost',
-            'wrong server',
-            'p50, µs',
-            'p99, µs',
-            'p99.9, µs',
-            'process CPU µs',
-          ].map(figure),
-        ],
-        rows: [
-          [
-            run.route,
-            formatNumber(run.sent),
-            formatNumber(run.lost),
-            formatNumber(run.wrongServer),
-            formatTime(run.roundTripUs.p50),
-            formatTime(run.roundTripUs.p99),
-            formatTime(run.roundTripUs.p999),
-            formatKnown(run.processCpu && run.processCpu.totalUs / Math.max(1, run.deliveredWhileRead), 2),
-          ],
-        ],
-      },
+      growthTable(results),
+      loadTable(results),
       setupTable({
         machine: results.machine,
         startedAt: results.startedAt,
@@ -91,6 +47,54 @@ export function soakSection(results: SoakResults): Section {
       `${formatNumber(growth.settledAtMs / 1000)} s, in which its heap grows to its working size, are left out of the tables' growth. ` +
       `The slope is that of the line with the least squared distance to the samples. Whether it grew is told by the least of the first ` +
       `and of the last third, since a heap rises between its collections.`,
+  };
+}
+
+function growthTable(results: SoakResults): Table {
+  const { growth } = results;
+  const { first, last, most } = growth.residentBytes;
+  const descriptors = settledDescriptors(results);
+  return {
+    caption: 'The relay process, once settled',
+    columns: [text('what'), ...['first', 'last', 'most', 'an hour'].map(figure)],
+    rows: [
+      [
+        'resident, MiB',
+        ...[first, last, most].map((bytes) => formatNumber(bytes / MIB, 1)),
+        formatSlope(growth.residentBytesPerHour),
+      ],
+      [
+        'descriptors',
+        formatKnown(descriptors[0]),
+        formatKnown(descriptors.at(-1)),
+        formatKnown(growth.openDescriptors?.most),
+        '-',
+      ],
+    ],
+  };
+}
+
+function loadTable({ run }: SoakResults): Table {
+  return {
+    caption: 'The load',
+    columns: [
+      text('route'),
+      ...['updates sent', 'lost', 'wrong server', 'p50, µs', 'p99, µs', 'p99.9, µs', 'process CPU µs'].map(
+        figure,
+      ),
+    ],
+    rows: [
+      [
+        run.route,
+        formatNumber(run.sent),
+        formatNumber(run.lost),
+        formatNumber(run.wrongServer),
+        formatTime(run.roundTripUs.p50),
+        formatTime(run.roundTripUs.p99),
+        formatTime(run.roundTripUs.p999),
+        formatKnown(run.processCpu && run.processCpu.totalUs / Math.max(1, run.deliveredBetweenReadings), 2),
+      ],
+    ],
   };
 }
 

@@ -7,6 +7,10 @@
  *
  * The wait blocks the thread; `drive` runs rounds on the thread's event loop and gives it a turn between them, so that promises
  * and messages still work.
+ *
+ * The UDP data plane's Poller (poller.ts) has a wait, timers and a drive of its own: its round is about batches. It waits in
+ * microseconds, sleeps on purpose under load, spreads the receives of all readable sockets over one set of slots, and sends
+ * in between. What would be left to share is some ten lines around epoll_wait, and each round would pay for a call between them.
  */
 import { performance } from 'node:perf_hooks';
 import { RelayError } from '../relay-error.ts';

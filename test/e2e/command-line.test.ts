@@ -192,6 +192,8 @@ describe('help and results', () => {
       expect(run.code).toBe(0);
       expect(run.stdout).toContain('Examples:');
       expect(run.stdout).toMatch(/exit code/i);
+      // Where a description and its choices just fill a line, yargs leaves no space between them.
+      expect(run.stdout).not.toMatch(/\S\[(?:choices|default|required|string|boolean|array)/);
       expect(run.stderr).toBe('');
     },
   );

@@ -150,7 +150,7 @@ describe('a summary', () => {
   it('divides the median of the CPU time as all rounds together do', () => {
     const runs = [100, 300, 200].map((totalUs, i) =>
       fixtureRun({
-        deliveredWhileRead: 100,
+        deliveredBetweenReadings: 100,
         processCpu: { totalUs, userUs: i === 0 ? 100 : 0, systemUs: i === 0 ? 0 : 150 },
       }),
     );

@@ -38,7 +38,7 @@ export function fixtureRun(changes: Partial<LoadRun> & { readonly fromUs?: numbe
     generatorLimit: undefined,
     machineCpuUsPerDatagram: 11.5,
     machineBusy: 0.6,
-    deliveredWhileRead: players * 128 * 6,
+    deliveredBetweenReadings: players * 128 * 6,
     processCpu: undefined,
     relay: undefined,
     bufferOverflows: 0,

@@ -12,7 +12,7 @@ function rounds(us: Readonly<Record<string, readonly number[]>>, changes: Partia
       fixtureRun({
         route,
         round: i + 1,
-        deliveredWhileRead: 100,
+        deliveredBetweenReadings: 100,
         processCpu: { totalUs, userUs: 0, systemUs: totalUs },
         ...changes,
       }),
