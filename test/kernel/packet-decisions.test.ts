@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { afterAll, test } from 'vitest';
 import { ALGORITHMS } from '../../relay/core/select.ts';
 import { NaiveRouter } from '../support/naive-router.ts';
+import { changePool } from '../support/pool-changes.ts';
 import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
 
 const IDLE_MS = 1_000;
@@ -68,18 +69,6 @@ function listen(rig: PacketRig, name: keyof typeof LISTENERS, index: number, set
     },
     index,
   );
-}
-
-function changePool(
-  rig: PacketRig,
-  { what, id, weight }: { what: string; id: string; weight: number },
-): void {
-  const { pool } = rig;
-  if (what === 'add' && pool.get(id) === undefined) rig.add(id, BACKENDS[id]!, weight);
-  if (what === 'remove') pool.remove(id);
-  if (what === 'unhealthy' || what === 'healthy') pool.setHealthy(id, what === 'healthy');
-  if (what === 'drain' || what === 'undrain') pool.setDraining(id, what === 'drain');
-  if (what === 'all down') for (const each of pool.list()) pool.setHealthy(each.id, false);
 }
 
 /** Id of the backend that a datagram goes to, or the reason of its drop; and its reply must come back. */
@@ -173,27 +162,14 @@ if (unavailable !== undefined) {
               rig.advance(action.ms * MS);
             } else if (action.kind === 'sweep') sweep(rig, naive, nowMs);
             else {
-              changePool(rig, action);
+              const { what, id, weight } = action;
+              changePool(rig.pool, { what, id, add: () => rig.add(id, BACKENDS[id]!, weight) });
               await rig.publish();
               naive.publish();
             }
             compare(rig, naive);
           }
-          const counts = [rig.counts(0), rig.counts(1)];
-          const sum = (of: (count: (typeof counts)[number]) => number): number =>
-            of(counts[0]!) + of(counts[1]!);
-          assert.equal(
-            sum(({ sessionsOpened }) => sessionsOpened),
-            naive.tally.opened,
-          );
-          assert.equal(
-            sum(({ sessionsExpired }) => sessionsExpired),
-            naive.tally.expired,
-          );
-          assert.equal(
-            sum(({ sessionsRepinned }) => sessionsRepinned),
-            naive.tally.repinned,
-          );
+          naive.checkTally([rig.counts(0), rig.counts(1)]);
         },
       ),
       { numRuns: 100 },

@@ -114,14 +114,94 @@ export function sum16(...parts: readonly Uint8Array[]): number {
   return sum;
 }
 
-/** RFC 768: over the pseudo-header and the datagram, with its checksum field taken as 0; 0 itself is sent as 0xffff. */
-function udpChecksum(source: IpAddress, destination: IpAddress, udp: Uint8Array): number {
-  const bytes = Buffer.from(udp);
-  bytes.writeUInt16BE(0, 6);
-  const pseudo = Buffer.from([0, UDP_PROTOCOL, udp.length >> 8, udp.length & 255]);
+/** Of UDP and TCP: over the pseudo-header and what follows, whose own checksum field, at byte `at`, is taken as 0. */
+export function transportChecksum(
+  [source, destination]: readonly [IpAddress, IpAddress],
+  inner: Uint8Array,
+  { protocol, at }: { readonly protocol: number; readonly at: number },
+): number {
+  const bytes = Buffer.from(inner);
+  bytes.writeUInt16BE(0, at);
+  const pseudo = Buffer.from([0, protocol, inner.length >> 8, inner.length & 255]);
   const from = source.isV4 ? 12 : 0;
-  const sum = sum16(source.bytes.subarray(from), destination.bytes.subarray(from), pseudo, bytes);
-  return ~sum & 0xffff || 0xffff;
+  return ~sum16(source.bytes.subarray(from), destination.bytes.subarray(from), pseudo, bytes) & 0xffff;
+}
+
+/** RFC 768: a sum of 0 is sent as 0xffff. */
+function udpChecksum(source: IpAddress, destination: IpAddress, udp: Uint8Array): number {
+  return transportChecksum([source, destination], udp, { protocol: UDP_PROTOCOL, at: 6 }) || 0xffff;
+}
+
+/** An IPv6 extension header of `words` times 8 bytes; its first byte is filled in by `packet`. */
+export function extension(type: number, words = 1): { type: number; bytes: Uint8Array } {
+  const bytes = new Uint8Array(8 * words);
+  bytes[1] = words - 1;
+  return { type, bytes };
+}
+
+/** An IPv6 fragment header. */
+export function fragment(offsetAndMore: number): { type: number; bytes: Uint8Array } {
+  const bytes = Uint8Array.from([0, 0, offsetAndMore >> 8, offsetAndMore & 255, 0, 0, 0, 7]);
+  return { type: 44, bytes };
+}
+
+/**
+ * Tries a frame cut off at every length, and judges each that the kernel takes: here it takes none without a whole IP header.
+ *
+ * @param attempt throws where the kernel takes nothing; returns what judges the outcome
+ * @returns how many it took
+ */
+export function eachCut(whole: Uint8Array, attempt: (cut: Uint8Array) => () => void): number {
+  let taken = 0;
+  for (let length = ETHERNET_BYTES + 1; length < whole.length; length++) {
+    let judge;
+    try {
+      judge = attempt(whole.subarray(0, length));
+    } catch {
+      continue;
+    }
+    taken++;
+    judge();
+  }
+  return taken;
+}
+
+interface ParsedIp {
+  readonly source: IpAddress;
+  readonly destination: IpAddress;
+  /** Whether the IPv4 header's checksum is right; true for IPv6. */
+  readonly isHeaderRight: boolean;
+  /** From the transport's header to the end that the IP header gives. */
+  readonly inner: Buffer;
+}
+
+/** Reads the IP headers of a frame whose transport is `protocol`. */
+export function parseIp(bytes: Uint8Array, protocol: number): ParsedIp {
+  const ip = Buffer.from(bytes).subarray(ETHERNET_BYTES);
+  const isV4 = ip[0]! >> 4 === 4;
+  let start = isV4 ? (ip[0]! & 15) * 4 : 40;
+  for (let type = isV4 ? protocol : ip[6]!; type !== protocol;) {
+    const length = type === 44 ? 8 : (ip[start + 1]! + 1) * 8;
+    type = ip[start]!;
+    start += length;
+  }
+  const address = (at: number): IpAddress => {
+    const text = isV4
+      ? [...ip.subarray(at, at + 4)].join('.')
+      : `[${ip
+          .subarray(at, at + 16)
+          .toString('hex')
+          .match(/.{4}/g)!
+          .join(':')}]`;
+    return Endpoint.parse(`${text}:1`).ip;
+  };
+  const [source, destination] = isV4 ? [address(12), address(16)] : [address(8), address(24)];
+  return {
+    source,
+    destination,
+    isHeaderRight: !isV4 || sum16(ip.subarray(0, (ip[0]! & 15) * 4)) === 0xffff,
+    inner: ip.subarray(start, isV4 ? ip.readUInt16BE(2) : 40 + ip.readUInt16BE(4)),
+  };
 }
 
 export interface Parsed {
@@ -137,33 +217,14 @@ export interface Parsed {
 
 /** Reads a packet that `packet` made, or that a program rewrote. */
 export function parsePacket(bytes: Uint8Array): Parsed {
-  const frame = Buffer.from(bytes);
-  const ip = frame.subarray(ETHERNET_BYTES);
-  const isV4 = ip[0]! >> 4 === 4;
-  let start = isV4 ? (ip[0]! & 15) * 4 : 40;
-  for (let type = isV4 ? UDP_PROTOCOL : ip[6]!; type !== UDP_PROTOCOL;) {
-    const length = type === 44 ? 8 : (ip[start + 1]! + 1) * 8;
-    type = ip[start]!;
-    start += length;
-  }
-  const udp = ip.subarray(start, start + ip.readUInt16BE(start + 4));
-  const address = (at: number): IpAddress => {
-    const text = isV4
-      ? [...ip.subarray(at, at + 4)].join('.')
-      : `[${ip
-          .subarray(at, at + 16)
-          .toString('hex')
-          .match(/.{4}/g)!
-          .join(':')}]`;
-    return Endpoint.parse(`${text}:1`).ip;
-  };
-  const [source, destination] = isV4 ? [address(12), address(16)] : [address(8), address(24)];
+  const { source, destination, isHeaderRight, inner } = parseIp(bytes, UDP_PROTOCOL);
+  const udp = inner.subarray(0, inner.readUInt16BE(4));
   return {
     source: new Endpoint(source, udp.readUInt16BE(0)).toString(),
     destination: new Endpoint(destination, udp.readUInt16BE(2)).toString(),
     payload: udp.subarray(UDP_BYTES),
     checksum: udp.readUInt16BE(6),
     rightChecksum: udpChecksum(source, destination, udp),
-    isHeaderRight: !isV4 || sum16(ip.subarray(0, (ip[0]! & 15) * 4)) === 0xffff,
+    isHeaderRight,
   };
 }

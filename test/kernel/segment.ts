@@ -1,9 +1,11 @@
 /** TCP segments by hand, from the Ethernet header on, and their checksums computed from nothing. */
-import { Endpoint, type IpAddress } from '../../net/address.ts';
-import { ETHERNET_BYTES, frame, type PacketOptions, sum16 } from './packet.ts';
+import { Endpoint } from '../../net/address.ts';
+import { frame, type PacketOptions, parseIp, transportChecksum } from './packet.ts';
 
 const TCP_BYTES = 20;
 const TCP_PROTOCOL = 6;
+/** RFC 9293 section 3.1. */
+const CHECKSUM = { protocol: TCP_PROTOCOL, at: 16 } as const;
 
 export const FIN = 1;
 export const SYN = 2;
@@ -34,17 +36,9 @@ export function segment(options: SegmentOptions): Uint8Array {
   header.writeUInt16BE(0x2000, 14);
   header.set(tcpOptions, TCP_BYTES);
   const inner = Buffer.concat([header, payload]);
-  inner.writeUInt16BE(options.checksum ?? tcpChecksum(source.ip, destination.ip, inner), 16);
+  const right = transportChecksum([source.ip, destination.ip], inner, CHECKSUM);
+  inner.writeUInt16BE(options.checksum ?? right, CHECKSUM.at);
   return frame(options, inner, TCP_PROTOCOL);
-}
-
-/** RFC 9293 section 3.1: over the pseudo-header and the segment, with its checksum field taken as 0. */
-function tcpChecksum(source: IpAddress, destination: IpAddress, inner: Uint8Array): number {
-  const bytes = Buffer.from(inner);
-  bytes.writeUInt16BE(0, 16);
-  const from = source.isV4 ? 12 : 0;
-  const pseudo = Buffer.from([0, TCP_PROTOCOL, inner.length >> 8, inner.length & 255]);
-  return ~sum16(source.bytes.subarray(from), destination.bytes.subarray(from), pseudo, bytes) & 0xffff;
 }
 
 export interface ParsedSegment {
@@ -60,28 +54,7 @@ export interface ParsedSegment {
 
 /** Reads a packet that `segment` made, or that a program rewrote or made. */
 export function parseSegment(bytes: Uint8Array): ParsedSegment {
-  const ip = Buffer.from(bytes).subarray(ETHERNET_BYTES);
-  const isV4 = ip[0]! >> 4 === 4;
-  let start = isV4 ? (ip[0]! & 15) * 4 : 40;
-  for (let type = isV4 ? TCP_PROTOCOL : ip[6]!; type !== TCP_PROTOCOL;) {
-    const length = type === 44 ? 8 : (ip[start + 1]! + 1) * 8;
-    type = ip[start]!;
-    start += length;
-  }
-  const end = isV4 ? ip.readUInt16BE(2) : 40 + ip.readUInt16BE(4);
-  const tcp = ip.subarray(start, end);
-  const address = (at: number): IpAddress => {
-    const text = isV4
-      ? [...ip.subarray(at, at + 4)].join('.')
-      : `[${ip
-          .subarray(at, at + 16)
-          .toString('hex')
-          .match(/.{4}/g)!
-          .join(':')}]`;
-    return Endpoint.parse(`${text}:1`).ip;
-  };
-  const [source, destination] = isV4 ? [address(12), address(16)] : [address(8), address(24)];
-  const isHeaderRight = !isV4 || sum16(ip.subarray(0, (ip[0]! & 15) * 4)) === 0xffff;
+  const { source, destination, isHeaderRight, inner: tcp } = parseIp(bytes, TCP_PROTOCOL);
   return {
     source: new Endpoint(source, tcp.readUInt16BE(0)).toString(),
     destination: new Endpoint(destination, tcp.readUInt16BE(2)).toString(),
@@ -89,6 +62,7 @@ export function parseSegment(bytes: Uint8Array): ParsedSegment {
     acknowledged: tcp.readUInt32BE(8),
     flags: tcp[13]!,
     payload: tcp.subarray((tcp[12]! >> 4) * 4),
-    isRight: isHeaderRight && tcp.readUInt16BE(16) === tcpChecksum(source, destination, tcp),
+    isRight:
+      isHeaderRight && tcp.readUInt16BE(16) === transportChecksum([source, destination], tcp, CHECKSUM),
   };
 }

@@ -3,6 +3,7 @@
  * whether anybody is there, admission, pin, algorithm. It knows addresses as text and backends as objects; nothing is counted that can be counted
  * again. Tables are bounded, but their choice of a victim is not modelled: give the router room.
  */
+import assert from 'node:assert/strict';
 import { IpAddress } from '../../net/address.ts';
 import type { BackendPool } from '../../relay/core/backend-pool.ts';
 import type { DropReasonName } from '../../relay/core/drop-reason.ts';
@@ -39,6 +40,13 @@ interface NaiveListener {
   turn: number;
 }
 
+/** Of one listener of the router that is compared. */
+interface SessionCounts {
+  readonly sessionsOpened: number;
+  readonly sessionsExpired: number;
+  readonly sessionsRepinned: number;
+}
+
 export class NaiveRouter {
   /** By `listener ip port`. */
   readonly sessions = new Map<string, NaiveSession>();
@@ -73,6 +81,18 @@ export class NaiveRouter {
         return [id, stay === undefined || stay.over ? { id, over: false } : stay];
       }),
     );
+  }
+
+  /** Asserts that the listeners together counted the sessions that were opened, expired and re-pinned here. */
+  checkTally(counts: readonly SessionCounts[]): void {
+    const sum = (of: (count: SessionCounts) => number): number =>
+      counts.reduce((total, count) => total + of(count), 0);
+    const counted = {
+      opened: sum(({ sessionsOpened }) => sessionsOpened),
+      expired: sum(({ sessionsExpired }) => sessionsExpired),
+      repinned: sum(({ sessionsRepinned }) => sessionsRepinned),
+    };
+    assert.deepEqual(counted, this.tally);
   }
 
   drain(): void {

@@ -4,6 +4,7 @@ import { test } from 'vitest';
 import { slotOf } from '../../../relay/core/backend-ref.ts';
 import { ALGORITHMS } from '../../../relay/core/select.ts';
 import { NaiveRouter } from '../../support/naive-router.ts';
+import { changePool } from '../../support/pool-changes.ts';
 import { NO_LIMITS, RouterRig, RULES } from './router-rig.ts';
 
 // Steps of an eighth of a second and even rates keep every token count exact in binary.
@@ -59,16 +60,6 @@ const setting = fc.record({
   sessionRatePerSource: fc.constantFrom(0, 0, 2),
   sessionRate: fc.constantFrom(0, 0, 4),
 });
-
-function changePool(rig: RouterRig, what: string, id: string): void {
-  const { pool } = rig;
-  if (what === 'add' && pool.get(id) === undefined) rig.add(id);
-  if (what === 'remove') pool.remove(id);
-  if (what === 'unhealthy' || what === 'healthy') pool.setHealthy(id, what === 'healthy');
-  if (what === 'drain' || what === 'undrain') pool.setDraining(id, what === 'drain');
-  if (what === 'disable' || what === 'enable') pool.setEnabled(id, what === 'enable');
-  if (what === 'all down') for (const each of pool.list()) pool.setHealthy(each.id, false);
-}
 
 /** The naive router's sessions and pins that the sweep took, each with its time over; a whole sweep takes them all. */
 function followSweep(
@@ -147,7 +138,8 @@ test('the router decides and counts as its plain twin does, whatever comes', () 
             rig.router.sweep(action.budget, nowMs);
             followSweep(rig, naive, { nowMs, whole: action.budget === 4_096 });
           } else if (action.kind === 'change') {
-            changePool(rig, action.what, action.id);
+            const { what, id } = action;
+            changePool(rig.pool, { what, id, add: () => rig.add(id) });
             rig.publish();
             naive.publish();
           } else if (action.kind === 'rules') {
@@ -163,21 +155,7 @@ test('the router decides and counts as its plain twin does, whatever comes', () 
           }
           compare(rig, naive, nowMs);
         }
-        const counts = [...rig.listeners.values()].map(({ counters }) => counters.dump());
-        const sum = (of: (count: (typeof counts)[number]) => number) =>
-          counts.reduce((total, count) => total + of(count), 0);
-        assert.equal(
-          sum(({ sessionsOpened }) => sessionsOpened),
-          naive.tally.opened,
-        );
-        assert.equal(
-          sum(({ sessionsExpired }) => sessionsExpired),
-          naive.tally.expired,
-        );
-        assert.equal(
-          sum(({ sessionsRepinned }) => sessionsRepinned),
-          naive.tally.repinned,
-        );
+        naive.checkTally([...rig.listeners.values()].map(({ counters }) => counters.dump()));
       },
     ),
     { numRuns: 80 },
