@@ -17,13 +17,19 @@ const NOT_OF_KERNEL = ['datagrams', 'descriptors', 'restart'];
 /** TCP that stays in user space is carried as beside the engine `mmsg`. */
 const TCP_OF_MMSG = ['login', 'postgresql', 'proxy-protocol', 'tcp', 'tcp-integrity'];
 
+/** They leave nothing behind in their process, so that it may serve many files; all but those that watch the heap. */
+const FRUGAL = ['control', 'core', 'wire'].map((room) => `test/unit/${room}/*.test.ts`);
+const HEAP = 'test/unit/*/allocation.test.ts';
+
 const filesOf = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 
 export default defineConfig({
   test: {
     ...shared,
     projects: [
-      { test: { ...shared, name: 'all' } },
+      { test: { ...shared, name: 'all', exclude: FRUGAL } },
+      { test: { ...shared, name: 'heap', include: [HEAP] } },
+      { test: { ...shared, name: 'frugal', include: FRUGAL, exclude: [HEAP], isolate: false } },
       {
         test: {
           ...shared,
