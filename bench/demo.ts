@@ -6,11 +6,12 @@
  *   -> Ctrl-C, or --duration -> players end -> game servers leave -> relay ends -> a last line
  *
  * Players log in over TCP through the relay, at a login service beside each game server. The accounts are in PostgreSQL, where
- * it is installed: the login services reach it through the relay, too. Else each login service has them itself.
+ * it is installed: the login services reach it through the relay, too. Else each login service has them itself. Login and game share
+ * their pins, so that each player plays on the server whose login service it came to; the last line says for how many that held.
  *
  * Database, relay and game servers are processes of their own; the players live in this one, so that it can show what they see.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { clearLine, cursorTo } from 'node:readline';
@@ -37,8 +38,10 @@ import { relayAddresses } from './routes.ts';
 const GAME_SERVERS = 3;
 const PLAYERS = 10;
 const TICK_HZ = 128;
-/** The pool behind `--udp`. */
+/** The pools of game servers, and of the login services beside them. */
 const POOL = 'game-servers';
+const LOGINS = 'logins';
+const PIN_GROUP = 'players';
 const STATUS_INTERVAL_MS = 1_000;
 /** How long the game servers may take to register and be found ready, in ms. */
 const READY_DEADLINE_MS = 15_000;
@@ -62,10 +65,11 @@ async function runDemo(durationMs: number): Promise<void> {
   });
   try {
     const database = await startDatabase(group, folder);
-    const addresses = await startRelay(group, database);
+    const addresses = await startRelay(group, { folder, database });
     const { udp, admin, login } = addresses;
     await startGameServers(group, addresses);
     const playerIds = await logInPlayers(login, udp);
+    const loginServers = await readLoginServers(admin, udp);
     const store = database === undefined ? 'their own accounts' : 'accounts in PostgreSQL';
     print(`${PLAYERS} players logged in on ${login.toString()}: three login services with ${store}.\n`);
     bots = createFleet(udp, durationMs, playerIds);
@@ -75,10 +79,12 @@ async function runDemo(durationMs: number): Promise<void> {
     );
     const endStatus = showStatus({ bots, admin });
     const summary = await bots.finished.finally(endStatus);
+    const atHome = bots.players.filter(({ serverId }, i) => serverId === loginServers[i]).length;
     print(
       `${formatNumber(summary.sent)} updates sent, ${formatNumber(summary.lost)} lost, ` +
         `${formatNumber(summary.wrongServer)} times a wrong server; ` +
-        `round trip p50 ${formatTime(summary.roundTripUs.p50)} µs, p99 ${formatTime(summary.roundTripUs.p99)} µs.\n`,
+        `round trip p50 ${formatTime(summary.roundTripUs.p50)} µs, p99 ${formatTime(summary.roundTripUs.p99)} µs. ` +
+        `${atHome} of ${PLAYERS} played on the server where they logged in.\n`,
     );
   } catch (error) {
     if (!stop.signal.aborted) throw error;
@@ -109,20 +115,53 @@ interface Addresses {
   readonly database: Endpoint | undefined;
 }
 
-async function startRelay(group: ProcessGroup, behind: Endpoint | undefined): Promise<Addresses> {
+async function startRelay(
+  group: ProcessGroup,
+  { folder, database: behind }: { readonly folder: string; readonly database: Endpoint | undefined },
+): Promise<Addresses> {
   const login = await freeTcpPort();
   const loginServices = await Promise.all(Array.from({ length: GAME_SERVERS }, () => freeTcpPort()));
   const database = behind === undefined ? undefined : await freeTcpPort();
-  const databaseFlags = database === undefined ? [] : ['--tcp', `${database.toString()}=${String(behind)}`];
-  const relay = group.start(
-    tickrelay('relay', [
-      ...['relay', '--udp', '127.0.0.1:0', '--admin', '127.0.0.1:0', '--shutdown-deadline', '1ms', '--json'],
-      ...['--tcp', `${login.toString()}=${loginServices.join(',')}`],
-      ...databaseFlags,
-    ]),
-  );
+  const file = join(folder, 'relay.yaml');
+  // JSON is YAML.
+  writeFileSync(file, JSON.stringify(relayConfig({ login, loginServices, database, behind })));
+  const relay = group.start(tickrelay('relay', ['relay', '--config', file, '--json']));
   return { ...relayAddresses(await relay.event('ready')), login, loginServices, database };
 }
+
+function relayConfig({
+  login,
+  loginServices,
+  database,
+  behind,
+}: Pick<Addresses, 'login' | 'loginServices' | 'database'> & {
+  readonly behind: Endpoint | undefined;
+}): object {
+  const healthCheck = { type: 'tcp', interval: '250ms', timeout: '250ms' };
+  const tcp = { protocol: 'tcp' } as const;
+  const shared = { pinGroup: PIN_GROUP };
+  // The game comes first: relayAddresses takes it for the players' address.
+  const listeners: object[] = [
+    { name: 'game', protocol: 'udp', listen: '127.0.0.1:0', pool: POOL, ...shared },
+    { name: 'login', ...tcp, listen: login.toString(), pool: LOGINS, ...shared },
+  ];
+  const pools: Record<string, object> = {
+    [POOL]: { registration: { allow: ['127.0.0.0/8', '::1/128'] } },
+    [LOGINS]: {
+      healthCheck,
+      // Under the ids that the game servers beside them register with.
+      backends: loginServices.map((at, i) => ({ id: backendId(i + 1), address: at.toString() })),
+    },
+  };
+  if (database !== undefined && behind !== undefined) {
+    listeners.push({ name: 'database', ...tcp, listen: database.toString(), pool: 'database' });
+    pools['database'] = { healthCheck, backends: [behind.toString()] };
+  }
+  return { listeners, pools, admin: { listen: '127.0.0.1:0' }, shutdown: { deadline: '1ms' } };
+}
+
+/** Of the game server with this id, where it registers. */
+const backendId = (serverId: number): string => `server-${serverId}`;
 
 const databaseUrl = (at: Endpoint): string => `postgres://${POSTGRES_USER}@${at.toString()}/postgres`;
 
@@ -130,14 +169,24 @@ const databaseUrl = (at: Endpoint): string => `postgres://${POSTGRES_USER}@${at.
 async function startGameServers(group: ProcessGroup, addresses: Addresses): Promise<void> {
   const { admin, loginServices, database } = addresses;
   const servers = Array.from({ length: GAME_SERVERS }, (_, i) => {
-    const args = ['--id', `${i + 1}`, '--register', `http://${admin}`, '--pool', POOL, '--json'];
+    const args = [
+      '--id',
+      `${i + 1}`,
+      '--backend-id',
+      backendId(i + 1),
+      '--register',
+      `http://${admin}`,
+      '--pool',
+      POOL,
+      '--json',
+    ];
     const login = ['--login', loginServices[i]!.toString(), '--accounts', `${PLAYERS}`];
     const accounts = database === undefined ? [] : ['--database', databaseUrl(database)];
     return group.start(tickrelay(`game server ${i + 1}`, ['gameserver', ...args, ...login, ...accounts]));
   });
   await Promise.all(servers.map((server) => server.event('ready')));
   const deadline = performance.now() + READY_DEADLINE_MS;
-  while ((await countReady(admin)) < GAME_SERVERS) {
+  while (Math.min(await countReady(admin, POOL), await countReady(admin, LOGINS)) < GAME_SERVERS) {
     if (performance.now() > deadline) {
       const said = servers.map(({ stderr }) => stderr).join('');
       throw new RelayError(
@@ -150,8 +199,8 @@ async function startGameServers(group: ProcessGroup, addresses: Addresses): Prom
 }
 
 /** Backends of the pool that take players, by the relay's own word. */
-async function countReady(admin: string): Promise<number> {
-  const response = await fetch(`http://${admin}/v1/pools/${POOL}`);
+async function countReady(admin: string, pool: string): Promise<number> {
+  const response = await fetch(`http://${admin}/v1/pools/${pool}`);
   const { ready } = (await response.json()) as { readonly ready?: number };
   return ready ?? 0;
 }
@@ -162,6 +211,21 @@ function logInPlayers(login: Endpoint, udp: string): Promise<number[]> {
   return logIn(
     login,
     addresses.map((address, i) => ({ credentials: stubCredentials(i), address })),
+  );
+}
+
+/** The game server beside the login service that each player came to, by the relay's own word: the pin that the login made. */
+function readLoginServers(admin: string, udp: string): Promise<(number | undefined)[]> {
+  const addresses = playerAddresses(PLAYERS, Endpoint.parse(udp));
+  return Promise.all(
+    addresses.map(async (address) => {
+      const response = await fetch(
+        `http://${admin}/v1/pin-groups/${PIN_GROUP}/pins/${encodeURIComponent(address.toString())}`,
+      );
+      const { backends } = (await response.json()) as { readonly backends?: Record<string, string> };
+      const ids = Array.from({ length: GAME_SERVERS }, (_, i) => i + 1);
+      return ids.find((id) => backends?.[LOGINS] === backendId(id));
+    }),
   );
 }
 

@@ -241,6 +241,7 @@ describe('the demo', () => {
     );
     expect(demo.stdout).toContain('10 players logged in');
     expect(demo.stdout).toMatch(/updates sent, \S+ lost, 0 times a wrong server/);
+    expect(demo.stdout).toContain('10 of 10 played on the server where they logged in');
   });
 
   it('ends cleanly at Ctrl-C, and so do its relay and game servers', { timeout: DEADLINE_MS }, async () => {
