@@ -1,7 +1,8 @@
 /**
  * Reads a packet's headers: who sent it to whom, where its UDP or TCP header is, and how many bytes it carries.
  *
- *  1. the first HEADER_ROOM bytes are brought into the linear part of the packet, where they can be read;
+ *  1. unless all headers are there already, the first HEADER_ROOM bytes are brought into the linear part of the packet, where they
+ *     can be read;
  *  2. IPv4: options are passed over. IPv6: hop-by-hop and destination options, routing headers that have arrived, and
  *     fragment headers of whole datagrams are passed over, up to EXTENSION_HEADERS of them within HEADER_ROOM;
  *  3. the port that matters is looked up in `ports` (TCP: `tcp_ports`): whatever has nothing to do with the relay ends here;
@@ -62,6 +63,9 @@ const HEADER_ROOM = 128;
 /** Extension headers of one packet that are passed over. */
 const EXTENSION_HEADERS = 4;
 
+/** Version 4, and a header of 5 words. */
+const PLAIN_IPV4 = 0x45;
+
 /** What is to be found behind the IP header. */
 export type Transport = 'udp' | 'tcp';
 
@@ -115,18 +119,19 @@ export function parse(a: Code, options: ParseOptions): void {
   writeAddresses(a, options);
 }
 
-/** r7 = the start of the packet, r8 = the end of its linear part, which has HEADER_ROOM bytes or all that there are. */
+/** r7 = the start of the packet, r8 = the end of its linear part, which has all headers, or HEADER_ROOM bytes, or all that there are. */
 function makeLinear(a: Code, linkHeaderBytes: number): void {
   const room = linkHeaderBytes + HEADER_ROOM;
   const loadEnds = (): void => {
     loadContext(a, r7, 'data');
     loadContext(a, r8, 'dataEnd');
   };
+  loadEnds();
+  jumpIfPlain(a, linkHeaderBytes, 'packet is linear');
   loadContext(a, r2, 'len');
   a.jumpIf(r2, '<=', room, 'packet is short');
   a.mov(r2, room);
   a.label('packet is short');
-  loadEnds();
   a.mov(r3, r7);
   a.alu('add', r3, r2);
   a.jumpIf(r3, '<=', r8, 'packet is linear');
@@ -135,6 +140,30 @@ function makeLinear(a: Code, linkHeaderBytes: number): void {
   a.jumpIf(r0, '!=', 0, NEXT);
   loadEnds();
   a.label('packet is linear');
+}
+
+/**
+ * Jumps if the linear part (r7 to r8) has the headers of a packet without IPv4 options or IPv6 extension headers. The system's own TCP
+ * has its headers there and its payload elsewhere: to bring some of that in would copy the head of each segment. Loses r1 and r3.
+ */
+function jumpIfPlain(a: Code, linkHeaderBytes: number, target: string): void {
+  const [isNot, v6] = ['not plain', 'plain IPv6'];
+  const needLinear = (bytes: number): void => {
+    a.mov(r3, r7);
+    a.alu('add', r3, linkHeaderBytes + bytes);
+    a.jumpIf(r3, '>', r8, isNot);
+  };
+  needLinear(IPV4.size + TCP.size);
+  loadContext(a, r1, 'protocol');
+  a.jumpIf(r1, '==', ETHERTYPE_IPV6, v6);
+  a.load(r1, memory(r7, linkHeaderBytes, 1));
+  a.jumpIf(r1, '==', PLAIN_IPV4, target);
+  a.jump(isNot);
+  a.label(v6);
+  needLinear(IPV6.size + TCP.size);
+  a.load(r1, memory(r7, linkHeaderBytes + IPV6.at.nextHeader, 1));
+  for (const { protocol } of Object.values(TRANSPORTS)) a.jumpIf(r1, '==', protocol, target);
+  a.label(isNot);
 }
 
 /** Jumps to NEXT unless `bytes` from `at` on are there. Loses r3. */
