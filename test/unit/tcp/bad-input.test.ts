@@ -1,30 +1,20 @@
 /** What hostile or broken clients and backends do, and what it may cost: caps hold, sums are exact, everything comes back. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Socket } from 'node:net';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   echo,
   eventually,
   greet,
   hold,
   howItEnds,
-  isBalanced,
   nextText,
-  TcpBench,
+  benchOfEach,
   TRANSPORTS_HERE,
-  type BenchOptions,
 } from './tcp-bench.ts';
 
 describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
-  let bench: TcpBench;
-  const start = (options: BenchOptions): void => {
-    bench = new TcpBench(transport, options);
-  };
-  beforeEach(() => start({}));
-  afterEach(async () => {
-    await bench.end();
-    expect(isBalanced(bench.engine)).toBe(true);
-  });
+  const bench = benchOfEach(transport);
 
   const openSockets = (): number =>
     process.getActiveResourcesInfo().filter((kind) => kind.startsWith('TCP')).length;
@@ -42,8 +32,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
 
   test('slowloris: clients that send a byte now and then keep no one else out, and end with the idle timeout once they stop', async () => {
     let nowMs = 0;
-    await bench.end();
-    start({ now: () => nowMs, sweepIntervalMs: 5 });
+    await bench.start({ now: () => nowMs, sweepIntervalMs: 5 });
     await bench.backend('a', echo);
     await bench.listen({
       maxConnections: 20,
@@ -85,8 +74,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
   });
 
   test('a flood from one client IP is held back by its rate, and others come in', async () => {
-    await bench.end();
-    start({ now: () => 0 });
+    await bench.start({ now: () => 0 });
     await bench.backend('a', greet('a'));
     await bench.listen({ limits: { connectionsPerSource: 0, connectionRatePerSource: 10 } });
     for (let i = 0; i < 500; i++) bench.dial({ localAddress: '127.0.0.66' }).resume();
@@ -122,8 +110,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
 
   test('a backend that accepts and says nothing holds its connections until the idle timeout, and no longer', async () => {
     let nowMs = 0;
-    await bench.end();
-    start({ now: () => nowMs, sweepIntervalMs: 5 });
+    await bench.start({ now: () => nowMs, sweepIntervalMs: 5 });
     await bench.backend('silent', hold);
     await bench.listen({ idleTimeoutMs: 60_000 });
     const ends = [bench.dial(), bench.dial(), bench.dial()].map(howItEnds);

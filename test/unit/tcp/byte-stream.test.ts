@@ -3,19 +3,15 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { echo, eventually, hold, howItEnds, nextText, TcpBench, TRANSPORTS_HERE } from './tcp-bench.ts';
+import { describe, expect, test } from 'vitest';
+import { echo, eventually, hold, howItEnds, nextText, benchOfEach, TRANSPORTS_HERE } from './tcp-bench.ts';
 
 const MIB = 1024 * 1024;
 
 describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
   /** What node:net can't do: it sees no reset while it does not read. */
   const testOfPump = transport === 'pump' ? test : () => undefined;
-  let bench: TcpBench;
-  beforeEach(() => {
-    bench = new TcpBench(transport);
-  });
-  afterEach(() => bench.end());
+  const bench = benchOfEach(transport);
 
   /** Bytes and pauses from a small generator, so that a failure repeats. */
   function lehmer(seed: number): () => number {

@@ -2,17 +2,14 @@
 import { once } from 'node:events';
 import { readdirSync, readlinkSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { afterEach, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { IPPROTO_TCP, TCP_NODELAY } from '../../../net/linux/abi.ts';
 import { Arena } from '../../../net/linux/arena.ts';
 import { type Libc, loadLibc } from '../../../net/linux/libc.ts';
 import { readLocal } from '../../../net/linux/mmsg-socket.ts';
-import { echo, nextText, TcpBench, TRANSPORTS_HERE } from './tcp-bench.ts';
+import { benchOfEach, echo, nextText, TRANSPORTS_HERE } from './tcp-bench.ts';
 
 const loaded = loadLibc();
-
-let bench: TcpBench | undefined;
-afterEach(() => bench?.end());
 
 /** Whether TCP_NODELAY is on, for every TCP socket of this process that has the port on its side. */
 function noDelayOf(libc: Libc, port: number): readonly boolean[] {
@@ -43,24 +40,27 @@ function isSocket(fd: string): boolean {
 if ('unavailable' in loaded) {
   test.skip(`skipped: ${loaded.unavailable}`, () => undefined);
 } else {
-  test.each(TRANSPORTS_HERE)('over %s, towards the client and towards the backend', async (transport) => {
-    bench = new TcpBench(transport);
-    let relayPort = 0;
-    await bench.backend('a', (socket) => {
-      relayPort = socket.remotePort!;
-      echo(socket);
+  describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
+    const bench = benchOfEach(transport);
+
+    test('towards the client and towards the backend', async () => {
+      let relayPort = 0;
+      await bench.backend('a', (socket) => {
+        relayPort = socket.remotePort!;
+        echo(socket);
+      });
+      await bench.listen();
+      const client = bench.dial();
+      await once(client, 'connect');
+      client.write('hello');
+      expect(await nextText(client)).toBe('hello');
+      const of = (port: number) => noDelayOf(loaded.libc, port);
+      // The client's own socket, as node:net makes it: what is looked at is seen to differ.
+      expect(of((client.address() as AddressInfo).port)).toEqual([false]);
+      expect(of(relayPort)).toEqual([true]);
+      // The connection's, and one that listens: with `streams` that one has no need of it.
+      expect(of(bench.local.port)).toHaveLength(2);
+      expect(of(bench.local.port)).toContain(true);
     });
-    await bench.listen();
-    const client = bench.dial();
-    await once(client, 'connect');
-    client.write('hello');
-    expect(await nextText(client)).toBe('hello');
-    const of = (port: number) => noDelayOf(loaded.libc, port);
-    // The client's own socket, as node:net makes it: what is looked at is seen to differ.
-    expect(of((client.address() as AddressInfo).port)).toEqual([false]);
-    expect(of(relayPort)).toEqual([true]);
-    // The connection's, and one that listens: with `streams` that one has no need of it.
-    expect(of(bench.local.port)).toHaveLength(2);
-    expect(of(bench.local.port)).toContain(true);
   });
 }

@@ -2,28 +2,13 @@
 import { once } from 'node:events';
 import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { Cidr } from '../../../net/address.ts';
 import type { TcpListenerSpec } from '../../../relay/tcp/tcp-rules.ts';
-import {
-  eventually,
-  greet,
-  howItEnds,
-  isBalanced,
-  nextText,
-  TcpBench,
-  TRANSPORTS_HERE,
-} from './tcp-bench.ts';
+import { eventually, greet, howItEnds, nextText, benchOfEach, TRANSPORTS_HERE } from './tcp-bench.ts';
 
 describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
-  let bench: TcpBench;
-  beforeEach(() => {
-    bench = new TcpBench(transport);
-  });
-  afterEach(async () => {
-    await bench.end();
-    expect(isBalanced(bench.engine)).toBe(true);
-  });
+  const bench = benchOfEach(transport);
 
   const PROXY = '127.0.0.2';
   const HEADER = 'PROXY TCP4 192.0.2.1 198.51.100.7 56324 5432\r\n';

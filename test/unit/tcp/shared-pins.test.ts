@@ -1,18 +1,9 @@
 /** What a TCP listener of a pin group does with the answer of whoever keeps the pins, and when it lets a pin go. */
 import { once } from 'node:events';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { formatWords } from '../../../net/address.ts';
 import type { PinRequest } from '../../../relay/core/pin-group.ts';
-import {
-  echo,
-  eventually,
-  greet,
-  howItEnds,
-  isBalanced,
-  nextText,
-  TcpBench,
-  TRANSPORTS_HERE,
-} from './tcp-bench.ts';
+import { echo, eventually, greet, howItEnds, nextText, benchOfEach, TRANSPORTS_HERE } from './tcp-bench.ts';
 
 /** Answers a request when the test says so, or at once. */
 class PinDesk {
@@ -45,19 +36,9 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
   const ALICE = '127.0.0.2';
 
   let desk: PinDesk;
-  let bench: TcpBench;
+  const bench = benchOfEach(transport, () => ({ pins: (desk = new PinDesk()) }));
+  afterEach(() => expect([...desk.holds.values()].filter((held) => held !== 0)).toEqual([]));
 
-  beforeEach(() => {
-    desk = new PinDesk();
-    bench = new TcpBench(transport, { pins: desk });
-  });
-  afterEach(async () => {
-    await bench.end();
-    expect(isBalanced(bench.engine)).toBe(true);
-    expect([...desk.holds.values()].filter((held) => held !== 0)).toEqual([]);
-  });
-
-  const liveByBackend = () => Object.fromEntries(bench.status().connectionsByBackend);
   const dial = () => bench.dial({ localAddress: ALICE });
 
   function paused(): () => void {
@@ -75,7 +56,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
     desk.pins.set(ALICE, 'b');
     const clients = [dial(), dial(), dial()];
     for (const client of clients) expect(await nextText(client)).toBe('b');
-    expect(liveByBackend()).toEqual({ b: 3 });
+    expect(bench.liveByBackend()).toEqual({ b: 3 });
     expect(desk.holds.get(ALICE)).toBe(3);
     // Those that are let go no longer count towards the backends that were chosen first.
     for (const client of clients) client.resetAndDestroy();

@@ -1,14 +1,10 @@
 /** What is particular to sockets of node:net. */
 import { once } from 'node:events';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { reset } from '../../../relay/tcp/streams/stream-ends.ts';
-import { hold, TcpBench } from './tcp-bench.ts';
+import { benchOfEach, hold } from './tcp-bench.ts';
 
-let bench: TcpBench;
-beforeEach(() => {
-  bench = new TcpBench('streams');
-});
-afterEach(() => bench.end());
+const bench = benchOfEach('streams');
 
 test('a socket whose FIN is on its way can be given up without losing its descriptor', async () => {
   await bench.backend('a', hold);

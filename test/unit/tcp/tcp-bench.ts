@@ -1,7 +1,8 @@
 /** A relay with real backends and clients on loopback, for the tests of relay/tcp. Everything it opens it closes. */
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
-import { vi } from 'vitest';
+import { afterEach, beforeEach, expect, vi } from 'vitest';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
 import type { CloseReason } from '../../../relay/core/close-reason.ts';
@@ -132,20 +133,40 @@ export const greet =
     void socket.resume().write(name);
 
 export class TcpBench {
-  readonly engine: TcpEngine;
-  readonly pool = new BackendPool('pool');
-  readonly #backends: TestBackend[] = [];
-  readonly #clients: Socket[] = [];
-  #closeTransport: () => void;
+  readonly #transport: TransportName;
+  #engine: TcpEngine | undefined;
+  #pool = new BackendPool('pool');
+  #backends: TestBackend[] = [];
+  #clients: Socket[] = [];
+  #closeTransport = (): void => undefined;
   local = Endpoint.parse('127.0.0.1:0');
 
-  constructor(name: TransportName, { dial, ...options }: BenchOptions = {}) {
-    const { transport, close } = openTransport(name);
+  constructor(transport: TransportName) {
+    this.#transport = transport;
+  }
+
+  /** A relay without listeners; one that was started before ends. */
+  async start({ dial, ...options }: BenchOptions = {}): Promise<void> {
+    await this.end();
+    const { transport, close } = openTransport(this.#transport);
     this.#closeTransport = close;
-    this.engine = new TcpEngine({
+    this.#pool = new BackendPool('pool');
+    this.#backends = [];
+    this.#clients = [];
+    this.#engine = new TcpEngine({
       ...options,
       transport: dial === undefined ? transport : withDial(transport, dial),
     });
+  }
+
+  /** Of the relay that was started last, also after its end. */
+  get engine(): TcpEngine {
+    assert(this.#engine !== undefined, 'not started yet');
+    return this.#engine;
+  }
+
+  get pool(): BackendPool {
+    return this.#pool;
   }
 
   async backend(
@@ -155,7 +176,7 @@ export class TcpBench {
   ): Promise<TestBackend> {
     const backend = await TestBackend.start(onConnection, host);
     this.#backends.push(backend);
-    this.pool.add({ id, endpoint: backend.endpoint, weight: 1, ...spec });
+    this.#pool.add({ id, endpoint: backend.endpoint, weight: 1, ...spec });
     return backend;
   }
 
@@ -191,17 +212,40 @@ export class TcpBench {
     return this.engine.listeners()[0]!;
   }
 
+  /** Live connections by the id of their backend. */
+  liveByBackend(): Record<string, number> {
+    return Object.fromEntries(this.status().connectionsByBackend);
+  }
+
+  /** So many clients, connected. */
+  async dialMany(count: number): Promise<Socket[]> {
+    const clients = Array.from({ length: count }, () => this.dial());
+    await Promise.all(clients.map((client) => once(client, 'connect')));
+    return clients;
+  }
+
   closed(reason: CloseReason): number {
     return this.status().counts.closed[reason];
   }
 
   async end(): Promise<void> {
     for (const client of this.#clients) client.destroy();
-    await this.engine.close();
+    await this.#engine?.close();
     await Promise.all(this.#backends.map((backend) => backend.close()));
     this.#closeTransport();
     this.#closeTransport = () => undefined;
   }
+}
+
+/** A bench that starts before each test of the block and ends after it, when its figures must balance. */
+export function benchOfEach(transport: TransportName, optionsOf: () => BenchOptions = () => ({})): TcpBench {
+  const bench = new TcpBench(transport);
+  beforeEach(() => bench.start(optionsOf()));
+  afterEach(async () => {
+    await bench.end();
+    expect(isBalanced(bench.engine)).toBe(true);
+  });
+  return bench;
 }
 
 export function listenerSpec(): TcpListenerSpec {

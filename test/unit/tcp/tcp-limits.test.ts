@@ -1,6 +1,6 @@
 /** Who is let in, who waits and for how long, who is refused: the limits of a listener, of a client IP and of a backend. */
 import { once } from 'node:events';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { IpAddress } from '../../../net/address.ts';
 import { SourceTable } from '../../../relay/tcp/source-table.ts';
 import {
@@ -8,24 +8,14 @@ import {
   eventually,
   greet,
   howItEnds,
-  isBalanced,
   listenerSpec,
   nextText,
-  TcpBench,
+  benchOfEach,
   TRANSPORTS_HERE,
-  type BenchOptions,
 } from './tcp-bench.ts';
 
 describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
-  let bench: TcpBench;
-  const start = (options: BenchOptions): void => {
-    bench = new TcpBench(transport, options);
-  };
-  beforeEach(() => start({}));
-  afterEach(async () => {
-    await bench.end();
-    expect(isBalanced(bench.engine)).toBe(true);
-  });
+  const bench = benchOfEach(transport);
 
   const perSource = (connectionsPerSource: number) => ({
     limits: { connectionsPerSource, connectionRatePerSource: 0 },
@@ -63,8 +53,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
 
     test('that opens connections too fast is refused, others are not, until its tokens are back', async () => {
       let nowMs = 1_000;
-      await bench.end();
-      start({ now: () => nowMs });
+      await bench.start({ now: () => nowMs });
       await bench.backend('a', greet('a'));
       await bench.listen({ limits: { connectionsPerSource: 0, connectionRatePerSource: 2 } });
       const from = { localAddress: '127.0.0.2' };

@@ -171,7 +171,9 @@ else {
       pool.setHealthy('a', false);
       await engine.publish(pool.snapshot());
       expect(await ending).toBe('reset');
-      expect(status().counts.closed).toMatchObject({ 'connection-limit': 1, 'backend-unusable': 1 });
+      await eventually(() =>
+        expect(status().counts.closed).toMatchObject({ 'connection-limit': 1, 'backend-unusable': 1 }),
+      );
     });
 
     test('tells of failed attempts, and of the first that succeeds after them', async () => {
