@@ -4,46 +4,20 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { postgresPrograms } from '../../bench/postgres-cluster.ts';
-import type { ManagedProcess } from '../../bench/process-group.ts';
 import { initPgbench, runPgbench } from '../../bench/tcp/pgbench.ts';
-import { Endpoint, IpAddress } from '../../net/address.ts';
+import { Endpoint } from '../../net/address.ts';
 import type { TcpListenerStatus } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
+import { DIGEST, ECHO, expectEchoed, startTcpBackend, type TcpBackend, WHO } from '../support/tcp-backend.ts';
 import { TcpClient } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
 
 // In a network of this file's own: programs of a killed relay would else stay in everybody's way.
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
-
-/** Sends back what it gets, its FIN after the client's, and tells of connections that were reset. */
-const ECHO = `
-  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
-    socket.on('error', ({ code }) => console.log(JSON.stringify({ event: 'reset', code })));
-    socket.pipe(socket);
-  });
-  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
-`;
-
-/** Reads to the client's FIN, and only then answers with the hash of what it read. */
-const DIGEST = `
-  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
-    const hash = require('node:crypto').createHash('sha256');
-    socket.on('data', (bytes) => hash.update(bytes)).on('end', () => socket.end(hash.digest('hex')));
-  });
-  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
-`;
-
-/** Says who its client is. */
-const WHO = `
-  const server = require('node:net').createServer((socket) => {
-    socket.on('error', () => {}).end(socket.remoteAddress + ':' + socket.remotePort);
-  });
-  server.listen(0, process.argv[1] ?? '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
-`;
 
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
@@ -56,28 +30,11 @@ if (unavailable !== undefined) {
   });
   afterEach(() => stage.close());
 
-  interface Backend {
-    readonly id: string;
-    readonly address: string;
-    readonly process: ManagedProcess;
-  }
-  interface Row {
-    readonly id: number;
-    readonly client: string;
-    readonly backend: string;
-    readonly state: string;
-    readonly downstreamBytes: number;
-    readonly upstreamBytes: number;
-  }
-
-  const backend = async (id: string, program = ECHO, host = '127.0.0.1'): Promise<Backend> => {
-    const process = stage.start({ name: id, args: ['-e', program, host] });
-    const { port } = await process.event('ready');
-    return { id, address: new Endpoint(IpAddress.parse(host), port as number).toString(), process };
-  };
+  const backend = (id: string, program = ECHO, host = '127.0.0.1'): Promise<TcpBackend> =>
+    startTcpBackend(stage, id, { program, host });
 
   const config = (
-    backends: readonly Backend[],
+    backends: readonly TcpBackend[],
     { listen = '127.0.0.1:0', listener = {}, pool = {}, rest = {} } = {},
   ): object => ({
     name: 'tcp',
@@ -96,10 +53,6 @@ if (unavailable !== undefined) {
     ...rest,
   });
 
-  const connections = async (relay: RelayProcess): Promise<readonly Row[]> => {
-    const { body } = await relay.request<{ connections: readonly Row[] }>('/v1/connections');
-    return body.connections;
-  };
   const client = async (relay: RelayProcess, from?: string): Promise<TcpClient> =>
     stage.closing(await TcpClient.connect(relay.listener(), from));
   const echoed = async (one: TcpClient, text: string): Promise<void> => {
@@ -111,27 +64,10 @@ if (unavailable !== undefined) {
 
   test('32 MiB come back byte for byte; the connection is listed, counted and gone', async () => {
     const relay = await stage.relay(config([await backend('echo')]));
-    const one = await client(relay);
-    const bytes = randomBytes(32 * 1024 * 1024);
-    one.write(bytes);
-    expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
-    expect(await connections(relay)).toEqual([
-      expect.objectContaining({
-        backend: 'echo',
-        state: 'established',
-        downstreamBytes: bytes.length,
-        upstreamBytes: bytes.length,
-      }),
-    ]);
+    await expectEchoed(relay, await client(relay), 32 * 1024 * 1024);
     // Nothing of it went through the relay's process.
     expect(relay.process.stderr).toMatch(/"engine":"kernel"/);
-    one.end();
-    await one.untilOver();
-    expect(one.failure).toBeUndefined();
-    await relay.untilMetric('tcp_connections_closed_total', { reason: 'completed' }, 1);
-    expect(await connections(relay)).toEqual([]);
     const page = await relay.metrics();
-    expect(page.value('tcp_bytes_total')).toBe(2 * bytes.length);
     expect(page.value('tcp_connections')).toBe(0);
     expect(page.value('tcp_segments_dropped_total')).toBe(0);
   });
@@ -159,7 +95,7 @@ if (unavailable !== undefined) {
     const one = await to('echoes');
     one.write(bytes);
     expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
-    const [row] = await connections(relay);
+    const [row] = await relay.connections();
     expect(row!.client).toMatch(/^\[::1\]:/);
     expect((await relay.request(`/v1/connections/${row!.id}`, { method: 'DELETE' })).status).toBe(204);
     await one.untilOver();
@@ -196,8 +132,8 @@ if (unavailable !== undefined) {
     const relay = await stage.relay(config([a, b]));
     const clients: TcpClient[] = [];
     for (let i = 0; i < 6; i++) clients.push(await client(relay));
-    await until('six connections', async () => (await connections(relay)).length === 6);
-    expect((await connections(relay)).map((row) => row.backend).sort()).toEqual([
+    await until('six connections', async () => (await relay.connections()).length === 6);
+    expect((await relay.connections()).map((row) => row.backend).sort()).toEqual([
       'a',
       'a',
       'a',
@@ -216,7 +152,7 @@ if (unavailable !== undefined) {
     const alive = clients.filter(({ failure }) => failure === undefined);
     alive.push(await client(relay), await client(relay));
     for (const one of alive) await echoed(one, 'still here');
-    expect((await connections(relay)).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
+    expect((await relay.connections()).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
   });
 
   test('a backend that is killed: its system ends its connections, and the health check sends others elsewhere', async () => {
@@ -229,7 +165,7 @@ if (unavailable !== undefined) {
     await until('one connection to end', () => clients.filter(({ isOver }) => isOver).length === 1);
     await relay.untilStates({ a: 'unhealthy', b: 'ready' }, 'logins');
     for (let i = 0; i < 4; i++) await echoed(await client(relay), 'hello');
-    expect(new Set((await connections(relay)).map((row) => row.backend))).toEqual(new Set(['b']));
+    expect(new Set((await relay.connections()).map((row) => row.backend))).toEqual(new Set(['b']));
   });
 
   test('new rules of a listener hold at once, for who is there and who comes', async () => {
@@ -274,7 +210,7 @@ if (unavailable !== undefined) {
     await expect(TcpClient.connect(relay.listener('goes'))).rejects.toMatchObject({ code: 'ECONNREFUSED' });
     await echoed(stays!, 'and on');
     await echoed(stage.closing(await TcpClient.connect(relay.listener('stays'))), 'as ever');
-    expect(await connections(relay)).toHaveLength(2);
+    expect(await relay.connections()).toHaveLength(2);
   });
 
   test('an operator ends one connection and no other', async () => {
@@ -282,7 +218,7 @@ if (unavailable !== undefined) {
     const [one, two] = [await client(relay), await client(relay)];
     await echoed(one, 'one');
     await echoed(two, 'two');
-    const rows = await connections(relay);
+    const rows = await relay.connections();
     // That of the client that said "one" first.
     const [mine] = [...rows].sort((x, y) => x.id - y.id);
     expect((await relay.request(`/v1/connections/${mine!.id}`, { method: 'DELETE' })).status).toBe(204);
@@ -360,7 +296,7 @@ if (unavailable !== undefined) {
     const second = await stage.relay(config(backends, { listen }));
     expect(second.process.stderr).toMatch(/adopted 0 sessions and 9 TCP connections/);
     for (const one of [...clients, late]) await echoed(one, 'after');
-    expect(await connections(second)).toHaveLength(9);
+    expect(await second.connections()).toHaveLength(9);
     const page = await second.metrics();
     expect(page.value('tcp_connections_accepted_total')).toBe(9);
     expect(page.value('tcp_connections')).toBe(9);
@@ -376,7 +312,7 @@ if (unavailable !== undefined) {
   test('with the relay’s own address as source: bytes, a backend that leaves, and kill -9 of the relay', async () => {
     const [a, b] = [await backend('a'), await backend('b')];
     const who = await backend('who', WHO);
-    const configOf = (echoes: readonly Backend[], listen: readonly string[]): object => ({
+    const configOf = (echoes: readonly TcpBackend[], listen: readonly string[]): object => ({
       ...config(echoes),
       kernel: { bpffs: bpffs.path, sourceAddress: 'relay' },
       listeners: ['logins', 'who'].map((name, i) => ({
@@ -410,7 +346,7 @@ if (unavailable !== undefined) {
     const listen = ['logins', 'who'].map((name) => relay.listener(name).toString());
     const second = await stage.relay(configOf([a, b], listen));
     for (const one of clients) await echoed(one, 'after');
-    expect(await connections(second)).toHaveLength(4);
+    expect(await second.connections()).toHaveLength(4);
 
     second.writeConfig(configOf([b], listen));
     expect(await second.reload()).toBe(true);
@@ -451,7 +387,7 @@ if (unavailable !== undefined) {
     });
     for (const name of ['plain', 'waits', 'named'])
       await echoed(stage.closing(await TcpClient.connect(relay.listener(name))), 'hello');
-    const rows = (await connections(relay)) as readonly (Row & { listener: string })[];
+    const rows = await relay.connections();
     const inKernel = rows.filter(({ id }) => id >= 1e12).map(({ listener }) => listener);
     expect(inKernel).toEqual(['plain']);
     expect(rows.map(({ listener }) => listener).sort()).toEqual(['named', 'plain', 'waits']);

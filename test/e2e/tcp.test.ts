@@ -1,9 +1,9 @@
 /** TCP through the relay as a process: bytes, ends of both kinds, and backends that die. */
 import { createHash, randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { ManagedProcess } from '../../bench/process-group.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
+import { DIGEST, ECHO, expectEchoed, startTcpBackend, type TcpBackend } from '../support/tcp-backend.ts';
 import { TcpClient } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
 
@@ -11,24 +11,6 @@ let stage: Stage;
 
 beforeEach(() => (stage = new Stage()));
 afterEach(() => stage.close());
-
-/** A program that sends back what it gets, and its FIN after the client's. */
-const ECHO = `
-  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
-    socket.on('error', () => {});
-    socket.pipe(socket);
-  });
-  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
-`;
-
-/** A program that reads to the client's FIN, and only then answers with the hash of what it read. */
-const DIGEST = `
-  const hash = require('node:crypto').createHash('sha256');
-  const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => {
-    socket.on('data', (bytes) => hash.update(bytes)).on('end', () => socket.end(hash.digest('hex')));
-  });
-  server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ event: 'ready', port: server.address().port })));
-`;
 
 /** A program that says its name over TCP and over UDP, on one port. */
 const BOTH = (name: string): string => `
@@ -42,20 +24,10 @@ const BOTH = (name: string): string => `
   open();
 `;
 
-interface Backend {
-  readonly id: string;
-  readonly address: string;
-  readonly process: ManagedProcess;
-}
-
-async function backend(id: string, program: string): Promise<Backend> {
-  const process = stage.start({ name: id, args: ['-e', program] });
-  const { port } = await process.event('ready');
-  return { id, address: `127.0.0.1:${port as number}`, process };
-}
+const backend = (id: string, program: string): Promise<TcpBackend> => startTcpBackend(stage, id, { program });
 
 async function relayBefore(
-  backends: readonly Backend[],
+  backends: readonly TcpBackend[],
   healthCheck: object = { type: 'none' },
 ): Promise<RelayProcess> {
   return stage.relay({
@@ -65,42 +37,12 @@ async function relayBefore(
   });
 }
 
-interface ConnectionRow {
-  readonly id: number;
-  readonly backend: string;
-  readonly state: string;
-  readonly downstreamBytes: number;
-  readonly upstreamBytes: number;
-}
-
-async function connections(relay: RelayProcess): Promise<readonly ConnectionRow[]> {
-  const { body } = await relay.request<{ connections: readonly ConnectionRow[] }>('/v1/connections');
-  return body.connections;
-}
-
 const client = async (relay: RelayProcess): Promise<TcpClient> =>
   stage.closing(await TcpClient.connect(relay.listener()));
 
 test('8 MiB come back byte for byte, and the connection is listed, counted and gone', async () => {
   const relay = await relayBefore([await backend('echo', ECHO)]);
-  const one = await client(relay);
-  const bytes = randomBytes(8 * 1024 * 1024);
-  one.write(bytes);
-  expect((await one.untilReceived(bytes.length)).equals(bytes)).toBe(true);
-  expect(await connections(relay)).toEqual([
-    expect.objectContaining({
-      backend: 'echo',
-      state: 'established',
-      downstreamBytes: bytes.length,
-      upstreamBytes: bytes.length,
-    }),
-  ]);
-  one.end();
-  await one.untilOver();
-  await relay.untilMetric('tcp_connections_closed_total', { reason: 'completed' }, 1);
-  expect(one.failure).toBeUndefined();
-  expect(await connections(relay)).toEqual([]);
-  expect(await relay.metric('tcp_bytes_total')).toBe(2 * bytes.length);
+  await expectEchoed(relay, await client(relay), 8 * 1024 * 1024);
 });
 
 test('a half-closed connection still carries the answer', async () => {
@@ -120,9 +62,9 @@ test('connections spread evenly; those of a killed backend are cut, the others g
   const clients: TcpClient[] = [];
   for (let i = 0; i < 6; i++) clients.push(await client(relay));
   await until('six connections', async () =>
-    (await connections(relay)).every(({ state }) => state === 'established'),
+    (await relay.connections()).every(({ state }) => state === 'established'),
   );
-  const listed = await connections(relay);
+  const listed = await relay.connections();
   expect(listed.map((row) => row.backend).sort()).toEqual(['a', 'a', 'a', 'b', 'b', 'b']);
 
   a.process.signal('SIGKILL');
@@ -135,7 +77,7 @@ test('connections spread evenly; those of a killed backend are cut, the others g
     expect((await one.untilReceived(10)).toString()).toBe('still here');
   }
   expect(alive).toHaveLength(5);
-  expect((await connections(relay)).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
+  expect((await relay.connections()).map((row) => row.backend)).toEqual(['b', 'b', 'b', 'b', 'b']);
 });
 
 test('a backend that refuses is replaced by another before any byte is read', async () => {
@@ -154,8 +96,8 @@ test('a backend that refuses is replaced by another before any byte is read', as
 test('an operator ends one connection and no other', async () => {
   const relay = await relayBefore([await backend('echo', ECHO)]);
   const [one, two] = [await client(relay), await client(relay)];
-  await until('two connections', async () => (await connections(relay)).length === 2);
-  const [oldest] = await connections(relay);
+  await until('two connections', async () => (await relay.connections()).length === 2);
+  const [oldest] = await relay.connections();
   expect((await relay.request(`/v1/connections/${oldest!.id}`, { method: 'DELETE' })).status).toBe(204);
   await one.untilOver();
   expect(one.failure).toBe('ECONNRESET');

@@ -35,6 +35,16 @@ export interface SessionRow {
   readonly upstreamDatagrams: number;
 }
 
+export interface ConnectionRow {
+  readonly id: number;
+  readonly listener: string;
+  readonly client: string;
+  readonly backend: string;
+  readonly state: string;
+  readonly downstreamBytes: number;
+  readonly upstreamBytes: number;
+}
+
 export interface BackendRow {
   readonly id: string;
   readonly address: string;
@@ -169,6 +179,12 @@ export class RelayProcess {
       `/v1/sessions?limit=10000${query}`,
     );
     return answer.body.sessions;
+  }
+
+  /** Live TCP connections. */
+  async connections(): Promise<readonly ConnectionRow[]> {
+    const { body } = await this.request<{ connections: readonly ConnectionRow[] }>('/v1/connections');
+    return body.connections;
   }
 
   /** The backend of each live session, by client address. */
