@@ -36,8 +36,9 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
   const ALICE = '127.0.0.2';
 
   let desk: PinDesk;
-  const bench = benchOfEach(transport, () => ({ pins: (desk = new PinDesk()) }));
+  // Before the bench's own, so that it runs after it.
   afterEach(() => expect([...desk.holds.values()].filter((held) => held !== 0)).toEqual([]));
+  const bench = benchOfEach(transport, () => ({ pins: (desk = new PinDesk()) }));
 
   const dial = () => bench.dial({ localAddress: ALICE });
 
