@@ -2,7 +2,7 @@
  * What the kernel engine leaves behind: traffic goes on while the relay is dead, a restarted one takes over where it was, and
  * nothing stays that nobody wants.
  */
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { tickrelay } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
@@ -18,8 +18,15 @@ const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
+  const fleet = new Stage();
+  let backends: readonly string[];
   let stage: Stage;
   let bpffs: BpfFileSystem;
+
+  beforeAll(async () => {
+    backends = (await fleet.gameServers(3)).map(({ endpoint }) => endpoint.toString());
+  });
+  afterAll(() => fleet.close());
 
   beforeEach(() => {
     stage = new Stage();
@@ -43,10 +50,8 @@ if (unavailable !== undefined) {
       }),
     );
 
-  const staticPool = async (count: number): Promise<{ backends: string[] }> => {
-    const servers = await stage.gameServers(count);
-    return { backends: servers.map(({ endpoint }) => endpoint.toString()) };
-  };
+  /** Of so many of the servers that all cases here share. */
+  const staticPool = (count: number): object => ({ backends: backends.slice(0, count) });
 
   const playOn = (players: readonly SteadyPlayer[], answers = 20): Promise<unknown> =>
     Promise.all(players.map((player) => player.answers(answers)));
@@ -69,7 +74,7 @@ if (unavailable !== undefined) {
 
   describe('kill -9', () => {
     test('costs no player a datagram, and the next relay goes on with their sessions and counters', async () => {
-      const pool = await staticPool(3);
+      const pool = staticPool(3);
       const first = await stage.relay(gameConfig({ pool, rest: kernel() }));
       const players = await stage.players(24, first.listener());
       await playOn(players);
@@ -114,7 +119,7 @@ if (unavailable !== undefined) {
     });
 
     test('leaves what `tickrelay detach` removes', async () => {
-      const relay = await stage.relay(gameConfig({ pool: await staticPool(1), rest: kernel() }));
+      const relay = await stage.relay(gameConfig({ pool: staticPool(1), rest: kernel() }));
       const [player] = (await stage.players(1, relay.listener())) as [SteadyPlayer];
       const refused = await detach();
       expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining('runs') as string });
@@ -141,7 +146,7 @@ if (unavailable !== undefined) {
 
   describe('SIGTERM', () => {
     test('with keepAttached ends the relay at once and leaves its players playing', async () => {
-      const pool = await staticPool(2);
+      const pool = staticPool(2);
       const rest = kernel({ keepAttached: true });
       const first = await stage.relay(gameConfig({ pool, rest }));
       const players = await stage.players(12, first.listener());
@@ -159,7 +164,7 @@ if (unavailable !== undefined) {
 
     test('otherwise drains, and leaves nothing', async () => {
       const rest = { ...kernel(), shutdown: { deadline: '500ms' } };
-      const relay = await stage.relay(gameConfig({ pool: await staticPool(1), rest }));
+      const relay = await stage.relay(gameConfig({ pool: staticPool(1), rest }));
       const players = await stage.players(3, relay.listener());
       relay.process.signal('SIGTERM');
       expect(await relay.process.ended(20_000)).toMatchObject({ code: 0 });
@@ -170,7 +175,7 @@ if (unavailable !== undefined) {
 
   describe('two relays on one machine', () => {
     test('do not disturb each other, whichever ends', async () => {
-      const pool = await staticPool(2);
+      const pool = staticPool(2);
       const named = (name: string): Promise<RelayProcess> =>
         stage.relay(
           gameConfig({ pool, rest: { ...kernel(), name, shutdown: { deadline: '100ms' } } }),
@@ -191,7 +196,7 @@ if (unavailable !== undefined) {
     });
 
     test('can’t have one name, and the second is told to take another', async () => {
-      const pool = await staticPool(1);
+      const pool = staticPool(1);
       await stage.relay(gameConfig({ pool, rest: kernel() }));
       const file = stage.writeFile('second.yaml', gameConfig({ pool, rest: kernel() }));
       const second = stage.start(tickrelay('second relay', ['relay', '--config', file]));

@@ -2,7 +2,7 @@
  * A relay of another version in the place of a dead one: its programs take the links over in one step, and where it lays out
  * its maps in the same way it goes on with the sessions.
  */
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { BPF_LINK_INFO, BPF_PROG_INFO } from '../../net/linux/abi.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { attachedTo } from '../../relay/engines/kernel/attach.ts';
@@ -67,6 +67,8 @@ const ANOTHER_MAP: readonly Change[] = [
 if (unavailable !== undefined || 'unavailable' in loaded) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
+  const fleet = new Stage();
+  let pool: { readonly backends: readonly string[] };
   let stage: Stage;
   let bpffs: BpfFileSystem;
   let players: readonly SteadyPlayer[];
@@ -75,11 +77,15 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
 
   let config: (listen: string, admin: string) => object;
 
+  beforeAll(async () => {
+    const servers = await fleet.gameServers(3);
+    pool = { backends: servers.map(({ endpoint }) => endpoint.toString()) };
+  });
+  afterAll(() => fleet.close());
+
   beforeEach(async () => {
     stage = new Stage();
     bpffs = stage.closing(new BpfFileSystem());
-    const servers = await stage.gameServers(3);
-    const pool = { backends: servers.map(({ endpoint }) => endpoint.toString()) };
     config = (listen, admin) =>
       gameConfig({
         listener: { listen },

@@ -1,20 +1,26 @@
 /** A session ends when its client has been silent for the idle timeout, and only then. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { gameConfig } from '../support/game-fleet.ts';
 import { Stage } from '../support/stage.ts';
 import { UdpPeer } from '../support/udp-peer.ts';
 import { until } from '../support/until.ts';
 
+const fleet = new Stage();
+let backends: readonly string[];
 let stage: Stage;
+
+beforeAll(async () => {
+  backends = (await fleet.gameServers(3)).map(({ endpoint }) => endpoint.toString());
+});
+afterAll(() => fleet.close());
 
 beforeEach(() => (stage = new Stage()));
 afterEach(() => stage.close());
 
 test('a silent client loses its session and a sending one keeps it', async () => {
-  const server = await stage.gameServer({ id: 1 });
   const relay = await stage.relay(
-    gameConfig({ listener: { idleTimeout: '2s' }, pool: { backends: [server.endpoint.toString()] } }),
+    gameConfig({ listener: { idleTimeout: '2s' }, pool: { backends: backends.slice(0, 1) } }),
   );
   expect(relay.process.stderr).toContain(
     'listeners[0].idleTimeout: 2000ms is below the 120s of RFC 4787 REQ-5',
@@ -35,8 +41,6 @@ test('a silent client loses its session and a sending one keeps it', async () =>
 });
 
 test('a client that comes back after its session ended finds its server again', async () => {
-  const servers = await stage.gameServers(3);
-  const backends = servers.map(({ endpoint }) => endpoint.toString());
   const relay = await stage.relay(gameConfig({ listener: { idleTimeout: '100ms' }, pool: { backends } }));
   const players = await stage.players(12, relay.listener());
   await Promise.all(players.map((player) => player.stop()));
