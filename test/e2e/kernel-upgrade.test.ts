@@ -9,6 +9,7 @@ import { attachedTo } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { LAYOUT_VERSION } from '../../relay/engines/kernel/maps.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
 import { type Change, makeOtherVersion } from '../support/other-version.ts';
@@ -178,7 +179,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
 
   test.each([
     ['longer records', OTHER_RECORDS, 'the map sessions has another size'],
-    ['another layout', OTHER_LAYOUT, 'its maps have layout 1'],
+    ['another layout', OTHER_LAYOUT, `its maps have layout ${LAYOUT_VERSION}, `],
   ] as const)(
     '%s can’t be adopted, which the log says, and players begin anew',
     async (...of) => {
