@@ -6,15 +6,14 @@
  *  3. the connection; a full table first gives up the oldest that is only opening, or has ended
  *  4. the reverse record
  *
- * Counted as accepted is a connection when its client has answered the backend (`admit`), as a socket would hand it over then;
- * the limits are counted there again, exactly. Whoever is refused gets RST.
+ * Counted as accepted is a connection when its client has answered the backend (program-tcp-admit.ts), as a socket would hand it over
+ * then. Whoever is refused gets RST.
  */
 import { BPF_ANY, BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import type { CloseReason } from '../../core/close-reason.ts';
-import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, SETTINGS, SOURCE_CLIENT } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7 } from './memory.ts';
+import { field, memory, part, r0, r1, r2, r3, r4, r5, r7 } from './memory.ts';
 import {
   add,
   type Code,
@@ -31,8 +30,9 @@ import {
   startRounds,
   update,
 } from './program-frame.ts';
+import { findLive } from './program-tcp-admit.ts';
 import { chooseTcp } from './program-tcp-choose.ts';
-import { changeRecords, endConnection, forgetConnection, pushSpare, uncount } from './program-tcp-end.ts';
+import { changeRecords, endConnection, forgetConnection, pushSpare } from './program-tcp-end.ts';
 import {
   connection,
   newConnection,
@@ -50,7 +50,6 @@ import { RESET } from './program-tcp-reset.ts';
 import { U32, U64 } from './struct.ts';
 import {
   closedCounter,
-  COUNTED,
   FIRST_CONNECTION_ID,
   TCP_CONNECTION,
   TCP_COUNTERS,
@@ -310,16 +309,6 @@ function storeReverse(a: Code): void {
   a.label('reverse is stored');
 }
 
-/** r0 = the TCP_LIVE of the backend that the connection's (r7) reference names. */
-function findLive(a: Code, otherwise: string): void {
-  a.load(r1, rule('pool'));
-  lookupAt(a, 'tcp_live', { index: r1, otherwise });
-  a.load(r1, connection('ref'));
-  a.alu('and', r1, MAX_BACKENDS - 1);
-  a.alu('mul', r1, TCP_LIVE.size);
-  a.alu('add', r0, r1);
-}
-
 /** The backend has one connection more. Counts of another incarnation are forgotten. */
 function enterTcpBackend(a: Code): void {
   findLive(a, 'backend is entered');
@@ -343,74 +332,4 @@ function enterTcpBackend(a: Code): void {
   a.mov(r1, 1);
   a.atomicAdd(field(r5, TCP_LIVE, 'connections'), r1);
   a.label('backend is entered');
-}
-
-/** The client has answered the backend of the connection (r7): it is accepted, and within the limits it is open. */
-export function admit(a: Code): void {
-  const count = (to: Memory, bit: number): void => {
-    a.mov(r1, 1);
-    a.fetchAdd(to, r1);
-    a.load(r2, local('counted'));
-    a.alu('or', r2, bit);
-    a.store(local('counted'), r2);
-  };
-  a.store(local('counted'), 0);
-  a.load(r1, connection('listener'));
-  lookupAt(a, 'tcp_state', { index: r1, otherwise: 'drop' });
-  count(field(r0, TCP_LISTENER_STATE, 'open'), COUNTED.listener);
-  a.load(r2, rule('maxConnections'));
-  a.jumpIf(r1, '>=', r2, 'listener has its cap');
-  countSource(a, count);
-  findLive(a, 'drop');
-  a.mov(r5, r0);
-  count(field(r5, TCP_LIVE, 'open'), COUNTED.backend);
-  a.load(r2, field(r5, TCP_LIVE, 'cap'));
-  a.jumpIf(r2, '==', 0, 'is within its limits');
-  a.jumpIf(r1, '>=', r2, 'backend has its cap');
-
-  a.label('is within its limits');
-  a.load(r1, local('counted'));
-  a.store(connection('counted'), r1);
-  a.mov(r0, TCP_STATE.answered);
-  a.mov(r1, TCP_STATE.open);
-  a.compareExchange(connection('state'), r1);
-  a.jumpIf32(r0, '==', TCP_STATE.answered, 'is open');
-  uncount(a, tcpKey(), local('counted'));
-  a.jump('admitted');
-  for (const [label, reason] of [
-    ['listener has its cap', 'connection-limit'],
-    ['source has its cap', 'source-connection-limit'],
-    ['backend has its cap', 'backend-connection-limit'],
-  ] as const) {
-    a.label(label);
-    const counter = closedCounter(reason);
-    endConnection(a, tcpKey(), { open: counter, opening: counter, to: 'cut' });
-    a.jump('is refused');
-  }
-  a.label('is refused');
-  uncount(a, tcpKey(), local('counted'));
-  a.jump(RESET);
-  a.label('is open');
-  add(a, tcpCounter(TCP_COUNTERS.accepted), { by: 1 });
-  a.label('admitted');
-}
-
-/** Counts the connection at its client IP, where that is bounded. */
-function countSource(a: Code, count: (to: Memory, bit: number) => void): void {
-  a.load(r1, rule('connectionsPerSource'));
-  a.jumpIf(r1, '==', 0, 'source is counted');
-  copy(a, local('pinAddress'), { from: tcpKeyPart('client') });
-  a.load(r1, connection('listener'));
-  a.store(local('pinListener'), r1);
-  lookup(a, 'tcp_sources', pinKey());
-  a.jumpIf(r0, '!=', 0, 'source is known');
-  a.store(part(room(TCP_SOURCE.size), 0, U64), 0);
-  update(a, 'tcp_sources', { key: pinKey(), value: room(TCP_SOURCE.size), flags: BPF_NOEXIST });
-  lookup(a, 'tcp_sources', pinKey());
-  a.jumpIf(r0, '==', 0, 'source has its cap');
-  a.label('source is known');
-  count(field(r0, TCP_SOURCE, 'open'), COUNTED.source);
-  a.load(r2, rule('connectionsPerSource'));
-  a.jumpIf(r1, '>=', r2, 'source has its cap');
-  a.label('source is counted');
 }
