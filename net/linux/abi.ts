@@ -263,7 +263,7 @@ export const BPF_MAP_INFO = {
   maxEntries: 16,
   flags: 20,
 } as const;
-export const BPF_PROG_INFO = { id: 4, tag: 8 } as const;
+export const BPF_PROG_INFO = { id: 4, tag: 8, verifiedInstructions: 216 } as const;
 export const BPF_LINK_INFO = { id: 4, program: 8, interface: 16, attachType: 20 } as const;
 
 /** linux/bpf.h: enum bpf_map_type, bpf_prog_type, bpf_attach_type. */

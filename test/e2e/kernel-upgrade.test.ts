@@ -60,8 +60,8 @@ const OTHER_LAYOUT: readonly Change[] = [
 const ANOTHER_MAP: readonly Change[] = [
   {
     file: 'relay/engines/kernel/maps.js',
-    from: "walk: perCpu('walk', WALK.size, 1),",
-    to: "walk: perCpu('walk', WALK.size, 1), more: array('more', 8, 1),",
+    from: "gauges: array('gauges', GAUGES.size, 1),",
+    to: "gauges: array('gauges', GAUGES.size, 1), more: array('more', 8, 1),",
   },
 ];
 

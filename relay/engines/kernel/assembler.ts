@@ -58,7 +58,6 @@ const MEMORY_MODE = 0x60;
 const ATOMIC_MODE = 0xc0;
 const CALL = 0x80;
 const EXIT = 0x90;
-const CONDITIONAL = 0xe0;
 const TO_BIG_ENDIAN = 0xdc;
 const LOAD_WIDE = 0x18;
 const PSEUDO_MAP = 1;
@@ -192,14 +191,6 @@ export class Assembler<MapName extends string> {
   /** The same on the lower 32 bits. */
   jumpIf32(left: Register, condition: Condition, right: Register | number, target: string): void {
     this.#compare(CLASS.jump32, condition, { left, right, target, bits: 32 });
-  }
-
-  /**
-   * Jumps when a loop has gone round too often for the kernel's taste, and not before 8 million rounds. The verifier then
-   * need not count the rounds itself. Linux 6.9.
-   */
-  jumpIfLong(target: string): void {
-    this.#append(CLASS.jump | CONDITIONAL, { target });
   }
 
   /** Calls a kernel function by its number (helpers.ts): arguments in r1 to r5, which are lost; the result in r0. */

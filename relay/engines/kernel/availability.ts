@@ -10,8 +10,8 @@ import { type Libc, loadLibc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { Bpf } from './loader.ts';
 
-/** The first kernel whose verifier takes the programs' loops (may_goto); tcx links are in 6.6. */
-const LEAST_KERNEL = { major: 6, minor: 9 } as const;
+/** The first kernel that has tcx links, by which the programs are attached. */
+const LEAST_KERNEL = { major: 6, minor: 6 } as const;
 
 /** linux/capability.h */
 const CAP_NET_ADMIN = 12;

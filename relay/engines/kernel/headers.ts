@@ -57,6 +57,8 @@ export const DESTINATION_OPTIONS = 60;
 /** Fields in network order, as a little-endian load sees them. */
 export const ETHERTYPE_IPV4 = 0x0008;
 export const ETHERTYPE_IPV6 = 0xdd86;
+/** The lowest bit that is set in ETHERTYPE_IPV6 and not in ETHERTYPE_IPV4, counted from 1 << 0. */
+export const ETHERTYPE_IPV6_BIT = 7;
 export const IPV4_FRAGMENT_OFFSET = 0xff1f;
 export const IPV4_MORE_FRAGMENTS = 0x0020;
 export const IPV6_FRAGMENT_OFFSET = 0xf8ff;

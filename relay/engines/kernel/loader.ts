@@ -24,6 +24,7 @@ import {
   EAGAIN,
   EINTR,
   ENOENT,
+  ENOSPC,
   SYS_BPF,
 } from '../../../net/linux/abi.ts';
 import { Arena } from '../../../net/linux/arena.ts';
@@ -64,6 +65,9 @@ export interface TestRun {
 
 /** Room for the verifier's log; a longer one is cut by the kernel. */
 const LOG_SIZE = 1 << 20;
+/** What the log is to have: each instruction that was followed, or what was found in the end. */
+const LOG_ALL = 1;
+const LOG_VERDICT = 4;
 /** Lines of the log that an error quotes: the verdict stands at the end. */
 const LOG_LINES = 24;
 /** Signals that may come in while a program is verified, or runs. */
@@ -142,11 +146,15 @@ export class Bpf {
           attributes.u32(BPF_PROG_ATTR.logSize, LOG_SIZE - 128);
           attributes.pointer(BPF_PROG_ATTR.log, memory.address + log);
         });
-      // The log costs time, so it is written only for a program that was refused.
+      // The log costs time, so it is written only for a program that was refused; first as a whole, and where that has no room
+      // (before Linux 6.4 its end is lost then) without the instructions.
       const fd = uninterrupted(() => load(0));
       if (fd >= 0) return fd;
-      const again = uninterrupted(() => load(1));
-      if (again >= 0) return again;
+      for (const level of [LOG_ALL, LOG_VERDICT]) {
+        const again = uninterrupted(() => load(level));
+        if (again >= 0) return again;
+        if (again !== -ENOSPC) break;
+      }
       throw failure(`load the program ${spec.name}`, fd, endOfLog(memory.bytes.subarray(log)));
     } finally {
       memory.free();

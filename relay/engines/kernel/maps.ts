@@ -257,9 +257,6 @@ export const FIGURES = struct({
   replies: U64,
 });
 
-/** The one record of `walk`, of each CPU: where a loop is, in a ring, and how many rounds it has left. */
-export const WALK = struct({ place: U32, left: U32 });
-
 /** The one record of `gauges`. */
 export const GAUGES = struct({
   sessions: U64,
@@ -347,7 +344,6 @@ export type MapName =
   | 'half_open'
   | 'pin_order'
   | 'counters'
-  | 'walk'
   | 'requests'
   | TcpMapName;
 
@@ -425,7 +421,6 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     half_open: queue('half_open', HALF_OPEN.size, maxSessions),
     pin_order: queue('pin_order', PIN_KEY.size, maxSessions * PINS_PER_SESSION),
     counters: perCpu('counters', COUNTER_COUNT * U64, MAX_LISTENERS),
-    walk: perCpu('walk', WALK.size, 1),
     requests: array('requests', REQUESTS.size, 1),
     ...tcpMapSpecs({ maxSessions, maxPools }),
   };

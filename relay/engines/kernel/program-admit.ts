@@ -5,7 +5,7 @@
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { LISTENER_STATE, PIN, RULES } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
-import { type Code, drop, local, lookupAt } from './program-frame.ts';
+import { type Code, drop, jumpIfV6, local, lookupAt } from './program-frame.ts';
 
 /** Attempts to take a token of the listener while other CPUs take theirs. */
 const TOKEN_ATTEMPTS = 4;
@@ -15,8 +15,7 @@ export function refuseBadSource(a: Code): void {
   const address = (at: number, bytes: number): Memory => part(local('client'), at, bytes);
   a.load(r1, local('clientPort'));
   a.jumpIf(r1, '==', 0, 'bad source');
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'source is IPv6');
+  jumpIfV6(a, 'source is IPv6');
   a.load(r1, address(12, 1));
   a.jumpIf(r1, '==', 0, 'bad source');
   a.jumpIf(r1, '<', 224, 'good source');

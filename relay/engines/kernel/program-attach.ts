@@ -17,6 +17,7 @@ import {
   copy,
   drop,
   findBackend,
+  loadIsV6,
   local,
   lookup,
   NEXT,
@@ -71,7 +72,7 @@ function noteBackend(a: Code): void {
   a.jumpIf32(r2, '!=', V4_MAPPED, 'family is known');
   a.mov(r4, 0);
   a.label('family is known');
-  a.load(r1, local('isV6'));
+  loadIsV6(a, r1);
   a.jumpIf(r1, '==', r4, 'family is the same');
   drop(a, DOWNSTREAM, 'address-family');
   a.label('family is the same');

@@ -1,19 +1,10 @@
 /** Which backend takes a new player: the same answers as core/select.ts. */
-import { MAGLEV_SLOTS, MAX_BACKENDS } from '../../core/limits.ts';
-import {
-  ALGORITHM_NUMBERS,
-  BACKEND,
-  LISTENER_STATE,
-  LIVE,
-  type MapName,
-  RULES,
-  SETTINGS,
-  SNAPSHOT,
-  WALK,
-} from './maps.ts';
+import { MAGLEV_SLOTS } from '../../core/limits.ts';
+import { ALGORITHM_NUMBERS, LISTENER_STATE, LIVE, type MapName, RULES, SETTINGS, SNAPSHOT } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, type Register } from './memory.ts';
 import { type Code, local, lookupAt } from './program-frame.ts';
-import { U16, U32, U64 } from './struct.ts';
+import { fewestPerWeight, loadLive, loadSlot } from './program-least.ts';
+import { U16, U32 } from './struct.ts';
 
 const JHASH_INITIAL = 0xdead_beef;
 const ADDRESS_BYTES = 16;
@@ -34,21 +25,13 @@ export function choose(a: Code, none: string): void {
   loadSlot(a, r0, 'maglev');
   a.load(r1, field(r8, RULES, 'algorithm'));
   a.jumpIf(r1, '!=', ALGORITHM_NUMBERS['least-connections'], 'chosen');
+  keep(a);
   leastConnections(a);
+  restore(a);
   a.jump('chosen');
   a.label('round robin');
   nextInTurn(a, none, { map: 'listener_state', at: LISTENER_STATE.at.turns });
   a.label('chosen');
-}
-
-/** index = the u16 there in the table of the snapshot (r7); its bound must be known. Loses r1. */
-export function loadSlot(a: Code, index: Register, table: 'maglev' | 'ready' | 'rotation'): void {
-  a.alu('shiftLeft', index, 1);
-  a.mov(r1, r7);
-  a.alu('add', r1, index);
-  a.alu('add', r1, SNAPSHOT.at[table]);
-  a.load(index, memory(r1, 0, U16));
-  a.alu('and', index, MAX_BACKENDS - 1);
 }
 
 /** r0 = jhash2 of the client's address (core/hash.ts). a, b, c are r0, r2, r3. */
@@ -130,93 +113,29 @@ export function nextInTurn(a: Code, none: string, { map, at }: Turns): void {
   loadSlot(a, r0, 'rotation');
 }
 
-/**
- * r0 = the slot with the fewest live sessions per weight, from the one that the hash prefers (r0) on. The walk over the
- * ready slots has all in registers: r6 where it is, r8 the pool's live sessions, r0 the best slot, r4 its sessions, r5 its
- * weight, r2 the other slot, r3 its sessions, r9 its weight. What r6, r8 and r9 held waits on the stack. The position is
- * in a map and not in a register or on the stack, where the verifier would follow it through each of 1,024 rounds.
- */
+/** r0 = the slot with the fewest live sessions per weight, from the one that the hash prefers (r0) on. Loses r6, r8 and r9. */
 function leastConnections(a: Code): void {
-  a.store(local('context'), r6);
-  a.store(local('rules'), r8);
-  a.store(local('counters'), r9);
   a.mov(r9, r0);
-  lookupAt(a, 'walk', { index: 0, otherwise: 'no live sessions' });
-  a.mov(r6, r0);
   a.load(r1, field(r8, RULES, 'pool'));
   lookupAt(a, 'live', { index: r1, otherwise: 'no live sessions' });
   a.mov(r8, r0);
   a.mov(r0, r9);
-  loadFigures(a, { slot: r0, sessions: r4, weight: r5 });
-  findSlot(a, r0);
-  a.load(r1, field(r1, BACKEND, 'readyIndex'));
-  a.store(field(r6, WALK, 'place'), r1);
-  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
-  a.store(field(r6, WALK, 'left'), r1);
-
-  a.label('next ready');
-  a.jumpIfLong('least is found');
-  a.load(r1, field(r6, WALK, 'left'));
-  a.alu('sub', r1, 1);
-  a.store(field(r6, WALK, 'left'), r1);
-  a.jumpIf(r1, '==', 0, 'least is found');
-  a.load(r2, field(r6, WALK, 'place'));
-  a.alu('add', r2, 1);
-  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
-  a.jumpIf(r2, '<', r1, 'within ready');
-  a.mov(r2, 0);
-  a.label('within ready');
-  a.store(field(r6, WALK, 'place'), r2);
-  a.alu('and', r2, MAX_BACKENDS - 1);
-  loadSlot(a, r2, 'ready');
-  loadFigures(a, { slot: r2, sessions: r3, weight: r9 });
-  // sessions / weight < best sessions / best weight, in whole numbers
-  a.mov(r1, r3);
-  a.alu('mul', r1, r5);
-  a.alu('mul', r9, r4);
-  a.jumpIf(r1, '>=', r9, 'next ready');
-  a.mov(r0, r2);
-  a.mov(r4, r3);
-  findSlot(a, r0);
-  a.load(r5, field(r1, BACKEND, 'weight'));
-  a.jump('next ready');
-
+  fewestPerWeight(a, (_, registers) => loadLive(a, { ...registers, size: LIVE.size }));
+  a.jump('fewest sessions');
   a.label('no live sessions');
   a.mov(r0, r9);
-  a.label('least is found');
+  a.label('fewest sessions');
+}
+
+/** r6, r8 and r9 wait on the stack while they serve for something else. */
+export function keep(a: Code): void {
+  a.store(local('context'), r6);
+  a.store(local('rules'), r8);
+  a.store(local('counters'), r9);
+}
+
+export function restore(a: Code): void {
   a.load(r6, local('context'));
   a.load(r8, local('rules'));
   a.load(r9, local('counters'));
-}
-
-/** r1 = the backend in the slot. */
-export function findSlot(a: Code, slot: Register): void {
-  a.mov(r1, slot);
-  a.alu('mul', r1, BACKEND.size);
-  a.alu('add', r1, r7);
-  a.alu('add', r1, SNAPSHOT.at.backends);
-}
-
-/** Live sessions (0 if those counted are of another incarnation) and weight of a slot below MAX_BACKENDS. Loses r1. */
-function loadFigures(
-  a: Code,
-  { slot, sessions, weight }: { slot: Register; sessions: Register; weight: Register },
-): void {
-  findSlot(a, slot);
-  a.load(weight, field(r1, BACKEND, 'weight'));
-  a.load(r1, field(r1, BACKEND, 'usable'));
-  a.mov(sessions, slot);
-  a.alu('mul', sessions, LIVE.size);
-  a.alu('add', sessions, r8);
-  a.load(sessions, memory(sessions, 0, U64));
-  // { sessions, reference } less the reference: beyond 32 bits if it is another. Without a branch, which would double
-  // what the verifier has to follow: mask = (-beyond >> 63) - 1.
-  a.alu('shiftLeft', r1, 32);
-  a.alu('xor', sessions, r1);
-  a.mov(r1, sessions);
-  a.alu('shiftRight', r1, 32);
-  a.alu('mul', r1, -1);
-  a.alu('shiftRight', r1, 63);
-  a.alu('sub', r1, 1);
-  a.alu('and', sessions, r1);
 }

@@ -33,7 +33,6 @@ import {
   SESSION_KEY,
   SETTINGS,
   SNAPSHOT,
-  WALK,
 } from './maps.ts';
 import {
   field,
@@ -170,6 +169,18 @@ export function jumpUnlessSame(
   }
 }
 
+/** to = 1 for IPv6, else 0. The verifier must not learn from a jump what the local is, or it goes two ways from there. */
+export function loadIsV6(a: Code, to: Register): void {
+  a.load(to, local('isV6'));
+  a.alu('and', to, 1);
+}
+
+/** Loses r1. */
+export function jumpIfV6(a: Code, target: string): void {
+  loadIsV6(a, r1);
+  a.jumpIf(r1, '!=', 0, target);
+}
+
 /** r0 = the element of a hash or array, or 0. */
 export function lookup(a: Code, map: MapName, key: Memory): void {
   a.addressOf(r2, key);
@@ -222,21 +233,23 @@ export function pop(a: Code, queue: 'half_open' | 'pin_order'): void {
   a.call(HELPER.mapPop);
 }
 
-/** Rounds left of the loop that follows. What counts is in a map, so that the verifier need not follow each round. */
-export function startRounds(a: Code, rounds: number, otherwise: string): void {
-  lookupAt(a, 'walk', { index: 0, otherwise });
-  a.store(field(r0, WALK, 'left'), rounds);
+/** Rounds left of a loop. */
+const roundsLeft = (): Memory => local('rules');
+
+/** Before a loop of at most so many rounds: the verifier follows each of them. */
+export function startRounds(a: Code, rounds: number): void {
+  // From a register: what an instruction brings along, verifiers before Linux 6.3 forget on the stack.
+  a.mov(r1, rounds);
+  a.store(roundsLeft(), r1);
 }
 
-/** Begins a round, or jumps when none is left. Loses r0 to r5. */
+/** Begins a round, or jumps when none is left; r1 = the rounds left after this one. */
 export function nextRound(a: Code, label: string, otherwise: string): void {
   a.label(label);
-  a.jumpIfLong(otherwise);
-  lookupAt(a, 'walk', { index: 0, otherwise });
-  a.load(r1, field(r0, WALK, 'left'));
+  a.load(r1, roundsLeft());
   a.jumpIf(r1, '==', 0, otherwise);
   a.alu('sub', r1, 1);
-  a.store(field(r0, WALK, 'left'), r1);
+  a.store(roundsLeft(), r1);
 }
 
 /** A counter of the listener. */

@@ -3,7 +3,7 @@ import { V4_MAPPED } from './headers.ts';
 import { AF_INET, AF_INET6, FIB, FIB_FORWARDING_DISABLED, FIB_NOT_FORWARDED, HELPER } from './helpers.ts';
 import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r6, r7 } from './memory.ts';
-import { type Code, copy, listenerKey, loadContext, local, lookup } from './program-frame.ts';
+import { type Code, copy, jumpIfV6, listenerKey, loadContext, local, lookup } from './program-frame.ts';
 import { ADDRESS, U32 } from './struct.ts';
 
 /**
@@ -26,8 +26,7 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
     a.jump(label);
     a.label(`try ${flag}`);
     if (flag === PORT_ANY_V4) {
-      a.load(r1, local('isV6'));
-      a.jumpIf(r1, '!=', 0, label);
+      jumpIfV6(a, label);
     }
     const any = part(local('scratch'), 0, ADDRESS + U32);
     a.store(part(any, 0, 8), 0);
@@ -56,8 +55,7 @@ function requireOwnAddress(a: Code): void {
   for (let at = 0; at < FIB.size; at += 8) a.store(part(local('scratch'), at, 8), 0);
   loadContext(a, r1, 'interface');
   a.store(fib('interface'), r1);
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'route IPv6');
+  jumpIfV6(a, 'route IPv6');
   a.store(fib('family'), AF_INET);
   for (const [to, from] of [
     ['source', 'client'],

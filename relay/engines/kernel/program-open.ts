@@ -155,7 +155,7 @@ function storeSession(a: Code): void {
 
 /** Ends the oldest session that its client has sent one datagram to and no more, or jumps. */
 function evictHalfOpen(a: Code): void {
-  startRounds(a, EVICTIONS, 'no room for a session');
+  startRounds(a, EVICTIONS);
   nextRound(a, 'next half-open', 'no room for a session');
   pop(a, 'half_open');
   a.jumpIf(r0, '!=', 0, 'no room for a session');

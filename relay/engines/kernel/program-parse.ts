@@ -18,6 +18,7 @@ import {
   DESTINATION_OPTIONS,
   ETHERTYPE_IPV4,
   ETHERTYPE_IPV6,
+  ETHERTYPE_IPV6_BIT,
   EXTENSION,
   FRAGMENT,
   HOP_BY_HOP,
@@ -117,6 +118,7 @@ export function parse(a: Code, options: ParseOptions): void {
   a.label('parse transport');
   parseTransport(a, options);
   writeAddresses(a, options);
+  forgetFamily(a);
 }
 
 /** r7 = the start of the packet, r8 = the end of its linear part, which has all headers, or HEADER_ROOM bytes, or all that there are. */
@@ -306,10 +308,15 @@ function jumpIfMapped(a: Code, address: Memory): void {
 
 function parseTransport(
   a: Code,
-  { transport, port, wanted, sourcePort, destinationPort }: ParseOptions,
+  { transport, linkHeaderBytes, port, wanted, sourcePort, destinationPort }: ParseOptions,
 ): void {
   const { header, ports } = TRANSPORTS[transport];
   need(a, inner, header);
+  // Known already; but as a difference it has the same bounds for the verifier, whatever was passed over.
+  a.mov(r5, inner);
+  a.alu('sub', r5, ip);
+  a.alu('add', r5, linkHeaderBytes);
+  a.jumpIf(r5, '>', linkHeaderBytes + HEADER_ROOM, NEXT);
   a.store(local('transport'), r5);
   // Both kinds of header begin with the ports.
   a.load(r1, field(inner, UDP, 'source'));
@@ -395,6 +402,17 @@ function writeAddresses(a: Code, { source, destination }: ParseOptions): void {
     }
   }
   a.label('parsed');
+}
+
+/**
+ * local isV6 once more, as a number that the verifier does not know. So for it all packets are one from here on; else it would
+ * follow what comes after for IPv4 and for IPv6.
+ */
+function forgetFamily(a: Code): void {
+  loadContext(a, r1, 'protocol');
+  a.alu('shiftRight', r1, ETHERTYPE_IPV6_BIT);
+  a.alu('and', r1, 1);
+  a.store(local('isV6'), r1);
 }
 
 /** Jumps to NEXT unless the packet was sent to this host's link address. */

@@ -110,7 +110,7 @@ function storePin(a: Code): void {
  */
 function evictPin(a: Code): void {
   const candidate = part(local('victim'), 0, PIN_KEY.size);
-  startRounds(a, 2 * PIN_EVICTIONS, 'no room for a pin');
+  startRounds(a, 2 * PIN_EVICTIONS);
   nextRound(a, 'next pin', 'no room for a pin');
   a.mov(r7, r1);
   pop(a, 'pin_order');

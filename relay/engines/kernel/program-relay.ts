@@ -22,32 +22,25 @@ import {
   HELPER,
   LOOPBACK_INTERFACE,
 } from './helpers.ts';
-import { ENDPOINT_KEY, HALF_OPEN, REVERSE, RULES, SESSION, WALK } from './maps.ts';
+import { ENDPOINT_KEY, HALF_OPEN, REVERSE, RULES, SESSION } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
 import { changeGauge, endSession } from './program-end.ts';
 import {
   type Code,
   copy,
   drop,
+  jumpIfV6,
   jumpUnlessSame,
   loadContext,
   local,
   lookup,
-  lookupAt,
-  nextRound,
   reverseKey,
   reverseValue,
-  startRounds,
   writeReverse,
 } from './program-frame.ts';
+import { type Ring, searchRing } from './program-ring.ts';
 import { lowerHopLimit } from './program-rewrite.ts';
 import { ADDRESS, U32 } from './struct.ts';
-
-/** Relay ports that are tried for one session. */
-const PORT_ATTEMPTS = 128;
-
-/** 2^32 divided by the golden ratio: its products spread neighbouring numbers over the upper bits. */
-const SPREAD = 0x9e37_79b1;
 
 const victim = (name: keyof typeof HALF_OPEN.at): Memory =>
   part(local('victim'), HALF_OPEN.at[name], HALF_OPEN.bytes[name]);
@@ -57,8 +50,7 @@ const victim = (name: keyof typeof HALF_OPEN.at): Memory =>
  * r6 to r9.
  */
 export function takeRelayPort(a: Code): void {
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'relay IPv6');
+  jumpIfV6(a, 'relay IPv6');
   copy(a, field(r7, SESSION, 'seen'), { from: field(r8, RULES, 'relayV4') });
   a.jump('relay address is known');
   a.label('relay IPv6');
@@ -68,27 +60,14 @@ export function takeRelayPort(a: Code): void {
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
   for (let at = 0; at < HALF_OPEN.size; at += 8)
     a.store(part(local('victim'), at, 8), at === HALF_OPEN.at.openedNs ? -1 : 0);
-  firstPort(a, 'no relay port');
-
-  startRounds(a, PORT_ATTEMPTS, 'no relay port');
-  nextRound(a, 'next relay port', 'no relay port');
-  // The next place of the ring, behind the first port
-  a.load(r3, field(r8, RULES, 'relayPorts'));
-  a.jumpIf(r1, '>=', r3, 'next relay port');
-  a.load(r2, field(r0, WALK, 'place'));
-  a.alu('add', r2, 1);
-  a.store(field(r0, WALK, 'place'), r2);
-  a.jumpIf(r3, '==', 0, 'no relay port');
-  a.alu('mod', r2, r3);
-  a.load(r3, field(r8, RULES, 'firstRelayPort'));
-  a.alu('add', r2, r3);
-  a.store(reverseKey('seenPort'), r2);
-  writeReverse(a, BPF_NOEXIST);
-  a.jumpIf(r0, '==', 0, 'has a relay port');
-  considerOwner(a);
-  a.jump('next relay port');
-
-  a.label('no relay port');
+  const ring: Ring = {
+    first: field(r8, RULES, 'firstRelayPort'),
+    ports: field(r8, RULES, 'relayPorts'),
+    to: reverseKey('seenPort'),
+    take: () => writeReverse(a, BPF_NOEXIST),
+    considerOwner: (next) => considerOwner(a, next),
+  };
+  searchRing(a, ring, 'has a relay port');
   evictOwner(a);
   a.label('has a relay port');
   copy(a, field(r7, SESSION, 'seenPort'), { from: reverseKey('seenPort') });
@@ -96,28 +75,12 @@ export function takeRelayPort(a: Code): void {
   changeGauge(a, 'reverses', 1);
 }
 
-/** The place in the ring of relay ports that the client's address and port, the locals, name. */
-export function firstPort(a: Code, otherwise: string): void {
-  lookupAt(a, 'walk', { index: 0, otherwise });
-  a.load(r1, part(local('client'), 0, 8));
-  a.load(r2, part(local('client'), 8, 8));
-  a.alu('xor', r1, r2);
-  a.mov(r2, r1);
-  a.alu('shiftRight', r2, 32);
-  a.alu('xor', r1, r2);
-  a.alu32('mul', r1, SPREAD);
-  a.alu32('shiftRight', r1, 16);
-  a.load(r2, local('clientPort'));
-  a.alu('add', r1, r2);
-  a.store(field(r0, WALK, 'place'), r1);
-}
-
 /** Whether the session that has this relay port is half-open, and opened before the others in sight: the victim then. */
-function considerOwner(a: Code): void {
+function considerOwner(a: Code, next: string): void {
   lookup(a, 'reverse', local('scratch'));
-  a.jumpIf(r0, '==', 0, 'next relay port');
+  a.jumpIf(r0, '==', 0, next);
   a.load(r1, field(r0, REVERSE, 'leftNs'));
-  a.jumpIf(r1, '!=', 0, 'next relay port');
+  a.jumpIf(r1, '!=', 0, next);
   copy(a, reverseValue('session'), { from: field(r0, REVERSE, 'session') });
   lookup(a, 'sessions', reverseValue('session'));
   a.jumpIf(r0, '==', 0, 'session of a relay port');
@@ -151,8 +114,7 @@ function evictOwner(a: Code): void {
 
 /** Goes on if the contacted address is the relay's own towards backends; else to `otherwise`. */
 export function requireRelayAddress(a: Code, otherwise: string): void {
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'reply is IPv6');
+  jumpIfV6(a, 'reply is IPv6');
   jumpUnlessSame(a, local('contacted'), { other: field(r8, RULES, 'relayV4'), target: otherwise });
   a.jump('reply is to the relay');
   a.label('reply is IPv6');
@@ -205,8 +167,7 @@ export function sendOut(
   a.jumpIf(r1, '==', LOOPBACK_INTERFACE, here);
   for (let at = 0; at < FIB.size; at += 8) a.store(part(local('scratch'), at, 8), 0);
   a.store(fib('interface'), r1);
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, v6);
+  jumpIfV6(a, v6);
   a.store(fib('family'), AF_INET);
   copy(a, part(fib('destination'), 0, U32), { from: part(destination, 12, U32) });
   a.jump(ask);

@@ -10,7 +10,7 @@
  */
 import { IPV4, IPV6, TCP, UDP } from './headers.ts';
 import { CSUM_IPV6, CSUM_MARK_MANGLED_0, CSUM_PSEUDO_HEADER, HELPER, SKB } from './helpers.ts';
-import { type Code, drop, local } from './program-frame.ts';
+import { type Code, drop, jumpIfV6, local } from './program-frame.ts';
 import type { Transport } from './program-parse.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
@@ -32,8 +32,7 @@ export interface RewriteOptions {
 export function rewrite(a: Code, options: RewriteOptions): void {
   const [v6, done] = [a.unique('rewrite IPv6'), a.unique('rewritten')];
   mendPortSum(a, options);
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, v6);
+  jumpIfV6(a, v6);
   rewriteIpv4(a, options);
   a.jump(done);
   a.label(v6);
@@ -163,8 +162,7 @@ export function lowerHopLimit(
     a.alu('sub', r4, 1);
     a.store(hops, r4);
   };
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, v6);
+  jumpIfV6(a, v6);
   loadPacket(a, { bytes: linkHeaderBytes + IPV4.size, direction });
   takeOne(IPV4.at.timeToLive);
   const checksum = memory(r2, linkHeaderBytes + IPV4.at.checksum, U16);

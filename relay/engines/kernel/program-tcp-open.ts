@@ -20,7 +20,9 @@ import {
   copy,
   findBackend,
   findSnapshot,
+  jumpIfV6,
   loadContext,
+  loadIsV6,
   local,
   lookup,
   lookupAt,
@@ -119,8 +121,7 @@ function noteClient(a: Code): void {
   a.store(local('pinListener'), r1);
   a.load(r1, tcpKeyPart('clientPort'));
   a.jumpIf(r1, '==', 0, 'drop');
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'source is IPv6');
+  jumpIfV6(a, 'source is IPv6');
   a.load(r1, part(local('client'), 12, 1));
   a.jumpIf(r1, '==', 0, 'drop');
   a.jumpIf(r1, '>=', 224, 'drop');
@@ -197,7 +198,7 @@ function takeBackend(a: Code): void {
   a.jumpIf32(r2, '!=', 0xffff_0000, 'family is known');
   a.mov(r3, 0);
   a.label('family is known');
-  a.load(r1, local('isV6'));
+  loadIsV6(a, r1);
   a.jumpIf(r1, '==', r3, 'family is the same');
   a.label('can’t connect');
   refuse(a, 'connect-failed');
@@ -241,7 +242,8 @@ function storeConnection(a: Code): void {
   a.jumpIf(r0, '!=', 0, 'drop');
   a.load(r1, local('isRepin'));
   a.jumpIf(r1, '!=', 0, 'no room');
-  a.store(local('isRepin'), 1);
+  a.mov(r1, 1);
+  a.store(local('isRepin'), r1);
   a.jump('evict');
   a.label('connection is stored');
   a.mov(r7, r0);
@@ -252,7 +254,7 @@ function storeConnection(a: Code): void {
 /** Makes room by the oldest connection that is still opening, or has ended. Loses r7. */
 function evict(a: Code): void {
   a.label('evict');
-  startRounds(a, EVICTIONS, 'no room');
+  startRounds(a, EVICTIONS);
   nextRound(a, 'next candidate', 'no room');
   a.addressOf(r2, room(TCP_SPARE.size));
   a.loadMap(r1, 'tcp_spare');

@@ -13,20 +13,11 @@
  */
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import { SOURCE_CLIENT, WALK } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r7 } from './memory.ts';
-import {
-  type Code,
-  copy,
-  loadContext,
-  local,
-  lookup,
-  NEXT,
-  nextRound,
-  startRounds,
-  update,
-} from './program-frame.ts';
-import { firstPort, redirect, sendOut } from './program-relay.ts';
+import { SOURCE_CLIENT } from './maps.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r7 } from './memory.ts';
+import { type Code, copy, jumpIfV6, loadContext, local, lookup, NEXT, update } from './program-frame.ts';
+import { redirect, sendOut } from './program-relay.ts';
+import { type Ring, searchRing } from './program-ring.ts';
 import { rewrite } from './program-rewrite.ts';
 import { endConnection, forgetConnection } from './program-tcp-end.ts';
 import {
@@ -42,12 +33,6 @@ import {
 import { struct, U32, U64 } from './struct.ts';
 import { TCP_CONNECTION, TCP_REVERSE_KEY, TCP_STATE } from './tcp-maps.ts';
 
-/** Relay ports that are tried for one connection. */
-const PORT_ATTEMPTS = 128;
-
-const TRY_NEXT = 'next relay port';
-const NO_PORT = 'no relay port';
-
 /** What is kept of the connection that is to give up its port. */
 const VICTIM = struct({ lastSeenNs: U64, port: U32, reserved: U32 });
 const victim = (name: keyof typeof VICTIM.at): Memory =>
@@ -61,29 +46,17 @@ export function takeTcpRelayPort(a: Code, otherwise: string): void {
     copy(a, reversePart(name), { from: connection(name) });
   copy(a, local('clientPort'), { from: tcpKeyPart('clientPort') });
   a.store(victim('lastSeenNs'), -1);
-  firstPort(a, NO_PORT);
-
-  startRounds(a, PORT_ATTEMPTS, NO_PORT);
-  nextRound(a, TRY_NEXT, NO_PORT);
-  // The next place of the ring, behind the first port
-  a.load(r3, rule('relayPorts'));
-  a.jumpIf(r1, '>=', r3, TRY_NEXT);
-  a.load(r2, field(r0, WALK, 'place'));
-  a.alu('add', r2, 1);
-  a.store(field(r0, WALK, 'place'), r2);
-  a.jumpIf(r3, '==', 0, NO_PORT);
-  a.alu('mod', r2, r3);
-  a.load(r3, rule('firstRelayPort'));
-  a.alu('add', r2, r3);
-  a.store(reversePart('seenPort'), r2);
-  update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_NOEXIST });
-  a.jumpIf(r0, '==', 0, 'has a relay port');
-  considerOwner(a);
-  a.jump(TRY_NEXT);
-
-  a.label(NO_PORT);
+  const take = (): void => update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_NOEXIST });
+  const ring: Ring = {
+    first: rule('firstRelayPort'),
+    ports: rule('relayPorts'),
+    to: reversePart('seenPort'),
+    take,
+    considerOwner: (next) => considerOwner(a, next),
+  };
+  searchRing(a, ring, 'has a relay port');
   evictOwner(a, otherwise);
-  update(a, 'tcp_reverse', { key, value: tcpKey(), flags: BPF_NOEXIST });
+  take();
   a.jumpIf(r0, '!=', 0, otherwise);
   a.label('has a relay port');
   copy(a, connection('seenPort'), { from: reversePart('seenPort') });
@@ -91,8 +64,7 @@ export function takeTcpRelayPort(a: Code, otherwise: string): void {
 
 /** The connection's `seen` = the relay's address of the client's family, or a jump where the relay has none towards backends. */
 function noteRelayAddress(a: Code, otherwise: string): void {
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'relay IPv6');
+  jumpIfV6(a, 'relay IPv6');
   copy(a, connection('seen'), { from: rule('relayV4') });
   a.jump('relay address is noted');
   a.label('relay IPv6');
@@ -105,17 +77,17 @@ function noteRelayAddress(a: Code, otherwise: string): void {
 }
 
 /** Whether the connection that has this relay port may give it up, and was silent longer than the others in sight: the victim then. */
-function considerOwner(a: Code): void {
+function considerOwner(a: Code, next: string): void {
   lookup(a, 'tcp_reverse', room(TCP_REVERSE_KEY.size));
-  a.jumpIf(r0, '==', 0, TRY_NEXT);
+  a.jumpIf(r0, '==', 0, next);
   copy(a, otherKey(), { from: memory(r0, 0, otherKey().bytes) });
   lookup(a, 'tcp_connections', otherKey());
-  a.jumpIf(r0, '==', 0, TRY_NEXT);
+  a.jumpIf(r0, '==', 0, next);
   a.load(r1, field(r0, TCP_CONNECTION, 'state'));
-  a.jumpIf(r1, '==', TCP_STATE.open, TRY_NEXT);
+  a.jumpIf(r1, '==', TCP_STATE.open, next);
   a.load(r1, field(r0, TCP_CONNECTION, 'lastSeenNs'));
   a.load(r2, victim('lastSeenNs'));
-  a.jumpIf(r1, '>=', r2, TRY_NEXT);
+  a.jumpIf(r1, '>=', r2, next);
   a.store(victim('lastSeenNs'), r1);
   copy(a, victim('port'), { from: reversePart('seenPort') });
   copy(a, victimKey(), { from: otherKey() });

@@ -12,7 +12,7 @@
 import { IPV4, IPV6, TCP, TCP_PROTOCOL } from './headers.ts';
 import { HELPER, LOOPBACK_INTERFACE, REDIRECT_INGRESS, SKB } from './helpers.ts';
 import { field, type Memory, memory, r0, r1, r2, r3, r4, r5, r6, r7 } from './memory.ts';
-import { type Code, loadContext, local } from './program-frame.ts';
+import { type Code, jumpIfV6, loadContext, local } from './program-frame.ts';
 import { ACK, FIN, RST, SYN } from './program-tcp-frame.ts';
 import { U16, U32 } from './struct.ts';
 
@@ -37,8 +37,7 @@ export function resetReply(a: Code, options: ResetOptions): void {
   a.load(r1, local('tcpFlags'));
   a.jumpIf(r1, 'has', RST, 'drop');
   chooseNumbers(a);
-  a.load(r1, local('isV6'));
-  a.jumpIf(r1, '!=', 0, 'reset IPv6');
+  jumpIfV6(a, 'reset IPv6');
   cut(a, link, IPV4.size);
   swapLinkAddresses(a, link);
   fillIpv4(a, link);

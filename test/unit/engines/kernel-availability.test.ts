@@ -2,10 +2,11 @@
 import { expect, test } from 'vitest';
 import { whyNoCapability, whyOldKernel } from '../../../relay/engines/kernel/availability.ts';
 
-test('kernels before 6.9 are too old, later ones are not', () => {
-  expect(whyOldKernel('6.8.0-31-generic')).toContain('Linux 6.9 or later, this is 6.8.0-31-generic');
-  expect(whyOldKernel('5.15.0-91-generic')).toContain('6.9');
-  for (const version of ['6.9.0', '6.18.5+', '7.0.1']) expect(whyOldKernel(version)).toBeUndefined();
+test('kernels before 6.6 are too old, later ones are not', () => {
+  expect(whyOldKernel('6.5.0-45-generic')).toContain('Linux 6.6 or later, this is 6.5.0-45-generic');
+  expect(whyOldKernel('5.15.0-91-generic')).toContain('6.6');
+  for (const version of ['6.6.0', '6.8.0-31-generic', '6.18.5+', '7.0.1'])
+    expect(whyOldKernel(version)).toBeUndefined();
 });
 
 test('a process without the capabilities is told which it lacks', () => {
