@@ -142,6 +142,19 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       restarted.close();
     });
 
+    test('keeps its address when it has another name after a restart', () => {
+      const before = open(spec('before', '127.0.0.1:0'));
+      table.close();
+      const restarted = new ListenerTable(libc, maps);
+      const wanted = spec('after', before.local.toString());
+      const { index, local } = restarted.open(wanted, restarted.bind(wanted), pool);
+      expect(index).not.toBe(before.index);
+      expect(restarted.removeUnclaimed()).toBe(1);
+      expect(indexOf(local)).toBe(index);
+      expect(portFlags(local.port)).toBe(PORT_LISTENER);
+      restarted.close();
+    });
+
     test('that nobody claims after a restart lets nothing in any more', () => {
       const { local, index } = open(spec('gone', '127.0.0.1:0'));
       table.close();

@@ -12,7 +12,7 @@ import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
 import { ALGORITHM_NUMBERS, LISTENER, PORT, PORT_RELAY, RULES, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
-import { type PortRange, portsOf, relayAddresses } from './relay-source.ts';
+import { type PortRange, portsOf, relayAddresses, SHARES } from './relay-source.ts';
 import type { Timeouts } from './sweeper.ts';
 import assert from 'node:assert/strict';
 
@@ -108,7 +108,7 @@ export class ListenerTable {
     index ??= LISTENER_INDEXES.find((i) => this.#maps.names.listener(i) === '');
     assert(index !== undefined, 'too many listeners');
     if (isNew) this.#clear(index);
-    if (this.#relayPorts !== undefined) this.#setRelayPorts(index, true);
+    this.#setRelayPorts(index, true);
     const listener = { index, spec, pool, ...bound };
     this.#maps.names.setListener(index, identity);
     this.#byIndex[index] = listener;
@@ -134,12 +134,9 @@ export class ListenerTable {
   remove(name: string): KernelListener {
     const listener = this.#byName.get(name);
     assert(listener !== undefined, 'no such listener');
-    this.#maps.maps.listeners.delete(listenerKeyOf(listener.local));
     this.#byName.delete(name);
     this.#byIndex[listener.index] = undefined;
-    this.#maps.names.setListener(listener.index, '');
-    announce(this.#maps.mapped.ports, this.#maps.names, listener.local.port);
-    if (this.#relayPorts !== undefined) this.#setRelayPorts(listener.index, false);
+    this.#forget(listener.index, listener.local);
     this.unbind(listener.socket);
     return listener;
   }
@@ -170,10 +167,7 @@ export class ListenerTable {
     for (const index of LISTENER_INDEXES) {
       const identity = this.#maps.names.listener(index);
       if (identity === '' || this.#byIndex[index] !== undefined) continue;
-      const local = localOf(identity);
-      this.#maps.maps.listeners.delete(listenerKeyOf(local));
-      this.#maps.names.setListener(index, '');
-      announce(this.#maps.mapped.ports, this.#maps.names, local.port);
+      this.#forget(index, localOf(identity));
       removed++;
     }
     return removed;
@@ -200,6 +194,15 @@ export class ListenerTable {
     const { counters } = this.#maps.maps;
     counters.updateAt(index, new Uint8Array(counters.valueBytes));
     this.#maps.mapped.listener_state.clear(index);
+  }
+
+  #forget(index: number, local: Endpoint): void {
+    // Another listener may have the address by now: under another name, or with another pool.
+    if (!this.all().some((other) => other.local.equals(local)))
+      this.#maps.maps.listeners.delete(listenerKeyOf(local));
+    this.#setRelayPorts(index, false);
+    this.#maps.names.setListener(index, '');
+    announce(this.#maps.mapped.ports, this.#maps.names, local.port);
   }
 
   #writeRules({ index, spec, pool }: KernelListener): void {
@@ -243,8 +246,10 @@ export class ListenerTable {
 
   /** @throws RelayError TICKRELAY_ERR_LIMIT when there are none for this listener */
   #setRelayPorts(index: number, isOpen: boolean): void {
+    // A relay before this one may have had more listeners, without relay ports.
+    if (this.#relayPorts === undefined || (!isOpen && index >= SHARES)) return;
     const { ports } = this.#maps.mapped;
-    const { first, last } = portsOf(index, this.#relayPorts!.range, this.#relayPorts!.most);
+    const { first, last } = portsOf(index, this.#relayPorts.range, this.#relayPorts.most);
     for (let port = first; port <= last; port++) {
       const at = ports.at(port, PORT.at.flags) >> 1;
       ports.setU16(ports.at(port, PORT.at.listener), isOpen ? index : 0);
