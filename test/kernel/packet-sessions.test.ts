@@ -1,13 +1,7 @@
-/** Sessions, pins, limits and replies as the packet programs keep them, case by case. */
+/** Sessions, pins and limits as the packet programs keep them, case by case. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { PORT, PORT_RELAY, RULES, SOURCE_RELAY } from '../../relay/engines/kernel/maps.ts';
-import { Endpoint } from '../../net/address.ts';
-import { DROP, type ListenerRules, MS, NEXT, type Outcome, PacketRig, unavailable } from './packet-rig.ts';
-
-const LISTENER = '198.51.100.1:7777';
-const A = '10.9.0.1:9000';
-const B = '10.9.0.2:9000';
-const CLIENT = '10.0.0.1:5000';
+import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
+import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
 
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
@@ -15,20 +9,7 @@ if (unavailable !== undefined) {
   const rig = new PacketRig();
   afterAll(() => rig.close());
   beforeEach(() => rig.reset());
-
-  const payload = (length: number): Uint8Array => new Uint8Array(length);
-  const send = (client: string, { length = 14, to = LISTENER, on = rig } = {}): Outcome =>
-    on.ingress({ source: client, destination: to, payload: payload(length) });
-  const answer = (backend: string, { to = CLIENT, length = 14, on = rig } = {}): Outcome =>
-    on.egress({ source: backend, destination: to, payload: payload(length) });
-  const listen = async (
-    backends: readonly string[],
-    options: ListenerRules = {},
-    on = rig,
-  ): Promise<void> => {
-    on.listen(LISTENER, options);
-    await on.backends(...backends);
-  };
+  const { send, answer, listen } = conversation(rig);
 
   describe('a session', () => {
     test('is half-open with the first datagram and established with the second', async () => {
@@ -195,119 +176,6 @@ if (unavailable !== undefined) {
     expect(rig.counts()).toMatchObject({ sessionsRepinned: 1, sessionsOpened: 1 });
   });
 
-  describe('a reply', () => {
-    test('of a backend that was removed is a stranger’s', async () => {
-      await listen([A]);
-      send(CLIENT);
-      rig.pool.remove('a');
-      await rig.backends(B);
-      expect(answer(A).verdict).toBe(DROP);
-      expect(rig.drops()).toEqual({ 'unknown-upstream': 1 });
-    });
-
-    test('to a half-open session is bounded, and to an established one is not', async () => {
-      await listen([A], { rules: { amplification: 3 } });
-      send(CLIENT, { length: 10 });
-      expect(answer(A, { length: 30 }).verdict).toBe(NEXT);
-      expect(answer(A, { length: 1 }).verdict).toBe(DROP);
-      send(CLIENT, { length: 10 });
-      expect(answer(A, { length: 1_000 }).verdict).toBe(NEXT);
-      expect(rig.drops()).toEqual({ 'amplification-limit': 1 });
-    });
-
-    test('that is a fragment is a counted drop', async () => {
-      await listen([A]);
-      send(CLIENT);
-      expect(rig.egress({ source: A, destination: CLIENT, fragment: 0x2000 }).verdict).toBe(DROP);
-      expect(rig.counts().upstream.dropped).toMatchObject({ fragment: 1 });
-    });
-
-    test('is late until its rest is over, then none of the relay’s business', async () => {
-      await listen([A]);
-      send(CLIENT);
-      rig.steward.add('endSession', rig.sessionKey(CLIENT));
-      rig.steward.flush();
-      expect(rig.gauges()).toMatchObject({ sessions: 0, reverses: 1, resting: 1 });
-      expect(answer(A).verdict).toBe(DROP);
-      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
-      expect(rig.steward.flush()).toBe(0);
-      rig.advance(30_000 * MS);
-      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
-      expect(rig.steward.flush()).toBe(1);
-      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
-      expect(answer(A).packet.source).toBe(A);
-      expect(rig.drops()).toEqual({ 'late-reply': 1 });
-    });
-
-    test('rests no more than may rest', async () => {
-      await listen([A]);
-      rig.set('maxResting', 0);
-      send(CLIENT);
-      rig.steward.add('endSession', rig.sessionKey(CLIENT));
-      rig.steward.flush();
-      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
-      rig.set('maxResting', 64);
-    });
-  });
-
-  describe('whose flow it is', () => {
-    test('a client that speaks to a backend directly, from the port it used through the relay, is not rewritten', async () => {
-      await listen([A]);
-      send(CLIENT);
-      const direct = send(CLIENT, { to: A });
-      expect(direct).toMatchObject({ verdict: NEXT, packet: { destination: A } });
-      expect(answer(A).packet.source).toBe(A);
-      expect(rig.counts().upstream.received).toBe(0);
-      expect(send(CLIENT).packet.destination).toBe(A);
-      expect(answer(A).packet.source).toBe(LISTENER);
-      expect(rig.gauges()).toEqual({ sessions: 1, pins: 1, reverses: 1, resting: 0 });
-    });
-
-    test('two listeners with one backend: the replies are for the one the client spoke to last', async () => {
-      const second = '198.51.100.1:8888';
-      await listen([A]);
-      rig.listen(second, {}, 1);
-      send(CLIENT);
-      expect(answer(A).packet.source).toBe(LISTENER);
-      send(CLIENT, { to: second });
-      expect(answer(A).packet.source).toBe(second);
-      send(CLIENT);
-      expect(answer(A).packet.source).toBe(LISTENER);
-      expect(rig.gauges()).toEqual({ sessions: 2, pins: 2, reverses: 1, resting: 0 });
-    });
-
-    test('a direct datagram ends a rest', async () => {
-      await listen([A]);
-      send(CLIENT);
-      rig.steward.add('endSession', rig.sessionKey(CLIENT));
-      rig.steward.flush();
-      send(CLIENT, { to: A });
-      expect(answer(A).packet.source).toBe(A);
-      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
-    });
-  });
-
-  describe('a listener on any address', () => {
-    test.each([
-      ['0.0.0.0:7777', '127.0.0.1:7777', '127.0.0.9:5000', '127.0.0.2:9000'],
-      ['[::]:7777', '127.0.0.3:7777', '127.0.0.9:5000', '127.0.0.2:9000'],
-      ['[::]:7777', '[::1]:7777', '[::1]:5000', '[::1]:9000'],
-    ])('%s takes %s, and answers from there', async (any, contacted, client, backend) => {
-      rig.listen(any);
-      await rig.backends(backend);
-      expect(send(client, { to: contacted }).packet.destination).toBe(backend);
-      expect(answer(backend, { to: client }).packet.source).toBe(contacted);
-    });
-
-    test('leaves what is for others alone', async () => {
-      rig.listen('0.0.0.0:7777');
-      await rig.backends('127.0.0.2:9000');
-      // Where loopback does not forward, all that it lets in is this host's; so only its own is told apart for sure.
-      expect(send('[::1]:5000', { to: '[::1]:7777' }).packet.destination).toBe('[::1]:7777');
-      expect(rig.counts().downstream.received).toBe(0);
-    });
-  });
-
   test('a client of the other address family is a counted drop', async () => {
     rig.listen('[2001:db8::99]:7777');
     await rig.backends(A);
@@ -319,17 +187,18 @@ if (unavailable !== undefined) {
     const small = new PacketRig({ maxSessions: 8 });
     afterAll(() => small.close());
     beforeEach(() => small.reset());
+    const { listen, send } = conversation(small);
     const client = (i: number): string => `10.0.${i >> 8}.${i & 255}:5000`;
 
     test('gives up the oldest half-open session, and no established one', async () => {
-      await listen([A], {}, small);
+      await listen([A]);
       for (const i of [1, 2, 3, 4]) {
-        send(client(i), { on: small });
-        send(client(i), { on: small });
+        send(client(i));
+        send(client(i));
       }
       for (let i = 10; i < 40; i++) {
         small.advance(MS);
-        expect(send(client(i), { on: small }).verdict).toBe(NEXT);
+        expect(send(client(i)).verdict).toBe(NEXT);
       }
       expect(small.counts()).toMatchObject({ sessionsOpened: 34, sessionsEvicted: 26 });
       for (const i of [1, 2, 3, 4, 36, 37, 38, 39]) expect(small.session(client(i))).toBeDefined();
@@ -338,142 +207,42 @@ if (unavailable !== undefined) {
     });
 
     test('of established sessions refuses new ones', async () => {
-      await listen([A], {}, small);
+      await listen([A]);
       for (let i = 1; i <= 8; i++) {
-        send(client(i), { on: small });
-        send(client(i), { on: small });
+        send(client(i));
+        send(client(i));
       }
-      expect(send(client(9), { on: small }).verdict).toBe(DROP);
+      expect(send(client(9)).verdict).toBe(DROP);
       expect(small.drops()).toEqual({ 'session-table-full': 1 });
       expect(small.gauges()).toMatchObject({ sessions: 8, pins: 8 });
     });
 
     test('of pins gives up one without sessions, an unconfirmed one first', async () => {
-      await listen([A], {}, small);
-      send(client(1), { on: small });
-      send(client(1), { on: small });
+      await listen([A]);
+      send(client(1));
+      send(client(1));
       small.steward.add('endSession', small.sessionKey(client(1)));
       small.steward.flush();
-      for (let i = 10; i < 60; i++) send(client(i), { on: small });
+      for (let i = 10; i < 60; i++) send(client(i));
       expect(small.gauges()).toMatchObject({ sessions: 8, pins: 16 });
       expect(small.pin('10.0.0.1')).toMatchObject({ confirmed: 1, live: 0 });
       expect(small.drops()).toEqual({});
     });
 
     test('of confirmed pins gives up the oldest without sessions', async () => {
-      await listen([A], {}, small);
+      await listen([A]);
       for (let i = 1; i <= 16; i++) {
-        send(client(i), { on: small });
-        send(client(i), { on: small });
+        send(client(i));
+        send(client(i));
         small.steward.add('endSession', small.sessionKey(client(i)));
         small.steward.flush();
       }
       expect(small.gauges()).toMatchObject({ sessions: 0, pins: 16 });
-      expect(send(client(17), { on: small }).verdict).toBe(NEXT);
+      expect(send(client(17)).verdict).toBe(NEXT);
       expect(small.gauges()).toMatchObject({ sessions: 1, pins: 16 });
       const kept = Array.from({ length: 17 }, (_, i) => small.pin(`10.0.0.${i + 1}`) !== undefined);
       expect(kept.filter((isKept) => !isKept)).toHaveLength(1);
       expect(kept[16]).toBe(true);
-    });
-  });
-
-  describe('with the relay’s own address as source', () => {
-    const RELAY = '198.51.100.1';
-    const FIRST = 40_000;
-
-    async function listenAsRelay(ports: number, backends = [A]): Promise<void> {
-      await listen(backends, {
-        rules: { sourceAddress: SOURCE_RELAY, firstRelayPort: FIRST, relayPorts: ports },
-      });
-      const { rules, ports: flags } = rig.maps.mapped;
-      rules.bytes.set(Endpoint.parse(`${RELAY}:1`).ip.bytes, rules.at(0, RULES.at.relayV4));
-      for (let port = FIRST; port < FIRST + ports; port++)
-        flags.setU16(flags.at(port, PORT.at.flags), PORT_RELAY);
-    }
-    const reply = (backend: string, to: string): Outcome =>
-      rig.ingress({ source: backend, destination: to, payload: payload(14) });
-
-    test('both addresses are rewritten, there and back', async () => {
-      await listenAsRelay(16);
-      const { packet } = send(CLIENT);
-      const seen = Endpoint.parse(packet.source);
-      expect(seen.ip.toString()).toBe(RELAY);
-      expect(seen.port).toBeGreaterThanOrEqual(FIRST);
-      expect(seen.port).toBeLessThan(FIRST + 16);
-      expect(packet).toMatchObject({ destination: A, isHeaderRight: true });
-      expect(packet.checksum).toBe(packet.rightChecksum);
-      const back = reply(A, packet.source).packet;
-      expect(back).toMatchObject({ source: LISTENER, destination: CLIENT, isHeaderRight: true });
-      expect(back.checksum).toBe(back.rightChecksum);
-      expect(rig.counts()).toMatchObject({
-        downstream: { forwarded: 1 },
-        upstream: { received: 1, forwarded: 1 },
-      });
-      expect(rig.session(CLIENT)).toMatchObject({ seenPort: seen.port, datagramsUpstream: 1 });
-    });
-
-    test('each session has a port of its own towards its backend', async () => {
-      await listenAsRelay(16);
-      const seen = Array.from({ length: 16 }, (_, i) => send(`10.0.0.${i + 1}:5000`).packet.source);
-      expect(new Set(seen).size).toBe(16);
-      seen.forEach((port, i) => {
-        expect(reply(A, port).packet.destination).toBe(`10.0.0.${i + 1}:5000`);
-      });
-    });
-
-    test('a stranger’s reply and another backend’s are counted drops', async () => {
-      await listenAsRelay(16, [A, B]);
-      const { source, destination } = send(CLIENT).packet;
-      expect(reply('10.66.0.1:9000', source).verdict).toBe(DROP);
-      expect(reply(destination === A ? B : A, source).verdict).toBe(DROP);
-      expect(rig.drops()).toEqual({ 'unknown-upstream': 1, 'late-reply': 1 });
-    });
-
-    test('the reply on its way out of a local backend is left to where it comes in', async () => {
-      await listenAsRelay(16);
-      const { source } = send(CLIENT).packet;
-      expect(answer(A, { to: source })).toMatchObject({ verdict: NEXT, packet: { source: A } });
-      expect(rig.counts().upstream.received).toBe(0);
-    });
-
-    test('a relay port rests before another session has it', async () => {
-      await listenAsRelay(1);
-      const { source } = send(CLIENT).packet;
-      rig.advance(120_000 * MS);
-      rig.steward.add('expireSession', rig.sessionKey(CLIENT));
-      rig.steward.flush();
-      expect(send('10.0.0.2:5000').verdict).toBe(DROP);
-      expect(reply(A, source).verdict).toBe(DROP);
-      expect(rig.drops()).toEqual({ 'no-upstream-socket': 1, 'late-reply': 1 });
-      rig.advance(30_000 * MS);
-      rig.steward.add('endRest', rig.reverseKey(A, source));
-      rig.steward.flush();
-      expect(send('10.0.0.2:5000').packet.source).toBe(source);
-      expect(reply(A, source).packet.destination).toBe('10.0.0.2:5000');
-    });
-
-    test('when ports run short the oldest half-open session gives up its own, an established one none', async () => {
-      await listenAsRelay(3);
-      send('10.0.0.1:5000');
-      send('10.0.0.1:5000');
-      send('10.0.0.2:5000');
-      rig.advance(MS);
-      send('10.0.0.3:5000');
-      rig.advance(MS);
-      expect(send('10.0.0.4:5000').verdict).toBe(NEXT);
-      expect(rig.session('10.0.0.2:5000')).toBeUndefined();
-      expect(rig.counts().sessionsEvicted).toBe(1);
-      for (const i of [3, 4]) send(`10.0.0.${i}:5000`);
-      expect(send('10.0.0.5:5000').verdict).toBe(DROP);
-      expect(rig.drops()).toEqual({ 'no-upstream-socket': 1 });
-      expect(rig.gauges()).toMatchObject({ reverses: 3, resting: 0 });
-    });
-
-    test('what is sent to a relay port of another address is passed on', async () => {
-      await listenAsRelay(16);
-      const other = reply(A, '203.0.113.5:40000');
-      expect(other).toMatchObject({ verdict: NEXT, packet: { destination: '203.0.113.5:40000' } });
-      expect(rig.counts().upstream.received).toBe(0);
     });
   });
 }

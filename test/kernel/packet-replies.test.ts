@@ -1,0 +1,126 @@
+/** Replies, and whose they are, as the packet programs see them, case by case. */
+import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
+import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+
+if (unavailable !== undefined) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  const rig = new PacketRig();
+  afterAll(() => rig.close());
+  beforeEach(() => rig.reset());
+  const { send, answer, listen } = conversation(rig);
+
+  describe('a reply', () => {
+    test('of a backend that was removed is a stranger’s', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.pool.remove('a');
+      await rig.backends(B);
+      expect(answer(A).verdict).toBe(DROP);
+      expect(rig.drops()).toEqual({ 'unknown-upstream': 1 });
+    });
+
+    test('to a half-open session is bounded, and to an established one is not', async () => {
+      await listen([A], { rules: { amplification: 3 } });
+      send(CLIENT, { length: 10 });
+      expect(answer(A, { length: 30 }).verdict).toBe(NEXT);
+      expect(answer(A, { length: 1 }).verdict).toBe(DROP);
+      send(CLIENT, { length: 10 });
+      expect(answer(A, { length: 1_000 }).verdict).toBe(NEXT);
+      expect(rig.drops()).toEqual({ 'amplification-limit': 1 });
+    });
+
+    test('that is a fragment is a counted drop', async () => {
+      await listen([A]);
+      send(CLIENT);
+      expect(rig.egress({ source: A, destination: CLIENT, fragment: 0x2000 }).verdict).toBe(DROP);
+      expect(rig.counts().upstream.dropped).toMatchObject({ fragment: 1 });
+    });
+
+    test('is late until its rest is over, then none of the relay’s business', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.steward.add('endSession', rig.sessionKey(CLIENT));
+      rig.steward.flush();
+      expect(rig.gauges()).toMatchObject({ sessions: 0, reverses: 1, resting: 1 });
+      expect(answer(A).verdict).toBe(DROP);
+      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
+      expect(rig.steward.flush()).toBe(0);
+      rig.advance(30_000 * MS);
+      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
+      expect(rig.steward.flush()).toBe(1);
+      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
+      expect(answer(A).packet.source).toBe(A);
+      expect(rig.drops()).toEqual({ 'late-reply': 1 });
+    });
+
+    test('rests no more than may rest', async () => {
+      await listen([A]);
+      rig.set('maxResting', 0);
+      send(CLIENT);
+      rig.steward.add('endSession', rig.sessionKey(CLIENT));
+      rig.steward.flush();
+      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
+      rig.set('maxResting', 64);
+    });
+  });
+
+  describe('whose flow it is', () => {
+    test('a client that speaks to a backend directly, from the port it used through the relay, is not rewritten', async () => {
+      await listen([A]);
+      send(CLIENT);
+      const direct = send(CLIENT, { to: A });
+      expect(direct).toMatchObject({ verdict: NEXT, packet: { destination: A } });
+      expect(answer(A).packet.source).toBe(A);
+      expect(rig.counts().upstream.received).toBe(0);
+      expect(send(CLIENT).packet.destination).toBe(A);
+      expect(answer(A).packet.source).toBe(LISTENER);
+      expect(rig.gauges()).toEqual({ sessions: 1, pins: 1, reverses: 1, resting: 0 });
+    });
+
+    test('two listeners with one backend: the replies are for the one the client spoke to last', async () => {
+      const second = '198.51.100.1:8888';
+      await listen([A]);
+      rig.listen(second, {}, 1);
+      send(CLIENT);
+      expect(answer(A).packet.source).toBe(LISTENER);
+      send(CLIENT, { to: second });
+      expect(answer(A).packet.source).toBe(second);
+      send(CLIENT);
+      expect(answer(A).packet.source).toBe(LISTENER);
+      expect(rig.gauges()).toEqual({ sessions: 2, pins: 2, reverses: 1, resting: 0 });
+    });
+
+    test('a direct datagram ends a rest', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.steward.add('endSession', rig.sessionKey(CLIENT));
+      rig.steward.flush();
+      send(CLIENT, { to: A });
+      expect(answer(A).packet.source).toBe(A);
+      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
+    });
+  });
+
+  describe('a listener on any address', () => {
+    test.each([
+      ['0.0.0.0:7777', '127.0.0.1:7777', '127.0.0.9:5000', '127.0.0.2:9000'],
+      ['[::]:7777', '127.0.0.3:7777', '127.0.0.9:5000', '127.0.0.2:9000'],
+      ['[::]:7777', '[::1]:7777', '[::1]:5000', '[::1]:9000'],
+    ])('%s takes %s, and answers from there', async (any, contacted, client, backend) => {
+      rig.listen(any);
+      await rig.backends(backend);
+      expect(send(client, { to: contacted }).packet.destination).toBe(backend);
+      expect(answer(backend, { to: client }).packet.source).toBe(contacted);
+    });
+
+    test('leaves what is for others alone', async () => {
+      rig.listen('0.0.0.0:7777');
+      await rig.backends('127.0.0.2:9000');
+      // Where loopback does not forward, all that it lets in is this host's; so only its own is told apart for sure.
+      expect(send('[::1]:5000', { to: '[::1]:7777' }).packet.destination).toBe('[::1]:7777');
+      expect(rig.counts().downstream.received).toBe(0);
+    });
+  });
+}
