@@ -37,6 +37,7 @@ import {
   lookup,
   lookupAt,
   nextRound,
+  pinKey,
   pop,
   push,
   reverseKey,
@@ -108,7 +109,13 @@ function requireAnybody(a: Code): void {
 function chooseBackend(a: Code): void {
   a.label('choose');
   followPins(a, 'backend is chosen');
+  // The pin is looked up once more, so that it is not for each state of it that the verifier follows the choice.
+  a.store(local('pin'), 0);
   choose(a, 'no backend');
+  a.mov(r7, r0);
+  lookup(a, 'pins', pinKey());
+  a.store(local('pin'), r0);
+  a.mov(r0, r7);
   findBackend(a, r0, r1);
   a.load(r1, field(r0, BACKEND, 'usable'));
   a.store(local('ref'), r1);
