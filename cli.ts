@@ -33,6 +33,13 @@ const parser = yargs(words)
   )
   .command(modules.map(({ command }) => command as CommandModule))
   .demandCommand(1, `Say what to run: ${Object.keys(COMMANDS).join(', ')}`)
+  .updateStrings({
+    'Not enough non-option arguments: got %s, need at least %s': {
+      one: 'What the command is for is missing, like the FILE in `config show FILE`: got %s arguments, need %s',
+      other:
+        'What the command is for is missing, like the FILE in `config show FILE`: got %s arguments, need %s',
+    } as unknown as string,
+  })
   .strict()
   .recommendCommands()
   .version(VERSION)

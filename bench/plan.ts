@@ -4,6 +4,8 @@ import type { Pinning, Plan } from './results.ts';
 export const TICK_HZ = 128;
 export const GAME_SERVERS = 2;
 const LADDER = [50, 100, 150, 200, 250, 300, 400, 600, 800, 1_000] as const;
+/** For many relays, which in the ladder's time take two or three steps each. */
+const STEEP_LADDER = [50, 100, 200, 400, 800] as const;
 /** Relays that can be compared at two loads, in several rounds, in the time that the benchmark has. */
 const MOST_AT_TWO_LOADS = 3;
 /** Whoever names rounds or steps wants them all: a day. */
@@ -27,6 +29,7 @@ export interface PlanOptions {
 
 export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions): Plan {
   const { players, engines, peers } = asked;
+  const isCrowded = engines.length + peers.length > MOST_AT_TWO_LOADS;
   const isBounded = rounds === undefined && loads === undefined;
   const shared = {
     ...asked,
@@ -52,10 +55,9 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
       }
     : {
         ...shared,
-        loads:
-          loads ?? (engines.length + peers.length > MOST_AT_TWO_LOADS ? [players] : [players, 3 * players]),
+        loads: loads ?? (isCrowded ? [players] : [players, 3 * players]),
         rounds: rounds ?? 3,
-        ladder: ladder ?? LADDER,
+        ladder: ladder ?? (isCrowded ? STEEP_LADDER : LADDER),
         comparisonMs: 1_200,
         ladderMs: 800,
         payloadMs: 1_200,

@@ -122,7 +122,7 @@ export interface DatagramSocket {
   /** Asks for another receive buffer; the system may grant less. Absent where it can't be changed. */
   resizeReceiveBuffer?(bytes: number): void;
 
-  /** Idempotent. Datagrams still queued may be lost. */
+  /** Idempotent. Datagrams still queued may be lost, as may those that the system has handed over and no batch has reported yet. */
   close(): Promise<void>;
 }
 

@@ -30,6 +30,9 @@ const KERNEL_SHARE = process.platform === 'linux' ? 2 : 1;
 const RECEIVE_BATCH = 32;
 const NOTHING = new Uint8Array(0);
 
+/** For the sockets that have gathered something to borrow: there are thousands of sockets, and few that a turn brings something. */
+const idleBatches: DatagramBatch[] = [];
+
 type LookupCallback = (error: Error | null, address: string, family: number) => void;
 
 /** Opens a node:dgram socket. @throws RelayError TICKRELAY_ERR_BIND when the address can't be had. */
@@ -49,13 +52,17 @@ class DgramSocket implements DatagramSocket {
   receiveBufferBytes: number;
   /** By path. The first one answers whatever has no other, from where the route leads. */
   readonly #ways: Way[];
-  readonly #received = new DatagramBatch(RECEIVE_BATCH);
+  readonly #tag: number;
+  /** What this turn of the event loop brought so far. */
+  #gathered: DatagramBatch | undefined;
   readonly #report = (): void => {
-    const batch = this.#received;
-    if (this.#closed === undefined && batch.count > 0) this.#onReceive(batch);
-    // Else a socket that falls silent would keep its last payloads.
+    const batch = this.#gathered;
+    if (batch === undefined) return;
+    this.#gathered = undefined;
+    if (this.#closed === undefined) this.#onReceive(batch);
     batch.payloads.fill(NOTHING, 0, batch.count);
     batch.clear();
+    idleBatches.push(batch);
   };
   readonly #onReceive: (batch: DatagramBatch) => void;
   readonly #onError: (error: Error) => void;
@@ -70,7 +77,7 @@ class DgramSocket implements DatagramSocket {
     this.#onReceive = onReceive;
     this.#onError = (error) => onError?.(error);
     this.#tellPaths = tellPaths;
-    this.#received.tags.fill(options.tag ?? 0);
+    this.#tag = options.tag ?? 0;
     this.#sendQueueLimit = options.sendQueueLimit ?? DEFAULT_SEND_QUEUE_LIMIT;
     this.#onSendDone = (error, bytes) => {
       this.#queued--;
@@ -143,14 +150,18 @@ class DgramSocket implements DatagramSocket {
   }
 
   #receive(message: Buffer, remote: RemoteInfo, path: number): void {
-    const batch = this.#received;
-    if (batch.count === 0) setImmediate(this.#report);
+    if (this.#gathered === undefined) {
+      this.#gathered = idleBatches.pop() ?? new DatagramBatch(RECEIVE_BATCH);
+      setImmediate(this.#report);
+    }
+    const batch = this.#gathered;
     const slot = batch.count++;
     batch.payloads[slot] = message;
     batch.lengths[slot] = message.length;
     parseIntoWords(remote.address, batch.words, slot * ADDRESS_WORDS);
     batch.ports[slot] = remote.port;
     batch.paths[slot] = path;
+    batch.tags[slot] = this.#tag;
     if (batch.count === batch.capacity) this.#report();
   }
 

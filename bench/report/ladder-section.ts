@@ -25,15 +25,19 @@ export function ladderSection({ ladders, plan, routes }: BenchResults): Section 
 }
 
 function finding({ route, mostPlayers, end, steps }: LadderResult): Finding {
-  const last = steps.at(-1)?.run;
+  const last = steps.at(-1);
   if (last === undefined) return { kind: 'note', text: `${route}: not measured, no time was left.` };
+  const { passed, run } = last;
   const carried = mostPlayers === 0 ? 'no step passed' : `${formatNumber(mostPlayers)} players`;
-  const failed = `${formatNumber(last.players)} failed with loss ${formatShare(last.loss)} and p99 ${formatNumber(last.roundTripUs.p99 / 1000, 2)} ms`;
+  const floor = mostPlayers === 0 ? carried : `at least ${carried}`;
+  const failed = `${formatNumber(run.players)} failed with loss ${formatShare(run.loss)} and p99 ${formatNumber(run.roundTripUs.p99 / 1000, 2)} ms`;
   const why: Record<LadderResult['end'], string> = {
     failed: `${carried}; ${failed}, twice.`,
-    generator: `at least ${carried}; ${failed}, but there the load generator was the limit: ${last.generatorLimit ?? ''}.`,
-    top: `at least ${carried}, the top of the ladder.`,
-    budget: `at least ${carried}; no time was left for the next step.`,
+    generator: `${floor}; ${failed}, but there the load generator was the limit: ${run.generatorLimit ?? ''}.`,
+    top: `${floor}, the top of the ladder.`,
+    budget: passed
+      ? `${floor}; no time was left for the next step.`
+      : `${floor}; ${failed}, and there was no time to try again.`,
   };
   return { kind: 'note', text: `${route}: ${why[end]}` };
 }

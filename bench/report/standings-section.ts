@@ -109,7 +109,7 @@ function formatValue({ players, standing }: Row, name: string, ladders: readonly
   if (value === undefined) return '-';
   if (players !== undefined) return Number.isInteger(value) ? formatNumber(value) : formatTime(value);
   const end = ladders.find(({ route }) => route === name)?.end;
-  return `${end === 'failed' ? '' : 'at least '}${formatNumber(value)}`;
+  return `${end === 'failed' || value === 0 ? '' : 'at least '}${formatNumber(value)}`;
 }
 
 function winner({ winners, undecided }: Standing): string {

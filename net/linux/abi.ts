@@ -129,6 +129,7 @@ export const PROT_READ_WRITE = 3;
 export const MAP_SHARED = 0x01;
 export const MAP_PRIVATE_ANONYMOUS = 0x22;
 export const MAP_POPULATE = 0x8000;
+export const MADV_HUGEPAGE = 14;
 
 /** asm-generic/unistd.h and asm/unistd_64.h: the same on both architectures, as all calls since 2019 are. */
 export const SYS_EPOLL_PWAIT2 = 441;

@@ -47,6 +47,7 @@ export interface Libc {
     offset: number,
   ) => number;
   readonly munmap: (at: number, length: number) => number;
+  readonly madvise: (at: number, length: number, advice: number) => number;
   readonly prlimit: (process: number, resource: number, next: number, before: number) => number;
   readonly usleep: (microseconds: number) => number;
   /** epoll_pwait2(2) by number: like epoll_wait, with a timespec. Linux >= 5.11. */
@@ -80,6 +81,8 @@ export interface Libc {
   readonly errno: () => number;
   /** An ArrayBuffer over native memory. */
   readonly view: (pointer: number, length: number) => ArrayBuffer;
+  /** Where an ArrayBuffer that nobody moves or frees meanwhile lies. */
+  readonly addressOf: (memory: ArrayBuffer) => number;
 }
 
 const PROTOTYPES = {
@@ -106,6 +109,7 @@ const PROTOTYPES = {
   write: 'int64_t write(int, int64_t, size_t)',
   mmap: 'int64_t mmap(int64_t, size_t, int, int, int, int64_t)',
   munmap: 'int munmap(int64_t, size_t)',
+  madvise: 'int madvise(int64_t, size_t, int)',
   prlimit: 'int prlimit(int, int, int64_t, int64_t)',
   usleep: 'int usleep(uint32_t)',
   epoll_pwait2: 'int64_t syscall(int64_t, int, int64_t, int, int64_t, int64_t, size_t)',
@@ -140,7 +144,8 @@ function load(): Loaded {
       Object.entries(PROTOTYPES).map(([name, prototype]) => [name, library.func(prototype) as unknown]),
     );
     const view = (pointer: number, length: number): ArrayBuffer => koffi.view(BigInt(pointer), length);
-    return { libc: { ...functions, errno: () => koffi.errno(), view } as Libc };
+    const addressOf = (memory: ArrayBuffer): number => Number(koffi.address(new Uint8Array(memory)));
+    return { libc: { ...functions, errno: () => koffi.errno(), view, addressOf } as Libc };
   } catch (error) {
     return {
       unavailable: `koffi does not load: ${error instanceof Error ? error.message.split('\n')[0]! : String(error)}`,

@@ -332,9 +332,14 @@ export class Poller {
     let found = 0;
     for (let slot = 0; slot < count; slot++) {
       const socket = lined[slot]!;
+      // Another handler is called before this socket is looked at: it may close it.
+      if (owner !== undefined && !owner.sharesBatch(socket)) {
+        this.#handOver(owner, first, slot);
+        owner = undefined;
+      }
       const isFound = !socket.isClosed && socket.take(this.#slots, slot, ring.results[slot]!);
-      if (owner !== undefined && !(isFound && owner.sharesBatch(socket))) {
-        owner.onReceive(this.#slots.batch(first, slot - first, owner.tellsPaths));
+      if (owner !== undefined && !isFound) {
+        this.#handOver(owner, first, slot);
         owner = undefined;
       }
       if (isFound) {
@@ -348,8 +353,12 @@ export class Poller {
       else socket.receives = Math.max(1, found);
       found = 0;
     }
-    if (owner !== undefined) owner.onReceive(this.#slots.batch(first, count - first, owner.tellsPaths));
+    if (owner !== undefined) this.#handOver(owner, first, count);
     return received;
+  }
+
+  #handOver(owner: MmsgSocket, first: number, end: number): void {
+    owner.onReceive(this.#slots.batch(first, end - first, owner.tellsPaths));
   }
 
   /** Empties a socket, or gives it CALLS_PER_ROUND calls. @returns datagrams received */

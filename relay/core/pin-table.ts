@@ -18,7 +18,13 @@
 import assert from 'node:assert/strict';
 import type { BackendRef } from './backend-ref.ts';
 import { EVICTION_BUDGET } from './limits.ts';
-import { KEY_WORD, RECORD_DOUBLES, RECORD_WORDS, RecordTable } from './record-table.ts';
+import {
+  KEY_WORD,
+  RECORD_DOUBLES,
+  RECORD_WORDS,
+  RecordTable,
+  type RecordTableOptions,
+} from './record-table.ts';
 import { fill, takeToken } from './token-bucket.ts';
 
 const BACKEND_REF = 5;
@@ -34,8 +40,8 @@ export class PinTable {
   readonly #considerVictim: (id: number) => void;
   #victim = -1;
 
-  constructor(capacity: number, seed: number) {
-    this.records = new RecordTable({ capacity, seed });
+  constructor(options: RecordTableOptions) {
+    this.records = new RecordTable(options);
     this.#words = this.records.words;
     this.#doubles = this.records.doubles;
     this.#considerVictim = (id) => {

@@ -34,13 +34,15 @@ export interface RecordTableOptions {
   readonly seed: number;
   /** A live record moved; its fields came along. */
   readonly onMove?: (from: number, to: number) => void;
+  /** Shown the table's memory before anything is written to it: the moment to ask for larger pages. */
+  readonly prepareMemory?: ((memory: ArrayBuffer) => void) | undefined;
 }
 
 export class RecordTable {
   readonly capacity: number;
   /** Places, so ids are 0 to below this. A power of two, at least twice the capacity. */
   readonly places: number;
-  readonly words: Uint32Array;
+  readonly words: Uint32Array<ArrayBuffer>;
   /** The same memory as doubles. */
   readonly doubles: Float64Array;
   readonly #mask: number;
@@ -52,12 +54,13 @@ export class RecordTable {
   #size = 0;
   #cursor = 0;
 
-  constructor({ capacity, seed, onMove = () => undefined }: RecordTableOptions) {
+  constructor({ capacity, seed, onMove = () => undefined, prepareMemory }: RecordTableOptions) {
     assert(Number.isInteger(capacity) && capacity >= 1 && capacity <= MAX_RECORDS);
     this.capacity = capacity;
     this.places = 2 ** Math.ceil(Math.log2(capacity * 2));
     this.words = new Uint32Array(this.places * RECORD_WORDS);
     this.doubles = new Float64Array(this.words.buffer);
+    prepareMemory?.(this.words.buffer);
     this.#mask = this.places - 1;
     this.#seed = seed;
     this.#onMove = onMove;

@@ -41,6 +41,8 @@ export interface RouterOptions {
   readonly hashSeed: number;
   /** Seed of the tables' indexes; a secret. */
   readonly tableSeed: number;
+  /** RecordTableOptions. */
+  readonly prepareMemory?: ((memory: ArrayBuffer) => void) | undefined;
   /** The session is about to lose its upstream: it ends, or moves to another backend. Its record is still whole. */
   readonly onDetach: (session: number) => void;
   /** The session with an upstream got this new id. */
@@ -61,14 +63,15 @@ export class Router {
   #draining = false;
 
   constructor(options: RouterOptions) {
+    const shared = { seed: options.tableSeed, prepareMemory: options.prepareMemory };
     this.sessions = new SessionTable({
+      ...shared,
       capacity: options.maxSessions,
-      seed: options.tableSeed,
       onMove: (_from, to) => {
         if (this.sessions.upstream(to) !== NO_UPSTREAM) options.onRenumber(to);
       },
     });
-    this.pins = new PinTable(options.maxSessions * PINS_PER_SESSION, options.tableSeed);
+    this.pins = new PinTable({ ...shared, capacity: options.maxSessions * PINS_PER_SESSION });
     this.groupPins = new GroupPins(this.pins, this.#listeners);
     this.#hashSeed = options.hashSeed;
     this.#onDetach = options.onDetach;

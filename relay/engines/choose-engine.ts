@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import { readDescriptorLimit } from '../../net/descriptor-limit.ts';
 import { openDgramSocket } from '../../net/dgram-socket.ts';
 import { raiseDescriptorLimit } from '../../net/linux/descriptor-limit.ts';
+import { hugePages } from '../../net/linux/huge-pages.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
@@ -104,12 +105,15 @@ const ENGINES: readonly EngineEntry[] = [
   {
     name: 'dgram',
     unavailable: () => undefined,
-    create: (settings) =>
-      new UserspaceEngine({
+    create: (settings) => {
+      const loaded = loadLibc();
+      return new UserspaceEngine({
         ...withinDescriptors(settings),
         name: 'dgram',
         openSocket: openDgramSocket,
-      }),
+        prepareMemory: 'libc' in loaded ? hugePages(loaded.libc) : undefined,
+      });
+    },
   },
 ];
 

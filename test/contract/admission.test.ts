@@ -117,6 +117,18 @@ describeEachEngine('admission', ({ bed, isSocketless, testOfExactCaps, testOfSoc
     expect(client.received).toHaveLength(1);
   });
 
+  test('a reply of just as much as the limit allows passes, and not a byte more', async () => {
+    const b = bed();
+    const server = b.peer('127.0.0.1:0', ({ payload }) => Buffer.alloc(payload[0]!));
+    b.pool.add({ id: 'measured', endpoint: server.local, weight: 1 });
+    await b.start([], { limits: { ...RULES.limits, amplification: 3 } });
+    const [within, beyond] = b.clients(2) as [UdpPeer, UdpPeer];
+    beyond.send(b.listener, Buffer.alloc(10, 31));
+    await expect.poll(() => b.counts().upstream.dropped['amplification-limit']).toBe(1);
+    expect((await within.ask(b.listener, Buffer.alloc(10, 30))).payload).toHaveLength(30);
+    expect(beyond.received).toHaveLength(0);
+  });
+
   test('a draining engine keeps its sessions and takes no new ones', async () => {
     const b = await bed().start(['a']);
     const [player] = b.clients(1) as [UdpPeer];

@@ -3,6 +3,7 @@
  * are steered to it. The listener sockets belong to the engine, so they outlive the worker.
  */
 import { parentPort, workerData } from 'node:worker_threads';
+import { hugePages } from '../../../net/linux/huge-pages.ts';
 import { loadLibc } from '../../../net/linux/libc.ts';
 import { Poller } from '../../../net/linux/poller.ts';
 import { ListenerCounters } from '../../core/counters.ts';
@@ -46,6 +47,7 @@ const engine = new UserspaceEngine({
     : { upstreamQuarantineMs: settings.upstreamQuarantineMs }),
   hashSeed: settings.hashSeed,
   tableSeed: settings.tableSeed,
+  prepareMemory: hugePages(loaded.libc),
   now: clock === undefined ? () => poller.nowMs : () => clock[0]!,
   every: (periodMs, run) =>
     poller.every(periodMs, () => {

@@ -38,6 +38,8 @@ export interface UserspaceEngineOptions {
   readonly hashSeed: number;
   /** A secret; see RouterOptions. */
   readonly tableSeed: number;
+  /** RecordTableOptions (core/record-table.ts). */
+  readonly prepareMemory?: ((memory: ArrayBuffer) => void) | undefined;
   /** A monotonic clock in ms. */
   readonly now: () => number;
   /** The system refused an upstream socket, or a socket reported an error. */
@@ -72,6 +74,7 @@ export class UserspaceEngine implements Engine {
       maxSessions: options.maxSessions,
       hashSeed: options.hashSeed,
       tableSeed: options.tableSeed,
+      prepareMemory: options.prepareMemory,
       onDetach: (session) => this.#listenerOf(session).detach(session),
       onRenumber: (session) => this.#listenerOf(session).renumber(session),
     });

@@ -5,7 +5,7 @@ import { PinTable } from '../../../relay/core/pin-table.ts';
 const words = (i: number): Uint32Array => IpAddress.parse(`10.1.0.${i}`).words;
 
 test('a listener has pins of its own', () => {
-  const pins = new PinTable(4, 1);
+  const pins = new PinTable({ capacity: 4, seed: 1 });
   const id = pins.add(0, words(1), 0, 0);
   pins.setBackendRef(id, 0xffffffff);
   expect([pins.find(0, words(1), 0), pins.find(1, words(1), 0), pins.find(0, words(2), 0)]).toEqual([
@@ -17,7 +17,7 @@ test('a listener has pins of its own', () => {
 });
 
 test('a pin outlives its last session by the timeout, counted from its end', () => {
-  const pins = new PinTable(4, 1);
+  const pins = new PinTable({ capacity: 4, seed: 1 });
   const id = pins.add(0, words(1), 0, 0);
   pins.sessionOpened(id, 100);
   pins.sessionOpened(id, 200);
@@ -29,7 +29,7 @@ test('a pin outlives its last session by the timeout, counted from its end', () 
 });
 
 test('a client IP has a second’s worth of tokens and gets more with time, whatever the clock does', () => {
-  const pins = new PinTable(4, 1);
+  const pins = new PinTable({ capacity: 4, seed: 1 });
   const id = pins.add(0, words(1), 0, 0);
   const take = (nowMs: number): boolean => pins.takeToken(id, nowMs, 2);
   expect([1_000, 1_000, 1_000, 1_250, 1_500, 500, 1_500, 2_000].map(take)).toEqual([
@@ -39,7 +39,7 @@ test('a client IP has a second’s worth of tokens and gets more with time, what
 });
 
 test('a full table lets the least valuable go: unconfirmed first, then the oldest, never one with a session', () => {
-  const pins = new PinTable(4, 1);
+  const pins = new PinTable({ capacity: 4, seed: 1 });
   const ids = [1, 2, 3, 4].map((i) => pins.add(0, words(i), 0, i * 10));
   pins.sessionOpened(ids[0]!, 0);
   pins.confirm(ids[1]!);

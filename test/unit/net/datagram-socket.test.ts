@@ -177,6 +177,66 @@ describe.each(Object.keys(SOCKETS))('a %s socket', (name) => {
     expect(answeredFrom).toEqual([at(name !== 'dgram' ? contacted : host), at(host)]);
   });
 
+  test('each datagram of a batch keeps its own payload, length and path', async () => {
+    const received: { to: number; n: number; length: number; path: number }[] = [];
+    let wake = (): void => undefined;
+    const server = openSocket({
+      local: Endpoint.parse('0.0.0.0:0'),
+      tellPaths: true,
+      onReceive: ({ count, payloads, lengths, paths }) => {
+        for (let i = 0; i < count; i++) {
+          const [to, n] = payloads[i]!;
+          received.push({ to: to!, n: n!, length: lengths[i]!, path: paths[i]! });
+        }
+        wake();
+      },
+    });
+    opened.push(server);
+    const client = open('127.0.0.1:0');
+    for (let n = 0; n < 40; n++) {
+      for (const to of [1, 2]) {
+        const payload = Buffer.alloc(2 + n).fill(0xff);
+        payload.set([to, n]);
+        client.socket.send(batchTo(Endpoint.parse(`127.0.0.${to}:${server.local.port}`), payload));
+      }
+    }
+    while (received.length < 80) await new Promise<void>((resolve) => (wake = resolve));
+    const pathsOf = (wanted: number) =>
+      new Set(received.filter(({ to }) => to === wanted).map(({ path }) => path));
+    expect([pathsOf(1).size, pathsOf(2).size]).toEqual([1, 1]);
+    expect(pathsOf(1)).not.toEqual(pathsOf(2));
+    const numbers = [...received.map(({ to, n }) => 100 * to + n)].sort((x, y) => x - y);
+    expect(numbers).toEqual([1, 2].flatMap((to) => Array.from({ length: 40 }, (_, n) => 100 * to + n)));
+    expect(received.filter(({ n, length }) => length !== 2 + n)).toEqual([]);
+  });
+
+  test('a socket that another one’s owner closes in the same turn reports nothing more', async () => {
+    let isClosed = false;
+    let reportedLate = 0;
+    const sender = open('127.0.0.1:0');
+    const second = openSocket({
+      local: Endpoint.parse('127.0.0.1:0'),
+      onReceive: ({ count }) => {
+        if (isClosed) reportedLate += count;
+      },
+    });
+    opened.push(second);
+    await new Promise<void>((resolve) => {
+      const first = openSocket({
+        local: Endpoint.parse('127.0.0.1:0'),
+        onReceive: () => {
+          isClosed = true;
+          void second.close().then(resolve);
+        },
+      });
+      opened.push(first);
+      sender.socket.send(batchTo(first.local, Buffer.of(1)));
+      for (let i = 0; i < 5; i++) sender.socket.send(batchTo(second.local, Buffer.of(i)));
+    });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(reportedLate).toBe(0);
+  });
+
   test('a socket that does not tell paths answers all the same', async () => {
     const server = open('0.0.0.0:0');
     const client = open('127.0.0.1:0');
