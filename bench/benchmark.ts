@@ -25,8 +25,8 @@ import { primeServers, warmRouteUp } from './warm-up.ts';
 
 /** How long the machine is watched before the load, in ms. */
 const IDLE_WATCH_MS = 400;
-/** What a step of the ladder takes with its processes, in ms, on a machine that is slow. */
-const LADDER_STEP_MS = 2_500;
+/** What the processes of a run take beside its load, in ms, on a machine that is slow. */
+const RUN_OVERHEAD_MS = 1_000;
 const LIVE_CODECS: readonly CodecName[] = ['binary', 'json'];
 
 export interface BenchmarkOptions extends LoadContext {
@@ -57,12 +57,12 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
     players: Math.max(plan.players, ...plan.loads, ...plan.ladder),
   });
   const { routes, absent } = await openRoutes(backends, options);
-  for (const route of routes) await warmRouteUp(route, mainLoad(plan, 'binary'));
+  await Promise.all(routes.map((route) => warmRouteUp(route, mainLoad(plan, 'binary'))));
 
   const runs = await compare(routes, options);
   const ladders = await climbLadders(routes, runs, {
     ...options,
-    endMs: Math.min(performance.now() + plan.ladderBudgetMs, startMs + plan.ladderEndMs) - LADDER_STEP_MS,
+    endMs: Math.min(performance.now() + plan.ladderBudgetMs, startMs + plan.ladderEndMs) - ladderStepMs(plan),
   });
   await Promise.all(routes.map((route) => route.close()));
   const dialRuns = await turnDial(backends, options);
@@ -227,6 +227,11 @@ async function playLive(options: BenchmarkOptions): Promise<LoadRun[]> {
     }
   }
   return runs;
+}
+
+/** What a step of the ladder takes. */
+function ladderStepMs({ rampMs, warmupMs, ladderMs }: Plan): number {
+  return rampMs + warmupMs + ladderMs + RUN_OVERHEAD_MS;
 }
 
 function mainLoad(plan: Plan, codec: CodecName): Omit<Load, 'durationMs'> {

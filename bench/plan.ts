@@ -37,8 +37,8 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
     gameServers: GAME_SERVERS,
     quick,
     comparisonBudgetMs: isBounded ? 42_000 : NO_BUDGET_MS,
-    ladderBudgetMs: ladder !== undefined ? NO_BUDGET_MS : quick ? 3_500 : 22_000,
-    ladderEndMs: isBounded && ladder === undefined ? (quick ? 13_000 : 60_000) : NO_BUDGET_MS,
+    ladderBudgetMs: ladder !== undefined ? NO_BUDGET_MS : quick ? 5_000 : 22_000,
+    ladderEndMs: isBounded && ladder === undefined ? (quick ? 14_000 : 60_000) : NO_BUDGET_MS,
   };
   return quick
     ? {
