@@ -74,7 +74,9 @@ export async function runBenchmark(options: BenchmarkOptions): Promise<BenchResu
   const rows = measurePayloadTable({ tickHz: plan.tickHz, turns: 5, turnMs: plan.quick ? 2 : 20 });
   progress.step('looking up sessions');
   await breathe(options.signal);
-  const sessionTable = measureSessionTableLookup(plan.quick ? 3 : 9);
+  const sessionTable = measureSessionTableLookup(
+    plan.quick ? { turns: 3, turnMs: 30 } : { turns: 9, turnMs: 60 },
+  );
   await breathe(options.signal);
   return {
     startedAt,

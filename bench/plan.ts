@@ -36,9 +36,9 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
     tickHz: TICK_HZ,
     gameServers: GAME_SERVERS,
     quick,
-    comparisonBudgetMs: isBounded ? 42_000 : NO_BUDGET_MS,
+    comparisonBudgetMs: isBounded ? 48_000 : NO_BUDGET_MS,
     ladderBudgetMs: ladder !== undefined ? NO_BUDGET_MS : quick ? 5_000 : 22_000,
-    ladderEndMs: isBounded && ladder === undefined ? (quick ? 14_000 : 60_000) : NO_BUDGET_MS,
+    ladderEndMs: isBounded && ladder === undefined ? (quick ? 14_000 : 62_000) : NO_BUDGET_MS,
   };
   return quick
     ? {
@@ -51,18 +51,18 @@ export function makePlan({ loads, rounds, ladder, quick, ...asked }: PlanOptions
         payloadMs: 0,
         payloadRounds: 0,
         rampMs: 100,
-        warmupMs: 150,
+        warmupMs: 350,
       }
     : {
         ...shared,
         loads: loads ?? (isCrowded ? [players] : [players, 3 * players]),
         rounds: rounds ?? 3,
         ladder: ladder ?? (isCrowded ? STEEP_LADDER : LADDER),
-        comparisonMs: 1_200,
+        comparisonMs: 1_000,
         ladderMs: 800,
         payloadMs: 1_200,
         payloadRounds: 1,
         rampMs: 150,
-        warmupMs: 250,
+        warmupMs: 550,
       };
 }

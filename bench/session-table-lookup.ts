@@ -15,7 +15,7 @@ import { BackendPool } from '../relay/core/backend-pool.ts';
 import { ListenerState, PoolView } from '../relay/core/listener-state.ts';
 import { Router } from '../relay/core/router.ts';
 import { POSITION_UPDATE_BYTES } from '../wire/position-update.ts';
-import { timeInTurns } from './stopwatch.ts';
+import { type StopwatchOptions, timeInTurns } from './stopwatch.ts';
 
 const SMALL = 1_000;
 const LARGE = 1_000_000;
@@ -44,7 +44,7 @@ export interface SessionTableLookup {
   readonly single: LookupCost;
 }
 
-export function measureSessionTableLookup(turns = 9): SessionTableLookup {
+export function measureSessionTableLookup({ turns, turnMs }: StopwatchOptions): SessionTableLookup {
   const small = new Clients(SMALL);
   const large = new Clients(LARGE);
   const times = timeInTurns(
@@ -55,7 +55,7 @@ export function measureSessionTableLookup(turns = 9): SessionTableLookup {
       { name: 'large, single', run: (iterations) => large.lookUp(iterations, { isBatched: false }) },
       { name: 'drawing', run: (iterations) => large.draw(iterations) },
     ],
-    { turns, turnMs: 60 },
+    { turns, turnMs },
   );
   const drawingNs = times.get('drawing')!;
   const cost = (manner: 'batched' | 'single'): LookupCost => {

@@ -5,16 +5,17 @@
  * Record, 16 words = 64 bytes = one cache line:
  *
  *     word 0..3   client address (net/address.ts)
- *     word 4      key; never 0 in a live record, 0 in a free one
+ *     word 4      key; never 0
  *     word 5..15  the owner's fields; doubles 4..7 are words 8..15
  *
  * The records are the hash table: a record stands in the place that its hash names, or the next free one (linear
- * probing, at most half full), and its place is its id. A lookup so touches one cache line and rarely its neighbour; an
- * index beside the records would cost a second miss. Removal moves later records of the cluster back, so that no
- * tombstones pile up; `onMove` tells the owner whose id changed.
+ * probing, at most half full), and its place is its id. Beside them is a tag for each place, one byte of the hash of the record
+ * there: a lookup follows the tags, which are few enough to stay near the processor, and touches the record that it seeks;
+ * one that finds nothing touches none, nor does a walk over free places. Removal moves later records of the cluster back, so
+ * that no tombstones pile up; `onMove` tells the owner whose id changed.
  *
- * With a million sessions that one miss is most of a lookup's cost, and `prefetch` hides it: it touches the lines of a
- * whole batch, so that the misses overlap.
+ * With a million sessions the miss on the record is most of a lookup's cost, and `prefetch` hides it: it touches the records
+ * of a whole batch, so that the misses overlap.
  */
 import assert from 'node:assert/strict';
 import { hashKey } from './hash.ts';
@@ -23,6 +24,9 @@ import { MAX_RECORDS } from './limits.ts';
 export const RECORD_WORDS = 16;
 export const RECORD_DOUBLES = RECORD_WORDS / 2;
 export const KEY_WORD = 4;
+
+/** Of a free place; the tag of a record is never this. */
+const FREE = 0;
 
 /** Datagrams that one `prefetch` takes. */
 export const PREFETCH_LIMIT = 64;
@@ -45,6 +49,8 @@ export class RecordTable {
   readonly words: Uint32Array<ArrayBuffer>;
   /** The same memory as doubles. */
   readonly doubles: Float64Array;
+  /** By place: FREE, or the tag of the record there. */
+  readonly #tags: Uint8Array;
   readonly #mask: number;
   readonly #seed: number;
   readonly #onMove: (from: number, to: number) => void;
@@ -61,6 +67,7 @@ export class RecordTable {
     this.words = new Uint32Array(this.places * RECORD_WORDS);
     this.doubles = new Float64Array(this.words.buffer);
     prepareMemory?.(this.words.buffer);
+    this.#tags = new Uint8Array(this.places);
     this.#mask = this.places - 1;
     this.#seed = seed;
     this.#onMove = onMove;
@@ -75,18 +82,23 @@ export class RecordTable {
   }
 
   isLive(id: number): boolean {
-    return this.words[id * RECORD_WORDS + KEY_WORD] !== 0;
+    return this.#tags[id] !== FREE;
   }
 
   /** @returns the id of the record with the address at `words[at]` and this key, or -1 */
   find(words: Uint32Array, at: number, key: number): number {
     const records = this.words;
+    const tags = this.#tags;
     const mask = this.#mask;
-    for (let id = hashKey(words, at, key, this.#seed) & mask; ; id = (id + 1) & mask) {
+    const hash = hashKey(words, at, key, this.#seed);
+    const wanted = tagOf(hash);
+    for (let id = hash & mask; ; id = (id + 1) & mask) {
+      const tag = tags[id];
+      if (tag === FREE) return -1;
+      if (tag !== wanted) continue;
       const base = id * RECORD_WORDS;
-      const there = records[base + KEY_WORD];
       if (
-        there === key &&
+        records[base + KEY_WORD] === key &&
         records[base + 3] === words[at + 3] &&
         records[base + 2] === words[at + 2] &&
         records[base + 1] === words[at + 1] &&
@@ -94,7 +106,6 @@ export class RecordTable {
       ) {
         return id;
       }
-      if (there === 0) return -1;
     }
   }
 
@@ -105,24 +116,20 @@ export class RecordTable {
   prefetch(words: Uint32Array, keyBase: number, low: Uint16Array, count: number): void {
     const hashes = this.#hashes;
     for (let i = 0; i < count; i++) hashes[i] = hashKey(words, 4 * i, (keyBase | low[i]!) >>> 0, this.#seed);
-    // Loops of loads alone: the processor runs ahead and has many misses under way at once. First the homes and their
-    // neighbours, where seven of eight records stand; then two more places for those that are in neither.
+    // Loops of loads alone: the processor runs ahead and has many misses under way at once. First the tags, then the
+    // records that they point to.
     const records = this.words;
+    const tags = this.#tags;
     const mask = this.#mask;
     let touched = 0;
+    for (let i = 0; i < count; i++) touched ^= tags[hashes[i]! & mask]!;
     for (let i = 0; i < count; i++) {
-      const home = hashes[i]!;
-      touched ^= records[(home & mask) * RECORD_WORDS + KEY_WORD]!;
-      touched ^= records[((home + 1) & mask) * RECORD_WORDS + KEY_WORD]!;
+      const wanted = tagOf(hashes[i]!);
+      let id = hashes[i]! & mask;
+      for (let tag = tags[id]; tag !== wanted && tag !== FREE; tag = tags[id]) id = (id + 1) & mask;
+      hashes[i] = id;
     }
-    for (let i = 0; i < count; i++) {
-      const home = hashes[i]!;
-      const key = (keyBase | low[i]!) >>> 0;
-      if (records[(home & mask) * RECORD_WORDS + KEY_WORD] === key) continue;
-      if (records[((home + 1) & mask) * RECORD_WORDS + KEY_WORD] === key) continue;
-      touched ^= records[((home + 2) & mask) * RECORD_WORDS + KEY_WORD]!;
-      touched ^= records[((home + 3) & mask) * RECORD_WORDS + KEY_WORD]!;
-    }
+    for (let i = 0; i < count; i++) touched ^= records[hashes[i]! * RECORD_WORDS + KEY_WORD]!;
     this.#touched[0] = touched;
   }
 
@@ -134,8 +141,10 @@ export class RecordTable {
   insert(words: Uint32Array, at: number, key: number): number {
     assert(key !== 0);
     if (this.isFull) return -1;
-    let id = hashKey(words, at, key, this.#seed) & this.#mask;
+    const hash = hashKey(words, at, key, this.#seed);
+    let id = hash & this.#mask;
     while (this.isLive(id)) id = (id + 1) & this.#mask;
+    this.#tags[id] = tagOf(hash);
     const base = id * RECORD_WORDS;
     this.words[base] = words[at]!;
     this.words[base + 1] = words[at + 1]!;
@@ -156,10 +165,11 @@ export class RecordTable {
       // A record may not stand before the place that its hash names.
       if (((next - this.#home(next)) & mask) < ((next - gap) & mask)) continue;
       this.words.copyWithin(gap * RECORD_WORDS, next * RECORD_WORDS, (next + 1) * RECORD_WORDS);
+      this.#tags[gap] = this.#tags[next]!;
       this.#onMove(next, gap);
       gap = next;
     }
-    this.words[gap * RECORD_WORDS + KEY_WORD] = 0;
+    this.#tags[gap] = FREE;
     this.#size--;
   }
 
@@ -182,4 +192,9 @@ export class RecordTable {
     const base = id * RECORD_WORDS;
     return hashKey(this.words, base, this.words[base + KEY_WORD]!, this.#seed) & this.#mask;
   }
+}
+
+/** From the hash's upper bits, since its lower ones name the place. */
+function tagOf(hash: number): number {
+  return (hash >>> 24) | 1;
 }

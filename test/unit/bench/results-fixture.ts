@@ -122,9 +122,9 @@ export async function fixtureResults(changes: Partial<LoadRun> = {}): Promise<Be
       payloadRounds: 1,
       rampMs: 500,
       warmupMs: 500,
-      comparisonBudgetMs: 42_000,
+      comparisonBudgetMs: 48_000,
       ladderBudgetMs: 22_000,
-      ladderEndMs: 60_000,
+      ladderEndMs: 62_000,
     },
     routes: [
       { name: 'direct', kind: 'direct', detail: 'nothing between' },
