@@ -45,13 +45,17 @@ test('after SIGTERM players play on, new ones are dropped, and the relay ends wi
   const players = await stage.players(8, relay.listener());
   await untilNotReady(relay);
 
+  const draining = { listener: 'game', direction: 'downstream', reason: 'draining' };
+  const dropped = async (): Promise<number> => (await relay.metric('datagrams_dropped_total', draining)) ?? 0;
+  // Readiness fails first; whoever comes before the last worker has heard of the drain is still let in.
+  await until('a new client to be dropped', async () => {
+    stage.peer('127.20.1.2:0').send(relay.listener(), 'is it draining?');
+    return (await dropped()) > 0;
+  });
+  const before = await dropped();
   const newcomer = stage.player('127.20.1.1:0', relay.listener());
   newcomer.begin();
-  const draining = { listener: 'game', direction: 'downstream', reason: 'draining' };
-  await until(
-    'drops of the reason draining',
-    async () => (await relay.metric('datagrams_dropped_total', draining))! >= 3,
-  );
+  await until('the newcomer to be dropped', async () => (await dropped()) >= before + 3);
   await Promise.all(players.map((player) => player.answers(20)));
   await settle(players);
   expect(disturbed(players)).toEqual([]);
