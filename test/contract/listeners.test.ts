@@ -70,6 +70,17 @@ describeEachEngine('addresses and listeners', ({ bed, isListedOnly }) => {
     expect(b.engine.capacity().liveSessions).toBe(2);
   });
 
+  test('players who come at once by several addresses are each answered from their own', async () => {
+    const b = await bed().start(['a'], { listen: Endpoint.parse('0.0.0.0:0') });
+    if (isListedOnly) return;
+    const players = b.clients(40);
+    const at = (i: number): Endpoint => Endpoint.parse(`127.0.0.${2 + (i % 4)}:${b.listener.port}`);
+    for (const round of ['first', 'second']) {
+      const answers = await Promise.all(players.map((player, i) => player.ask(at(i), round)));
+      expect(answers.map(({ from }) => from.toString())).toEqual(players.map((_, i) => at(i).toString()));
+    }
+  });
+
   test('players keep the address that they contacted while sessions around them end', async () => {
     const b = await bed({ maxSessions: 400 }).start(['a'], { listen: Endpoint.parse('0.0.0.0:0') });
     if (isListedOnly) return;

@@ -74,6 +74,17 @@ describe.each(Object.keys(ENGINES))('engine %s', (engineName) => {
     },
   );
 
+  test('clients who come at once by several addresses are each answered from their own', async () => {
+    const b = await startOn('0.0.0.0', '127.0.0.1:0');
+    const clients = b.clients(40);
+    const addresses = ['10.7.0.1', '10.7.0.2', '127.0.0.1'];
+    const at = (i: number): Endpoint => Endpoint.parse(`${addresses[i % 3]!}:${b.listener.port}`);
+    for (const round of ['first', 'second']) {
+      const answers = await Promise.all(clients.map((client, i) => client.ask(at(i), round)));
+      expect(answers.map(({ from }) => from.toString())).toEqual(clients.map((_, i) => at(i).toString()));
+    }
+  });
+
   testOfLinks('a link-local client is answered on its own link', async () => {
     const b = await startOn('[::]');
     const { port } = b.listener;
