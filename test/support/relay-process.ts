@@ -3,7 +3,7 @@
  * through its admin API. Addresses come from its `ready` event, so that every port can be 0.
  */
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import {
   tickrelay,
   type ManagedProcess,
@@ -136,6 +136,16 @@ export class RelayProcess {
     return readdirSync(`/proc/${this.process.pid}/fd`).length;
   }
 
+  /** How many of each kind are open, such as `socket` and `anon_inode:[eventpoll]`. */
+  get descriptorKinds(): ReadonlyMap<string, number> {
+    const kinds = new Map<string, number>();
+    for (const fd of readdirSync(`/proc/${this.process.pid}/fd`)) {
+      const kind = kindOfDescriptor(`/proc/${this.process.pid}/fd/${fd}`);
+      kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+    }
+    return kinds;
+  }
+
   /** Where players reach it. @param name of the listener; the first one by default */
   listener(name = this.listenerNames[0]!): Endpoint {
     return Endpoint.parse(this.#ready.listeners[name]!);
@@ -233,4 +243,12 @@ export function limited(spec: ProcessSpec, descriptorLimit: number): ProcessSpec
 function writeConfig(path: string, config: object | string): void {
   const own = { engine: ENGINE, kernel: { bpffs: 'none' } };
   writeFileSync(path, typeof config === 'string' ? config : JSON.stringify({ ...own, ...config }));
+}
+
+function kindOfDescriptor(path: string): string {
+  try {
+    return readlinkSync(path).replace(/:\[\d+\]$/, '');
+  } catch {
+    return 'closed meanwhile';
+  }
 }
