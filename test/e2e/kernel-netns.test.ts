@@ -3,26 +3,13 @@
  * back through the relay's host; one-armed, the server knows nothing of it, so the relay must use its own address.
  */
 import { afterEach, expect, test } from 'vitest';
-import { tickrelay, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
+import type { ManagedProcess } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
-import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
-import { Stage } from '../support/stage.ts';
+import { type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
+import { NETWORK_CASES, NetworkStage, type SourceAddress, udpSummaryOf } from '../support/network-stage.ts';
 import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? whyNoNamespaces();
-
-interface Traffic {
-  readonly received: number;
-  readonly forwarded: number;
-  readonly dropped: Readonly<Record<string, number>>;
-}
-
-interface Summary {
-  readonly downstream: Traffic;
-  readonly upstream: Traffic;
-  readonly upstreamUnreachable: number;
-}
 
 /** "Destination unreachable" messages that came in, from /proc/net/snmp or snmp6 (net/ipv4/proc.c, net/ipv6/proc.c). */
 function icmpErrors(text: string): number {
@@ -38,120 +25,71 @@ function icmpErrors(text: string): number {
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bed: NetworkBed;
-
-  const open = (topology: Topology): void => {
-    stage = new Stage();
-    bed = stage.closing(NetworkBed.make(topology));
-  };
+  let stage: NetworkStage;
   afterEach(() => stage.close());
 
-  const inside = (role: Role, spec: ProcessSpec): ProcessSpec => ({
-    ...spec,
-    program: 'nsenter',
-    args: [`--net=/run/netns/${bed.namespace(role)}`, '--', spec.program ?? process.execPath, ...spec.args],
-  });
-
-  const startRelay = async (
-    sourceAddress: 'client' | 'relay',
+  const open = (topology: Topology): void => void (stage = new NetworkStage(topology));
+  const startRelay = (
+    sourceAddress: SourceAddress,
     { listen, backend }: { listen: string; backend: string },
-  ): Promise<ManagedProcess> => {
-    const bpffs = stage.closing(new BpfFileSystem());
-    const file = stage.writeFile('relay.yaml', {
-      engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress },
-      listeners: [{ name: 'game', protocol: 'udp', listen, pool: 'servers' }],
-      pools: { servers: { backends: [backend] } },
-      shutdown: { deadline: '10ms' },
-    });
-    const relay = stage.start(inside('relay', tickrelay('relay', ['relay', '--json', '--config', file])));
-    await relay.event('ready');
-    return relay;
-  };
-
-  const endOf = async (relay: ManagedProcess): Promise<Summary> => {
-    relay.signal('SIGTERM');
-    const { udp } = await relay.event('summary');
-    return (udp as Record<string, Summary>)['game']!;
-  };
-
-  const endpoint = (address: string, port: number): string =>
-    address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
-
-  const play = (target: string): ManagedProcess =>
-    stage.start(
-      inside(
-        'client',
-        tickrelay('bots', [
-          ...['bots', '--json', '--target', target, '--players', '5', '--tick', '64'],
-          ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '1s'],
-        ]),
-      ),
+  ): Promise<ManagedProcess> =>
+    stage.kernelRelay(
+      {
+        listeners: [{ name: 'game', protocol: 'udp', listen, pool: 'servers' }],
+        pools: { servers: { backends: [backend] } },
+        shutdown: { deadline: '10ms' },
+      },
+      sourceAddress,
     );
 
-  const CASES: readonly (readonly [Topology, 'client' | 'relay', 4 | 6])[] = [
-    ['routed', 'client', 4],
-    ['routed', 'client', 6],
-    ['routed', 'relay', 4],
-    ['one-armed', 'relay', 4],
-    ['one-armed', 'relay', 6],
-  ];
-
-  test.each(CASES)('%s, with the address of the %s, over IPv%i: no datagram is lost', async (...of) => {
-    const [topology, sourceAddress, family] = of;
-    open(topology);
-    const listen = endpoint(bed.address('relay', family), 7777);
-    const backend = endpoint(bed.address('server', family), 7000);
-    const server = stage.start(
-      inside('server', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
-    );
-    await server.event('ready');
-    const relay = await startRelay(sourceAddress, { listen, backend });
-    const summary = await play(listen).event('summary');
-    const { downstream, upstream } = await endOf(relay);
-    expect(summary).toMatchObject({ lost: 0 });
-    expect(downstream.received).toBeGreaterThan(5 * 64);
-    expect(downstream.forwarded).toBe(downstream.received);
-    expect(upstream.forwarded).toBe(downstream.forwarded);
-  });
+  test.each(NETWORK_CASES)(
+    '%s, with the address of the %s, over IPv%i: no datagram is lost',
+    async (...of) => {
+      const [topology, sourceAddress, family] = of;
+      open(topology);
+      const listen = stage.endpoint('relay', 7777, family);
+      const backend = stage.endpoint('server', 7000, family);
+      await stage.gameServerIn('server', backend);
+      const relay = await startRelay(sourceAddress, { listen, backend });
+      const summary = await stage.play(listen).event('summary');
+      const { downstream, upstream } = await udpSummaryOf(relay);
+      expect(summary).toMatchObject({ lost: 0 });
+      expect(downstream.received).toBeGreaterThan(5 * 64);
+      expect(downstream.forwarded).toBe(downstream.received);
+      expect(upstream.forwarded).toBe(downstream.forwarded);
+    },
+  );
 
   test('a backend on the relay’s own host serves players of other machines, at an address of an interface', async () => {
     open('routed');
-    const listen = endpoint(bed.address('relay'), 7777);
-    const backend = endpoint(bed.address('relay'), 7000);
-    const server = stage.start(
-      inside('relay', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
-    );
-    await server.event('ready');
+    const listen = stage.endpoint('relay', 7777);
+    const backend = stage.endpoint('relay', 7000);
+    await stage.gameServerIn('relay', backend);
     const relay = await startRelay('client', { listen, backend });
-    expect(await play(listen).event('summary')).toMatchObject({ lost: 0 });
+    expect(await stage.play(listen).event('summary')).toMatchObject({ lost: 0 });
     expect(relay.stderr).not.toContain("can't reach");
   });
 
   test('an interface that comes up later is attached to, and again when it comes back under its name', async () => {
     open('routed');
-    const backend = endpoint(bed.address('relay'), 7000);
-    const server = stage.start(
-      inside('relay', tickrelay('server', ['gameserver', '--json', '--id', '1', '--listen', backend])),
-    );
-    await server.event('ready');
+    const backend = stage.endpoint('relay', 7000);
+    await stage.gameServerIn('relay', backend);
     await startRelay('client', { listen: '0.0.0.0:7777', backend });
     for (let comings = 0; comings < 2; comings++) {
-      const peer = ['peer', 'name', 'late0', 'netns', bed.namespace('client')];
-      bed.of('relay').ip('link', 'add', 'late0', 'type', 'veth', ...peer);
+      const peer = ['peer', 'name', 'late0', 'netns', stage.bed.namespace('client')];
+      stage.bed.of('relay').ip('link', 'add', 'late0', 'type', 'veth', ...peer);
       for (const [role, address] of [
         ['relay', '10.79.0.1/24'],
         ['client', '10.79.0.2/24'],
       ] as const) {
-        bed.of(role).ip('addr', 'add', address, 'dev', 'late0');
-        bed.of(role).ip('link', 'set', 'late0', 'up');
+        stage.bed.of(role).ip('addr', 'add', address, 'dev', 'late0');
+        stage.bed.of(role).ip('link', 'set', 'late0', 'up');
       }
       await until('players on the new interface', async () => {
-        const { sent, lost } = await play('10.79.0.1:7777').event('summary');
+        const { sent, lost } = await stage.play('10.79.0.1:7777').event('summary');
         return Number(sent) > 0 && lost === 0;
       });
-      bed.of('relay').ip('link', 'del', 'late0');
+      stage.bed.of('relay').ip('link', 'del', 'late0');
     }
   }, 60_000);
 
@@ -164,19 +102,19 @@ if (unavailable !== undefined) {
     async (...of) => {
       const [topology, sourceAddress, family] = of;
       open(topology);
-      const listen = endpoint(bed.address('relay', family), 7777);
-      const backend = endpoint(bed.address('server', family), 7000);
+      const listen = stage.endpoint('relay', 7777, family);
+      const backend = stage.endpoint('server', 7000, family);
       const relay = await startRelay(sourceAddress, { listen, backend });
       const file = family === 4 ? '/proc/net/snmp' : '/proc/net/snmp6';
-      const errors = (role: Role): number => icmpErrors(bed.run(role, 'cat', file));
+      const errors = (role: Role): number => icmpErrors(stage.bed.run(role, 'cat', file));
       const before = errors('client');
-      await play(listen).event('summary');
+      await stage.play(listen).event('summary');
       expect(errors('client')).toBe(before);
-      const { upstreamUnreachable, downstream } = await endOf(relay);
+      const { upstreamUnreachable, downstream } = await udpSummaryOf(relay);
       expect(downstream.forwarded).toBeGreaterThan(0);
       expect(upstreamUnreachable).toBeGreaterThan(0);
       // Without the relay they do learn of it.
-      await play(backend).event('summary');
+      await stage.play(backend).event('summary');
       expect(errors('client')).toBeGreaterThan(before);
     },
   );
@@ -188,37 +126,40 @@ if (unavailable !== undefined) {
   ] as const)('with the address of the %s, a backend on %s is warned of', async (...of) => {
     const [sourceAddress, ip, remedy] = of;
     open('routed');
-    const listen = endpoint(bed.address('relay'), 7777);
-    const relay = await startRelay(sourceAddress, { listen, backend: endpoint(ip, 7000) });
+    const listen = stage.endpoint('relay', 7777);
+    const relay = await startRelay(sourceAddress, { listen, backend: `${ip}:7000` });
     await expect.poll(() => relay.stderr).toContain(`can't reach the backend ${ip}:7000`);
     expect(relay.stderr).toContain(remedy);
   });
 
   test('a DNS server and client from Debian work through it unchanged', async () => {
     open('one-armed');
-    const server = stage.start(
-      inside('server', {
-        name: 'dnsmasq',
-        program: 'dnsmasq',
-        args: [
-          ...['--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null', '--user=root'],
-          ...['--pid-file=', '--bind-interfaces', '--port=5353', `--listen-address=${bed.address('server')}`],
-          '--address=/players.example/203.0.113.7',
+    const server = stage.startIn('server', {
+      name: 'dnsmasq',
+      program: 'dnsmasq',
+      args: [
+        ...['--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null', '--user=root'],
+        ...[
+          '--pid-file=',
+          '--bind-interfaces',
+          '--port=5353',
+          `--listen-address=${stage.bed.address('server')}`,
         ],
-      }),
-    );
-    const listen = endpoint(bed.address('relay'), 53);
-    await startRelay('relay', { listen, backend: endpoint(bed.address('server'), 5353) });
+        '--address=/players.example/203.0.113.7',
+      ],
+    });
+    const listen = stage.endpoint('relay', 53);
+    await startRelay('relay', { listen, backend: stage.endpoint('server', 5353) });
     // dig takes an answer only from the address that it asked.
     const dig = [
       'dig',
-      `@${bed.address('relay')}`,
+      `@${stage.bed.address('relay')}`,
       'players.example',
       '+short',
       '+tries=5',
       '+time=2',
     ] as const;
-    const answers = Array.from({ length: 10 }, () => bed.run('client', ...dig));
+    const answers = Array.from({ length: 10 }, () => stage.bed.run('client', ...dig));
     expect(answers).toEqual(answers.map(() => '203.0.113.7\n'));
     expect(server.exit).toBeUndefined();
   });

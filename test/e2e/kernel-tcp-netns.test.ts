@@ -4,12 +4,11 @@
  * one-armed, the backend knows nothing of it, so the relay must use its own address.
  */
 import { afterEach, expect, test } from 'vitest';
-import { type ManagedProcess, type ProcessSpec, tickrelay } from '../../bench/process-group.ts';
+import type { ManagedProcess } from '../../bench/process-group.ts';
 import type { TcpListenerStatus } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
-import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
-import { Stage } from '../support/stage.ts';
+import { type Role, whyNoNamespaces } from '../support/netns.ts';
+import { NETWORK_CASES, NetworkStage, type SourceAddress } from '../support/network-stage.ts';
 
 const unavailable = whyUnavailable() ?? whyNoNamespaces();
 
@@ -65,51 +64,34 @@ const BYTES_EACH = 4 * 1024 * 1024;
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bed: NetworkBed;
-
-  const open = (topology: Topology): void => {
-    stage = new Stage();
-    bed = stage.closing(NetworkBed.make(topology));
-  };
+  let stage: NetworkStage;
   afterEach(() => stage.close());
 
-  const startIn = (role: Role, spec: ProcessSpec): ManagedProcess => stage.start(bed.of(role).inside(spec));
   const startScript = (role: Role, script: string, ...args: readonly (string | number)[]): ManagedProcess =>
-    startIn(role, { name: role, args: ['-e', script, ...args.map(String)] });
-
-  const endpoint = (address: string, port: number): string =>
-    address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+    stage.startIn(role, { name: role, args: ['-e', script, ...args.map(String)] });
 
   const startBackend = async (family: 4 | 6): Promise<ManagedProcess> => {
-    const backend = startScript('server', ECHO, bed.address('server', family), 7000);
+    const backend = startScript('server', ECHO, stage.bed.address('server', family), 7000);
     await backend.event('ready');
     return backend;
   };
 
-  const startRelay = async (sourceAddress: 'client' | 'relay', family: 4 | 6): Promise<ManagedProcess> => {
-    const bpffs = stage.closing(new BpfFileSystem());
-    const listen = endpoint(bed.address('relay', family), 5432);
-    const file = stage.writeFile('relay.yaml', {
-      engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress },
-      listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', engine: 'kernel' }],
-      pools: {
-        logins: {
-          healthCheck: { type: 'none' },
-          backends: [endpoint(bed.address('server', family), 7000)],
-        },
+  const startRelay = (sourceAddress: SourceAddress, family: 4 | 6): Promise<ManagedProcess> => {
+    const listen = stage.endpoint('relay', 5432, family);
+    const backends = [stage.endpoint('server', 7000, family)];
+    return stage.kernelRelay(
+      {
+        listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', engine: 'kernel' }],
+        pools: { logins: { healthCheck: { type: 'none' }, backends } },
+        admin: { listen: '127.0.0.1:7900' },
+        shutdown: { deadline: '1s' },
       },
-      admin: { listen: '127.0.0.1:7900' },
-      shutdown: { deadline: '1s' },
-    });
-    const relay = startIn('relay', tickrelay('relay', ['relay', '--json', '--config', file]));
-    await relay.event('ready');
-    return relay;
+      sourceAddress,
+    );
   };
 
   const startClient = (family: 4 | 6, connections: number, bytes: number): ManagedProcess =>
-    startScript('client', CLIENT, bed.address('relay', family), 5432, connections, bytes);
+    startScript('client', CLIENT, stage.bed.address('relay', family), 5432, connections, bytes);
 
   const countsOf = async (relay: ManagedProcess): Promise<TcpListenerStatus['counts']> => {
     relay.signal('SIGTERM');
@@ -117,29 +99,21 @@ if (unavailable !== undefined) {
     return (tcp as Record<string, TcpListenerStatus['counts']>)['login']!;
   };
 
-  const CASES: readonly (readonly [Topology, 'client' | 'relay', 4 | 6])[] = [
-    ['routed', 'client', 4],
-    ['routed', 'client', 6],
-    ['routed', 'relay', 4],
-    ['one-armed', 'relay', 4],
-    ['one-armed', 'relay', 6],
-  ];
-
-  test.each(CASES)(
+  test.each(NETWORK_CASES)(
     '%s, with the address of the %s, over IPv%i: every byte comes back, and who ends a connection is heard at both ends',
     async (...of) => {
       const [topology, sourceAddress, family] = of;
-      open(topology);
+      stage = new NetworkStage(topology);
       const backend = await startBackend(family);
       const relay = await startRelay(sourceAddress, family);
       const { ends } = await startClient(family, CONNECTIONS, BYTES_EACH).event('summary');
       expect(ends).toEqual(Array<string>(CONNECTIONS).fill('whole'));
       const onServerSide = topology === 'routed' && sourceAddress === 'relay';
-      const seen = onServerSide ? '10.77.2.1' : bed.address(sourceAddress, family);
+      const seen = onServerSide ? '10.77.2.1' : stage.bed.address(sourceAddress, family);
       expect(await backend.event('client')).toEqual({ ip: seen });
 
       const admin = (...args: readonly string[]): string =>
-        bed.run('relay', 'curl', '-s', '-w', '%{http_code}', ...args);
+        stage.bed.run('relay', 'curl', '-s', '-w', '%{http_code}', ...args);
       const held = startClient(family, 1, 0);
       await held.event('echoed');
       const [id] = /(?<="id":)\d+/.exec(admin('http://127.0.0.1:7900/v1/connections'))!;

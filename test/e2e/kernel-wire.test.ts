@@ -6,11 +6,10 @@
  * relay's interfaces don't take that work: the kernel finishes each checksum on its way out, and the receiver checks it.
  */
 import { afterEach, expect, test } from 'vitest';
-import { tickrelay, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
+import type { ManagedProcess } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
-import { NetworkBed, type Role, type Topology, whyNoNamespaces } from '../support/netns.ts';
-import { Stage } from '../support/stage.ts';
+import { type Topology, whyNoNamespaces } from '../support/netns.ts';
+import { NetworkStage, type SourceAddress, type Traffic, udpSummaryOf } from '../support/network-stage.ts';
 
 const unavailable = whyUnavailable() ?? whyNoNamespaces();
 
@@ -50,77 +49,44 @@ const SEND = `
   });
 `;
 
-interface Traffic {
-  readonly received: number;
-  readonly forwarded: number;
-  readonly dropped: Readonly<Record<string, number>>;
-}
-
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bed: NetworkBed;
+  let stage: NetworkStage;
   afterEach(() => stage.close());
 
-  const open = (topology: Topology): void => {
-    stage = new Stage();
-    bed = stage.closing(NetworkBed.make(topology));
-  };
-  const node = (role: Role, script: string, ...args: string[]): string =>
-    bed.run(role, process.execPath, '--input-type=module', '-e', script, ...args);
-  const start = (role: Role, spec: ProcessSpec): ManagedProcess =>
-    stage.start({
-      ...spec,
-      program: 'nsenter',
-      args: [`--net=/run/netns/${bed.namespace(role)}`, '--', process.execPath, ...spec.args],
-    });
-  const endpoint = (role: Role, port: number, family: 4 | 6): string => {
-    const address = bed.address(role, family);
-    return family === 6 ? `[${address}]:${port}` : `${address}:${port}`;
-  };
-  const startRelay = async (sourceAddress: 'client' | 'relay', family: 4 | 6): Promise<ManagedProcess> => {
-    const bpffs = stage.closing(new BpfFileSystem());
-    const listen = endpoint('relay', 7777, family);
-    const file = stage.writeFile('relay.yaml', {
-      engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress },
-      listeners: [{ name: 'game', protocol: 'udp', listen, pool: 'servers' }],
-      pools: { servers: { backends: [endpoint('server', 7000, family)] } },
-      shutdown: { deadline: '10ms' },
-    });
-    const relay = start('relay', tickrelay('relay', ['relay', '--json', '--config', file]));
-    await relay.event('ready');
-    return relay;
-  };
+  const open = (topology: Topology): void => void (stage = new NetworkStage(topology));
+  const startRelay = (sourceAddress: SourceAddress, family: 4 | 6): Promise<ManagedProcess> =>
+    stage.kernelRelay(
+      {
+        listeners: [
+          { name: 'game', protocol: 'udp', listen: stage.endpoint('relay', 7777, family), pool: 'servers' },
+        ],
+        pools: { servers: { backends: [stage.endpoint('server', 7000, family)] } },
+        shutdown: { deadline: '10ms' },
+      },
+      sourceAddress,
+    );
   /** Makes the client learn the relay's link address: a datagram that waits for it would come after the relay's end. */
   const introduce = async (family: 4 | 6): Promise<void> => {
-    const address = bed.address('relay', family);
-    node('client', SEND, address, '9', '1', '1', '64');
-    await expect.poll(() => bed.run('client', 'ip', 'neighbour', 'show', address)).toContain('lladdr');
+    const address = stage.bed.address('relay', family);
+    stage.runModule('client', SEND, address, '9', '1', '1', '64');
+    await expect.poll(() => stage.bed.run('client', 'ip', 'neighbour', 'show', address)).toContain('lladdr');
   };
   /** What the relay says at its end of the datagrams from clients. */
-  const downstreamOf = async (relay: ManagedProcess): Promise<Traffic> => {
-    relay.signal('SIGTERM');
-    const { udp } = await relay.event('summary');
-    return (udp as Record<string, { downstream: Traffic }>)['game']!.downstream;
-  };
+  const downstreamOf = async (relay: ManagedProcess): Promise<Traffic> =>
+    (await udpSummaryOf(relay)).downstream;
 
   test.each([4, 6] as const)('begun checksums over IPv%i come out right on both sides', async (family) => {
     open('routed');
-    for (const device of ['down0', 'up0']) expect(node('relay', SWITCH_OFF, device)).toBe('0\n');
-    const backend = endpoint('server', 7000, family);
-    const server = ['gameserver', '--json', '--id', '1', '--listen', backend];
-    await start('server', tickrelay('server', server)).event('ready');
+    for (const device of ['down0', 'up0']) expect(stage.runModule('relay', SWITCH_OFF, device)).toBe('0\n');
+    await stage.gameServerIn('server', stage.endpoint('server', 7000, family));
     await startRelay('client', family);
-    const bots = [
-      ...['bots', '--json', '--target', endpoint('relay', 7777, family), '--players', '5', '--tick', '64'],
-      ...['--ramp', '100ms', '--warmup', '100ms', '--duration', '500ms'],
-    ];
-    expect(await start('client', tickrelay('bots', bots)).event('summary')).toMatchObject({ lost: 0 });
+    const players = stage.play(stage.endpoint('relay', 7777, family), '500ms');
+    expect(await players.event('summary')).toMatchObject({ lost: 0 });
     // Each side has checked what it received, and found nothing wrong.
     for (const role of ['client', 'server'] as const) {
-      const statistics = bed.run(role, 'cat', '/proc/net/snmp', '/proc/net/snmp6');
+      const statistics = stage.bed.run(role, 'cat', '/proc/net/snmp', '/proc/net/snmp6');
       expect(errorsIn(statistics)).toEqual([0, 0]);
     }
   });
@@ -132,7 +98,7 @@ if (unavailable !== undefined) {
       const relay = await startRelay('relay', family);
       await introduce(family);
       const send = (hops: number): string =>
-        node('client', SEND, bed.address('relay', family), '7777', '3', '14', `${hops}`);
+        stage.runModule('client', SEND, stage.bed.address('relay', family), '7777', '3', '14', `${hops}`);
       send(1);
       send(2);
       const { received, forwarded, dropped } = await downstreamOf(relay);
@@ -148,12 +114,12 @@ if (unavailable !== undefined) {
     'what a path over IPv%i does not take in one piece is a counted drop',
     async (family) => {
       open('routed');
-      bed.run('relay', 'ip', 'link', 'set', 'up0', 'mtu', '1300');
+      stage.bed.run('relay', 'ip', 'link', 'set', 'up0', 'mtu', '1300');
       const relay = await startRelay('relay', family);
       await introduce(family);
       const headers = family === 6 ? 48 : 28;
       for (const bytes of [1_300 - headers, 1_301 - headers])
-        node('client', SEND, bed.address('relay', family), '7777', '2', `${bytes}`, '64');
+        stage.runModule('client', SEND, stage.bed.address('relay', family), '7777', '2', `${bytes}`, '64');
       const { received, forwarded, dropped } = await downstreamOf(relay);
       expect({ received, forwarded, tooLarge: dropped['too-large'] }).toEqual({
         received: 4,
