@@ -9,11 +9,9 @@ import { ALGORITHMS } from '../../relay/core/select.ts';
 import { TcpPool } from '../../relay/tcp/tcp-pool.ts';
 import { MS, NEXT, unavailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
-import { Conversation, REDIRECT, TcpRig } from './tcp-rig.ts';
+import { A, B, Conversation, LISTENER } from './tcp-conversation.ts';
+import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
-const LISTENER = '198.51.100.1:5432';
-const A = '10.9.0.1:5432';
-const B = '10.9.0.2:5432';
 const C = '10.9.0.3:5432';
 
 if (unavailable !== undefined) {

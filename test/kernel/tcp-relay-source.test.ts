@@ -3,14 +3,17 @@ import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { MS, NEXT, unavailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
-import { Conversation, FIRST_RELAY_PORT, REDIRECT, RELAY_V4, RELAY_V6, TcpRig } from './tcp-rig.ts';
-
-const LISTENER = '198.51.100.1:5432';
-const OTHER_LISTENER = '198.51.100.1:6432';
-const A = '10.9.0.1:5432';
-const B = '10.9.0.2:5432';
-const CLIENT = '10.0.0.1:40000';
-const MINUTE = 60_000 * MS;
+import {
+  A,
+  B,
+  CLIENT,
+  type Conversation,
+  conversations,
+  LISTENER,
+  MINUTE,
+  OTHER_LISTENER,
+} from './tcp-conversation.ts';
+import { FIRST_RELAY_PORT, REDIRECT, RELAY_V4, RELAY_V6, TcpRig } from './tcp-rig.ts';
 
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
@@ -26,8 +29,7 @@ if (unavailable !== undefined) {
   };
   beforeEach(() => start());
 
-  const talk = (client = CLIENT, contacted = LISTENER): Conversation =>
-    new Conversation(rig, client, contacted);
+  const { talk, expire, cut } = conversations(rig);
   const nth = (i: number): Conversation => talk(`10.0.0.${i + 1}:5000`);
   const portOf = (one: Conversation): number => Endpoint.parse(one.seen).port;
 
@@ -110,8 +112,7 @@ if (unavailable !== undefined) {
 
   test('after a cut each end gets its RST from the address that it knows', () => {
     const one = talk().open();
-    rig.steward.add('cut', one.key, 'operator');
-    expect(rig.steward.flush()).toEqual([true]);
+    expect(cut(one)).toBe(true);
     expect(one.say(ACK, 20)).toMatchObject({
       verdict: REDIRECT,
       segment: { source: LISTENER, destination: CLIENT, flags: RST, isRight: true },
@@ -132,8 +133,7 @@ if (unavailable !== undefined) {
       one.answer(FIN | ACK);
       one.say(ACK);
       rig.advance(4 * MINUTE);
-      rig.steward.add('expire', one.key);
-      rig.steward.flush();
+      expire(one);
       expect(rig.records()).toEqual([0, 0]);
       const two = nth(2).open();
       expect(two.seen).toBe(one.seen);
