@@ -1,5 +1,5 @@
 /** Programs that stand behind a relay's TCP listener in end-to-end tests, each a process of its own, and what an echo must bring back. */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { expect } from 'vitest';
 import type { ManagedProcess } from '../../bench/process-group.ts';
 import { Endpoint, IpAddress } from '../../net/address.ts';
@@ -65,4 +65,14 @@ export async function expectEchoed(relay: RelayProcess, client: TcpClient, count
   await relay.untilMetric('tcp_connections_closed_total', { reason: 'completed' }, 1);
   expect(await relay.connections()).toEqual([]);
   expect(await relay.metric('tcp_bytes_total')).toBe(2 * count);
+}
+
+/** 1 MiB with its half-close reaches a backend that sends the digest of what it got, and the answer still comes. */
+export async function expectDigested(client: TcpClient): Promise<void> {
+  const bytes = randomBytes(1024 * 1024);
+  client.write(bytes);
+  client.end();
+  await client.untilOver();
+  expect(client.received.toString()).toBe(createHash('sha256').update(bytes).digest('hex'));
+  expect(client.failure).toBeUndefined();
 }
