@@ -13,7 +13,7 @@ import { RelayError } from '../../net/relay-error.ts';
 import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
 import type { Engine, EngineName } from './engine.ts';
 import { whyUnavailable } from './kernel/availability.ts';
-import type { PortRange } from './kernel/relay-source.ts';
+import type { PortRange } from './kernel/relay-ports.ts';
 import { KernelEngine } from './kernel/kernel-engine.ts';
 import { MmsgEngine } from './mmsg/mmsg-engine.ts';
 import { UserspaceEngine, type UserspaceEngineOptions } from './userspace/userspace-engine.ts';

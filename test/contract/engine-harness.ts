@@ -8,7 +8,7 @@ import type { Engine, UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { MmsgEngine } from '../../relay/engines/mmsg/mmsg-engine.ts';
-import type { PortRange } from '../../relay/engines/kernel/relay-source.ts';
+import type { PortRange } from '../../relay/engines/kernel/relay-ports.ts';
 import { UserspaceEngine } from '../../relay/engines/userspace/userspace-engine.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import { type Answer, UdpPeer } from '../support/udp-peer.ts';

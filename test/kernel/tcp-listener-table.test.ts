@@ -5,10 +5,11 @@ import { loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { listenerKeyOf } from '../../relay/engines/kernel/listener-address.ts';
+import type { RelaySource } from '../../relay/engines/kernel/listener-source.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { PORT, PORT_RELAY } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
-import { type RelaySource, TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
+import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
 
 const loaded = loadLibc();
@@ -84,16 +85,24 @@ if ('unavailable' in loaded || unavailable !== undefined) {
     const second = table(relay);
     const after = await open(second, 'one', before.local.toString());
     expect(after.index).not.toBe(before.index);
-    expect([61_001, 61_002, 61_003, 61_004].map(isRelayPort)).toEqual([false, true, true, false]);
+    expect([61_001, 61_002, 61_003].map(isRelayPort)).toEqual([true, false, false]);
     second.removeUnclaimed();
     expect(found(after.local)).toBe(after.index);
-    await open(second, 'two');
-    await open(second, 'three');
-    expect(second.hasRelayPorts).toBe(true);
-    await open(second, 'four');
-    expect(second.hasRelayPorts).toBe(false);
-    await expect(open(second, 'five')).rejects.toMatchObject({ code: 'TICKRELAY_ERR_LIMIT' });
-    second.remove('one');
-    expect([61_001, 61_002, 61_003, 61_004].map(isRelayPort)).toEqual([true, false, false, true]);
+  });
+
+  test('each listener has relay ports of its own, while there are any', async () => {
+    const relay = { libc: loaded.libc, ports: { first: 61_000, last: 61_004 } };
+    const listeners = table(relay);
+    for (const name of ['one', 'two', 'three', 'four']) await open(listeners, name);
+    await expect(open(listeners, 'five')).rejects.toMatchObject({
+      code: 'TICKRELAY_ERR_LIMIT',
+      message:
+        'kernel.relayPorts: 61000-61004 has no port left for TCP listener "five": 4 others have them all; ' +
+        'there should be a wider range, or fewer listeners',
+    });
+    listeners.remove('two');
+    expect([61_001, 61_002, 61_003].map(isRelayPort)).toEqual([true, false, true]);
+    await open(listeners, 'five');
+    expect(isRelayPort(61_002)).toBe(true);
   });
 }

@@ -28,7 +28,7 @@ import type { Bpf } from './loader.ts';
 import { GAUGES, SESSION_KEY, SETTINGS } from './maps.ts';
 import { Attachments } from './programs.ts';
 import { Reach } from './reach.ts';
-import type { PortRange } from './relay-source.ts';
+import type { PortRange } from './relay-ports.ts';
 import { listSessions } from './session-listing.ts';
 import type { Steward } from './steward.ts';
 import { Sweeper, type WalkName } from './sweeper.ts';
@@ -110,8 +110,8 @@ export class KernelEngine implements Engine {
     this.#writeSettings();
     this.#pools = new KernelPools(this.#maps);
     this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
-    const { relayPorts: range, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
-    this.#listeners = new ListenerTable(libc, this.#maps, range && { range, most });
+    const { relayPorts: ports, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
+    this.#listeners = new ListenerTable(libc, this.#maps, ports && { libc, ports, most });
     this.#pinGroups = new KernelPinGroups({
       bpf: this.#bpf,
       maps: this.#maps,
@@ -129,11 +129,11 @@ export class KernelEngine implements Engine {
       nowNs: () => this.#nowNs(),
       quarantineNs: this.#quarantineMs * NS_PER_MS,
     });
-    const sourceAddress = range === undefined ? 'client' : 'relay';
+    const sourceAddress = ports === undefined ? 'client' : 'relay';
     this.tcp = new KernelTcp({
       bpf: this.#bpf,
       maps: this.#maps,
-      relayPorts: range,
+      relayPorts: ports,
       nowNs: () => this.#nowNs(),
       poolOf: (pool) => this.#pools.of(pool),
       attach: (local, pool) => {
@@ -350,9 +350,11 @@ export class KernelEngine implements Engine {
 
   /** What the relay before this one served and this one was not asked for. */
   #removeUnclaimed(): void {
-    this.#listeners.removeUnclaimed();
+    const removed = this.#listeners.removeUnclaimed();
     this.tcp.removeUnclaimed();
     this.#attachments.dropInherited();
+    // Before another listener takes their place.
+    if (removed > 0) void this.sweep().catch((error: unknown) => this.#options.onTrouble?.(error));
   }
 
   #describeOrigin(adopted: Ground['adopted']): string {

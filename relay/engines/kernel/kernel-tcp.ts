@@ -20,7 +20,7 @@ import type { Bpf } from './loader.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import { LINK_HEADERS, loadProgram } from './programs.ts';
 import { whyUnreachable } from './reachability.ts';
-import { type PortRange, SHARES } from './relay-source.ts';
+import type { PortRange } from './relay-ports.ts';
 import { ResetSender } from './reset-sender.ts';
 import { type KernelTcpListener, TcpListenerTable } from './tcp-listener-table.ts';
 import {
@@ -152,8 +152,6 @@ export class KernelTcp implements TcpPath {
   }
 
   whyNot(listen: Endpoint, backends: readonly Endpoint[]): string | undefined {
-    if (!this.#listeners.hasRelayPorts)
-      return `kernel.relayPorts are divided among ${SHARES} TCP listeners, and this one is one more`;
     const sourceAddress = this.#options.relayPorts === undefined ? 'client' : 'relay';
     if (listen.ip.range === 'unspecified' && !listen.ip.isV4)
       return `${listen.toString()} takes clients with IPv4 and IPv6, between which the kernel does not translate`;

@@ -2,17 +2,16 @@
  * The listeners as the programs know them: which public address leads to which index, and the rules of each index. Each
  * listener also holds a bound socket that nobody reads: the address can't be taken twice, and port 0 finds a free one.
  */
-import type { Endpoint } from '../../../net/address.ts';
-import { type IpAddress } from '../../../net/address.ts';
+import type { Endpoint, IpAddress } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { bindUdp, readLocal } from '../../../net/linux/mmsg-socket.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import type { UdpListenerSpec } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
-import { ALGORITHM_NUMBERS, LISTENER, PORT, PORT_RELAY, RULES, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
+import { ListenerSource, type RelaySource } from './listener-source.ts';
+import { ALGORITHM_NUMBERS, LISTENER, RULES } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
-import { type PortRange, portsOf, relayAddresses, SHARES } from './relay-source.ts';
 import type { Timeouts } from './sweeper.ts';
 import assert from 'node:assert/strict';
 
@@ -31,24 +30,22 @@ export interface KernelListener {
   readonly socket: number;
 }
 
-/** With sourceAddress `relay`: the ports of all listeners, and how many one may use. */
-export interface RelayPorts {
-  readonly range: PortRange;
-  readonly most: number;
-}
-
 export class ListenerTable {
   readonly #libc: Libc;
   readonly #maps: KernelMaps;
-  readonly #relayPorts: RelayPorts | undefined;
+  readonly #source: ListenerSource;
   readonly #byName = new Map<string, KernelListener>();
   readonly #byIndex: (KernelListener | undefined)[] = [];
 
-  /** @param relayPorts absent: backends see the clients' own addresses */
-  constructor(libc: Libc, maps: KernelMaps, relayPorts?: RelayPorts) {
+  /** @param relay absent: backends see the clients' own addresses */
+  constructor(libc: Libc, maps: KernelMaps, relay?: RelaySource) {
     this.#libc = libc;
     this.#maps = maps;
-    this.#relayPorts = relayPorts;
+    const { rules, ports } = maps.mapped;
+    this.#source = new ListenerSource(
+      { protocol: 'UDP', rules, at: RULES.at, ports, names: maps.names },
+      relay,
+    );
   }
 
   get(name: string): KernelListener | undefined {
@@ -100,17 +97,24 @@ export class ListenerTable {
     this.#libc.close(socket);
   }
 
-  /** Lets datagrams in. A listener that a relay before this one had keeps its index, and so its sessions and counters. */
+  /**
+   * Lets datagrams in. A listener that a relay before this one had keeps its index, and so its sessions and counters, unless
+   * backends would see another source than before.
+   *
+   * @throws RelayError TICKRELAY_ERR_LIMIT when there are no relay ports for it
+   */
   open(spec: UdpListenerSpec, bound: { socket: number; local: Endpoint }, pool: PoolWriter): KernelListener {
     const identity = identityOf(spec, bound.local);
-    let index = LISTENER_INDEXES.find((i) => this.#maps.names.listener(i) === identity);
+    const { names } = this.#maps;
+    let index = LISTENER_INDEXES.find((i) => names.listener(i) === identity && this.#source.canKeep(i));
     const isNew = index === undefined;
-    index ??= LISTENER_INDEXES.find((i) => this.#maps.names.listener(i) === '');
+    index ??= LISTENER_INDEXES.find((i) => names.listener(i) === '');
     assert(index !== undefined, 'too many listeners');
+    const ports = this.#source.choose(index, { name: spec.name, isNew });
     if (isNew) this.#clear(index);
-    this.#setRelayPorts(index, true);
     const listener = { index, spec, pool, ...bound };
-    this.#maps.names.setListener(index, identity);
+    names.setListener(index, identity);
+    this.#source.give(index, ports);
     this.#byIndex[index] = listener;
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
@@ -147,18 +151,9 @@ export class ListenerTable {
    * @returns this host's addresses towards the backends
    */
   refresh(pool: PoolWriter): readonly IpAddress[] {
-    if (this.#relayPorts === undefined) return [];
-    for (const listener of this.#byName.values()) if (listener.pool === pool) this.#writeRules(listener);
-    const { relayV4, relayV6 } = this.relayAddresses(pool);
-    return [relayV4, relayV6].filter((ip) => ip !== undefined);
-  }
-
-  /** This host's addresses towards the first backend of each family. */
-  relayAddresses(pool: PoolWriter): Readonly<Record<'relayV4' | 'relayV6', IpAddress | undefined>> {
-    return relayAddresses(
-      this.#libc,
-      Array.from(pool.backends(), ({ entry }) => entry.endpoint),
-    );
+    for (const { index, ...listener } of this.#byName.values())
+      if (listener.pool === pool) this.#source.writeAddresses(index, pool);
+    return this.#source.addresses(pool);
   }
 
   /** Removes what a relay before this one listened on and this one does not. @returns how many */
@@ -193,14 +188,15 @@ export class ListenerTable {
   #clear(index: number): void {
     const { counters } = this.#maps.maps;
     counters.updateAt(index, new Uint8Array(counters.valueBytes));
-    this.#maps.mapped.listener_state.clear(index);
+    const { listener_state, rules } = this.#maps.mapped;
+    for (const records of [listener_state, rules]) records.clear(index);
   }
 
   #forget(index: number, local: Endpoint): void {
     // Another listener may have the address by now: under another name, or with another pool.
     if (!this.all().some((other) => other.local.equals(local)))
       this.#maps.maps.listeners.delete(listenerKeyOf(local));
-    this.#setRelayPorts(index, false);
+    this.#source.release(index);
     this.#maps.names.setListener(index, '');
     announce(this.#maps.mapped.ports, this.#maps.names, local.port);
   }
@@ -219,7 +215,7 @@ export class ListenerTable {
     };
     u32('pool', pool.index);
     u32('algorithm', ALGORITHM_NUMBERS[spec.algorithm]);
-    this.#writeSource(index, pool);
+    this.#source.writeAddresses(index, pool);
     u32('sessionsPerSource', limits.sessionsPerSource);
     u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
     u64('pinTimeoutNs', spec.pinTimeoutMs * NS_PER_MS);
@@ -227,33 +223,5 @@ export class ListenerTable {
     rate(limits.sessionRate, 'listenerTokenNs', 'listenerBurstNs');
     u32('amplification', limits.amplification);
     u64('tickNs', TICK_NS);
-  }
-
-  #writeSource(index: number, pool: PoolWriter): void {
-    const { rules } = this.#maps.mapped;
-    const at = (field: keyof typeof RULES.at): number => rules.at(index, RULES.at[field]);
-    rules.setU32(at('sourceAddress'), this.#relayPorts === undefined ? SOURCE_CLIENT : SOURCE_RELAY);
-    if (this.#relayPorts === undefined) return;
-    const { first, last } = portsOf(index, this.#relayPorts.range, this.#relayPorts.most);
-    rules.setU16(at('firstRelayPort'), first);
-    rules.setU16(at('relayPorts'), last - first + 1);
-    for (const [field, ip] of Object.entries(this.relayAddresses(pool))) {
-      const to = at(field as 'relayV4' | 'relayV6');
-      if (ip === undefined) rules.bytes.fill(0, to, to + 16);
-      else rules.bytes.set(ip.bytes, to);
-    }
-  }
-
-  /** @throws RelayError TICKRELAY_ERR_LIMIT when there are none for this listener */
-  #setRelayPorts(index: number, isOpen: boolean): void {
-    // A relay before this one may have had more listeners, without relay ports.
-    if (this.#relayPorts === undefined || (!isOpen && index >= SHARES)) return;
-    const { ports } = this.#maps.mapped;
-    const { first, last } = portsOf(index, this.#relayPorts.range, this.#relayPorts.most);
-    for (let port = first; port <= last; port++) {
-      const at = ports.at(port, PORT.at.flags) >> 1;
-      ports.setU16(ports.at(port, PORT.at.listener), isOpen ? index : 0);
-      ports.u16[at] = isOpen ? ports.u16[at]! | PORT_RELAY : ports.u16[at]! & ~PORT_RELAY;
-    }
   }
 }

@@ -5,14 +5,13 @@
  */
 import { Endpoint, type IpAddress } from '../../../net/address.ts';
 import { bindError } from '../../../net/bind-error.ts';
-import type { Libc } from '../../../net/linux/libc.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../core/close-reason.ts';
 import type { TcpListenerSpec, TcpListenerStatus } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
-import { ALGORITHM_NUMBERS, PORT, PORT_RELAY, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
+import { ListenerSource, type RelaySource } from './listener-source.ts';
+import { ALGORITHM_NUMBERS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
-import { type PortRange, portsOf, relayAddresses, SHARES } from './relay-source.ts';
 import { closedCounter, TCP_COUNTER_COUNT, TCP_COUNTERS, TCP_RULES } from './tcp-maps.ts';
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -30,23 +29,24 @@ export interface KernelTcpListener {
   readonly server: Server;
 }
 
-/** With sourceAddress `relay`. */
-export interface RelaySource {
-  readonly libc: Libc;
-  /** The ports of all listeners. */
-  readonly ports: PortRange;
-}
-
 export class TcpListenerTable {
   readonly #maps: KernelMaps;
-  readonly #relay: RelaySource | undefined;
+  readonly #source: ListenerSource;
+  /** Behind a listener's identity. */
+  readonly #mark: string;
   readonly #byName = new Map<string, KernelTcpListener>();
   readonly #byIndex: (KernelTcpListener | undefined)[] = [];
 
   /** @param relay absent: backends see the clients' own addresses */
   constructor(maps: KernelMaps, relay?: RelaySource) {
     this.#maps = maps;
-    this.#relay = relay;
+    const { tcp_rules: rules, tcp_ports: ports } = maps.mapped;
+    this.#source = new ListenerSource(
+      { protocol: 'TCP', rules, at: TCP_RULES.at, ports, names: maps.tcpNames },
+      relay,
+    );
+    // What backends saw of a connection can't change.
+    this.#mark = relay === undefined ? '' : ' relay';
   }
 
   all(): readonly KernelTcpListener[] {
@@ -84,24 +84,24 @@ export class TcpListenerTable {
   }
 
   /**
-   * Lets connections in. A listener that a relay before this one had keeps its index, and so its connections and counters.
+   * Lets connections in. A listener that a relay before this one had keeps its index, and so its connections and counters,
+   * unless backends would see another source than before.
    *
    * @throws RelayError TICKRELAY_ERR_LIMIT when there are no relay ports for it
    */
   open(spec: TcpListenerSpec, server: Server, pool: PoolWriter): KernelTcpListener {
     const local = new Endpoint(spec.listen.ip, (server.address() as AddressInfo).port);
-    // What backends saw of a connection can't change.
-    const identity = identityOf(spec, local) + (this.#relay === undefined ? '' : ' relay');
+    const identity = identityOf(spec, local) + this.#mark;
     const { tcpNames } = this.#maps;
-    let index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === identity);
-    if (index === undefined) {
-      index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === '');
-      assert(index !== undefined, 'too many listeners');
-      this.#clear(index);
-    }
-    this.#setRelayPorts(index, true);
+    let index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === identity && this.#source.canKeep(i));
+    const isNew = index === undefined;
+    index ??= LISTENER_INDEXES.find((i) => tcpNames.listener(i) === '');
+    assert(index !== undefined, 'too many listeners');
+    const ports = this.#source.choose(index, { name: spec.name, isNew });
+    if (isNew) this.#clear(index);
     const listener = { index, local, pool, spec, server };
     tcpNames.setListener(index, identity);
+    this.#source.give(index, ports);
     this.#byIndex[index] = listener;
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
@@ -133,14 +133,8 @@ export class TcpListenerTable {
   /** The pool has other backends, to which another address of this host may lead. @returns this host's addresses towards them */
   refresh(pool: PoolWriter): readonly IpAddress[] {
     const listeners = this.all().filter((listener) => listener.pool === pool);
-    if (this.#relay === undefined || listeners.length === 0) return [];
-    for (const listener of listeners) this.#writeSource(listener);
-    return Object.values(this.#relayAddresses(pool)).filter((ip) => ip !== undefined);
-  }
-
-  /** Whether there are relay ports for one more listener, where it would need them. */
-  get hasRelayPorts(): boolean {
-    return this.#relay === undefined || this.#byName.size < SHARES;
+    for (const { index } of listeners) this.#source.writeAddresses(index, pool);
+    return listeners.length === 0 ? [] : this.#source.addresses(pool);
   }
 
   /** Removes what a relay before this one listened on and this one does not. */
@@ -179,20 +173,20 @@ export class TcpListenerTable {
   #clear(index: number): void {
     const { tcp_counters } = this.#maps.maps;
     tcp_counters.updateAt(index, new Uint8Array(tcp_counters.valueBytes));
-    this.#maps.mapped.tcp_state.clear(index);
+    const { tcp_state, tcp_rules } = this.#maps.mapped;
+    for (const records of [tcp_state, tcp_rules]) records.clear(index);
   }
 
   #forget(index: number, local: Endpoint): void {
     // Another listener may have the address by now: under another name, or with another pool.
     if (!this.all().some((other) => other.local.equals(local)))
       this.#maps.maps.tcp_listeners.delete(listenerKeyOf(local));
-    this.#setRelayPorts(index, false);
+    this.#source.release(index);
     this.#maps.tcpNames.setListener(index, '');
     announce(this.#maps.mapped.tcp_ports, this.#maps.tcpNames, local.port);
   }
 
-  #writeRules(listener: KernelTcpListener): void {
-    const { index, spec, pool } = listener;
+  #writeRules({ index, spec, pool }: KernelTcpListener): void {
     const { tcp_rules } = this.#maps.mapped;
     const { connectionsPerSource, connectionRatePerSource: rate } = spec.limits;
     const u32 = (field: keyof typeof TCP_RULES.at, value: number): void =>
@@ -207,40 +201,6 @@ export class TcpListenerTable {
     u64('sourceBurstNs', (Math.max(1, rate) - 1) * tokenNs);
     u64('sourceTokenNs', tokenNs);
     u64('idleTimeoutNs', spec.idleTimeoutMs * NS_PER_MS);
-    this.#writeSource(listener);
-  }
-
-  #writeSource({ index, pool }: KernelTcpListener): void {
-    const { tcp_rules } = this.#maps.mapped;
-    const at = (field: keyof typeof TCP_RULES.at): number => tcp_rules.at(index, TCP_RULES.at[field]);
-    tcp_rules.setU32(at('sourceAddress'), this.#relay === undefined ? SOURCE_CLIENT : SOURCE_RELAY);
-    if (this.#relay === undefined) return;
-    const { first, last } = portsOf(index, this.#relay.ports, Number.POSITIVE_INFINITY);
-    tcp_rules.setU16(at('firstRelayPort'), first);
-    tcp_rules.setU16(at('relayPorts'), last - first + 1);
-    for (const [field, ip] of Object.entries(this.#relayAddresses(pool))) {
-      const to = at(field as 'relayV4' | 'relayV6');
-      if (ip === undefined) tcp_rules.bytes.fill(0, to, to + 16);
-      else tcp_rules.bytes.set(ip.bytes, to);
-    }
-  }
-
-  #relayAddresses(pool: PoolWriter): ReturnType<typeof relayAddresses> {
-    return relayAddresses(
-      this.#relay!.libc,
-      Array.from(pool.backends(), ({ entry }) => entry.endpoint),
-    );
-  }
-
-  /** @throws RelayError TICKRELAY_ERR_LIMIT when there are none for this listener */
-  #setRelayPorts(index: number, isOpen: boolean): void {
-    if (this.#relay === undefined || (!isOpen && index >= SHARES)) return;
-    const { tcp_ports } = this.#maps.mapped;
-    const { first, last } = portsOf(index, this.#relay.ports, Number.POSITIVE_INFINITY);
-    for (let port = first; port <= last; port++) {
-      const at = tcp_ports.at(port, PORT.at.flags);
-      const flags = tcp_ports.u16[at >> 1]!;
-      tcp_ports.setU16(at, isOpen ? flags | PORT_RELAY : flags & ~PORT_RELAY);
-    }
+    this.#source.writeAddresses(index, pool);
   }
 }
