@@ -2,7 +2,7 @@
  * What CI runs, at once and with one summary: every test on the portable engine, and the end-to-end tests that an engine has
  * a part in once more on each other engine.
  */
-import { defineConfig } from 'vitest/config';
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
 import config from './vitest.config.ts';
 
 const shared = config.test;
@@ -23,33 +23,28 @@ const HEAP = 'test/unit/*/allocation.test.ts';
 
 const filesOf = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 
+/** The end-to-end tests, each file in a network of its own, so that none meets another's ports, programs and stray datagrams. */
+const endToEnd = (name: string, exclude: readonly string[]): TestProjectInlineConfiguration => ({
+  test: {
+    ...shared,
+    name,
+    include: ['test/e2e/*.test.ts'],
+    exclude: filesOf(exclude),
+    env: { TICKRELAY_TEST_ENGINE: name },
+    setupFiles: ['test/support/own-network-setup.ts'],
+  },
+});
+
 export default defineConfig({
   test: {
     ...shared,
     projects: [
-      { test: { ...shared, name: 'all', exclude: FRUGAL } },
+      { test: { ...shared, name: 'rooms', exclude: [...FRUGAL, 'test/e2e/*.test.ts'] } },
       { test: { ...shared, name: 'heap', include: [HEAP] } },
       { test: { ...shared, name: 'frugal', include: FRUGAL, exclude: [HEAP], isolate: false } },
-      {
-        test: {
-          ...shared,
-          name: 'mmsg',
-          include: ['test/e2e/*.test.ts'],
-          exclude: filesOf(OF_NO_PASS),
-          env: { TICKRELAY_TEST_ENGINE: 'mmsg' },
-        },
-      },
-      {
-        test: {
-          ...shared,
-          name: 'kernel',
-          include: ['test/e2e/*.test.ts'],
-          exclude: filesOf([...OF_NO_PASS, ...NOT_OF_KERNEL, ...TCP_OF_MMSG]),
-          env: { TICKRELAY_TEST_ENGINE: 'kernel' },
-          // Its programs see every packet of the loopback device.
-          setupFiles: ['test/support/own-network-setup.ts'],
-        },
-      },
+      endToEnd('dgram', []),
+      endToEnd('mmsg', OF_NO_PASS),
+      endToEnd('kernel', [...OF_NO_PASS, ...NOT_OF_KERNEL, ...TCP_OF_MMSG]),
     ],
   },
 });
