@@ -1,11 +1,11 @@
 /** The packet programs decide as the plain router of test/support does, whatever comes, and their replies find the way back. */
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { afterAll, test } from 'vitest';
+import { test } from 'vitest';
 import { ALGORITHMS } from '../../relay/core/select.ts';
 import { NaiveRouter } from '../support/naive-router.ts';
 import { changePool } from '../support/pool-changes.ts';
-import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 const IDLE_MS = 1_000;
 const PIN_MS = 3_000;
@@ -123,11 +123,8 @@ function compare(rig: PacketRig, naive: NaiveRouter): void {
   }
 }
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
 
   test('the same answers as the plain router, whatever comes', { timeout: 120_000 }, async () => {
     await fc.assert(
@@ -175,4 +172,4 @@ if (unavailable !== undefined) {
       { numRuns: 100 },
     );
   });
-}
+});

@@ -1,7 +1,7 @@
 /** What the packet programs make of a packet's headers, case by case: relayed, passed on untouched, or a counted drop. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { eachCut, extension, fragment, packet, type PacketOptions } from './packet.ts';
-import { DROP, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 const V4 = { source: '10.0.0.1:5000', destination: '198.51.100.1:7777' };
 const V6 = { source: '[2001:db8::1]:5000', destination: '[2001:db8::99]:7777' };
@@ -57,11 +57,8 @@ const DROPPED: Readonly<Record<string, readonly [PacketOptions, reason: string]>
   'an IPv6 jumbogram': [{ ...V6, extensions: [extension(0)], udpLength: 0 }, 'malformed'],
 };
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
   beforeEach(async () => {
     await rig.reset();
     rig.listen('198.51.100.1:7777');
@@ -158,4 +155,4 @@ if (unavailable !== undefined) {
       raw.close();
     }
   });
-}
+});

@@ -1,16 +1,13 @@
 /** Packets with random damage: each is relayed, passed on or dropped, and the books balance. */
-import { afterAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { SeededBytes } from '../support/seeded-bytes.ts';
 import { ETHERNET_BYTES, packet } from './packet.ts';
-import { DROP, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 const PACKETS = 10_000;
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig({ maxSessions: 32 });
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig({ maxSessions: 32 }));
 
   const FAMILIES = {
     IPv4: {
@@ -66,4 +63,4 @@ if (unavailable !== undefined) {
       expect(rig.live('a')).toBe(sessions);
     },
   );
-}
+});

@@ -1,15 +1,12 @@
 /** sourceAddress `relay`: relay ports and replies to them, case by case. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { PORT, PORT_RELAY, RULES, SOURCE_RELAY } from '../../relay/engines/kernel/maps.ts';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
-import { DROP, MS, NEXT, type Outcome, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, MS, NEXT, type Outcome, PacketRig, whereAvailable } from './packet-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
   beforeEach(() => rig.reset());
   const { send, answer, listen } = conversation(rig);
 
@@ -112,4 +109,4 @@ if (unavailable !== undefined) {
       expect(rig.counts().upstream.received).toBe(0);
     });
   });
-}
+});

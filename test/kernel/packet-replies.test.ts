@@ -1,13 +1,10 @@
 /** Replies, and whose they are, as the packet programs see them, case by case. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
-import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
   beforeEach(() => rig.reset());
   const { send, answer, listen } = conversation(rig);
 
@@ -123,4 +120,4 @@ if (unavailable !== undefined) {
       expect(rig.counts().downstream.received).toBe(0);
     });
   });
-}
+});

@@ -1,8 +1,8 @@
 /** What leaves the packet programs: addresses, ports, and checksums compared with a full recomputation. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { SeededBytes } from '../support/seeded-bytes.ts';
 import { ETHERNET_BYTES, packet, type PacketOptions, parsePacket } from './packet.ts';
-import { NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 interface Family {
   readonly client: string;
@@ -19,11 +19,8 @@ const FAMILIES: Readonly<Record<string, Family>> = {
   },
 };
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
 
   describe.each(Object.entries(FAMILIES))('%s', (name, { client, listener, backend }) => {
     beforeEach(async () => {
@@ -144,4 +141,4 @@ if (unavailable !== undefined) {
     expect(six.packet.destination).toBe('[fd00::1]:9000');
     expect(six.packet.checksum).toBe(six.packet.rightChecksum);
   });
-}
+});

@@ -1,4 +1,5 @@
 /** The packet programs with their maps, and nothing attached: packets go through them by BPF_PROG_TEST_RUN. */
+import { afterAll, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
@@ -32,6 +33,18 @@ import { Steward, type StewardOperation } from '../../relay/engines/kernel/stewa
 import { type PacketOptions, packet, type Parsed, parsePacket } from './packet.ts';
 
 export const unavailable = whyUnavailable();
+
+/** Describes cases that need the programs; where they can't be loaded, a skipped test that says why. */
+export function whereAvailable(describeCases: () => void): void {
+  if (unavailable === undefined) describeCases();
+  else test.skip(`skipped: ${unavailable}`, () => undefined);
+}
+
+/** Closes it after the file's cases. */
+export function closing<T extends { close(): void }>(rig: T): T {
+  afterAll(() => rig.close());
+  return rig;
+}
 
 export const NEXT = -1;
 export const DROP = 2;

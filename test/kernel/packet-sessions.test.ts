@@ -1,13 +1,10 @@
 /** Sessions, pins and limits as the packet programs keep them, case by case. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
-import { DROP, MS, NEXT, PacketRig, unavailable } from './packet-rig.ts';
+import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new PacketRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new PacketRig());
   beforeEach(() => rig.reset());
   const { send, answer, listen } = conversation(rig);
 
@@ -245,4 +242,4 @@ if (unavailable !== undefined) {
       expect(kept[16]).toBe(true);
     });
   });
-}
+});

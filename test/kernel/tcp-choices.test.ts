@@ -1,28 +1,22 @@
 /** Which backend a connection gets in the kernel, how many are let in, and what makes room: against the user-space pool, too. */
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { hashAddress } from '../../relay/core/hash.ts';
 import type { BackendEntry } from '../../relay/core/pool-snapshot.ts';
 import { ALGORITHMS } from '../../relay/core/select.ts';
 import { TcpPool } from '../../relay/tcp/tcp-pool.ts';
-import { MS, NEXT, unavailable } from './packet-rig.ts';
+import { closing, MS, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
 import { A, B, Conversation, LISTENER } from './tcp-conversation.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
 const C = '10.9.0.3:5432';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new TcpRig({ maxSessions: 4_096 });
-  const small = new TcpRig({ maxSessions: 16 });
-  afterAll(() => {
-    rig.close();
-    small.close();
-  });
+whereAvailable(() => {
+  const rig = closing(new TcpRig({ maxSessions: 4_096 }));
+  const small = closing(new TcpRig({ maxSessions: 16 }));
   beforeEach(async () => {
     await rig.reset();
     await small.reset();
@@ -281,4 +275,4 @@ if (unavailable !== undefined) {
       { numRuns: 60 },
     );
   });
-}
+});

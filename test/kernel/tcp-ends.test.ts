@@ -1,15 +1,12 @@
 /** How a connection in the kernel ends: by its ends, by order, with its backend, by time; and what each end sees of it. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { DROP, NEXT, unavailable } from './packet-rig.ts';
+import { beforeEach, describe, expect, test } from 'vitest';
+import { closing, DROP, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, RST } from './segment.ts';
 import { A, B, CLIENT, conversations, LISTENER, MINUTE, OTHER_LISTENER } from './tcp-conversation.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new TcpRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new TcpRig());
   beforeEach(async () => {
     await rig.reset();
     rig.listen(LISTENER);
@@ -266,4 +263,4 @@ if (unavailable !== undefined) {
       expect(rig.records()).toEqual([0, 0]);
     });
   });
-}
+});

@@ -1,7 +1,7 @@
 /** What the TCP programs make of a segment's headers, case by case: relayed, passed on untouched, dropped, or answered. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { eachCut, extension, fragment } from './packet.ts';
-import { DROP, NEXT, unavailable } from './packet-rig.ts';
+import { closing, DROP, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, type parseSegment, RST, segment, type SegmentOptions, SYN } from './segment.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
@@ -39,11 +39,8 @@ const DROPPED: Readonly<Record<string, SegmentOptions>> = {
   'an IPv6 length beyond the frame': { ...V6, ipLength: 21 },
 };
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new TcpRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new TcpRig());
   beforeEach(async () => {
     await rig.reset();
     rig.listen('198.51.100.1:5432');
@@ -176,4 +173,4 @@ if (unavailable !== undefined) {
     }
     expect(rig.counts()).toMatchObject({ accepted: 0, dropped: 0 });
   });
-}
+});

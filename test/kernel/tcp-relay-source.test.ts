@@ -1,7 +1,7 @@
 /** TCP with sourceAddress `relay`: backends see the relay, each connection from a port of its own. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { MS, NEXT, unavailable } from './packet-rig.ts';
+import { closing, MS, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
 import {
   A,
@@ -15,11 +15,8 @@ import {
 } from './tcp-conversation.ts';
 import { FIRST_RELAY_PORT, REDIRECT, RELAY_V4, RELAY_V6, TcpRig } from './tcp-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new TcpRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new TcpRig());
 
   const start = async (relayPorts = 16, backends = [A]): Promise<void> => {
     await rig.reset();
@@ -203,4 +200,4 @@ if (unavailable !== undefined) {
     expect(rig.counts().closed).toEqual({ 'connect-failed': 1 });
     expect(rig.records()).toEqual([0, 0]);
   });
-}
+});

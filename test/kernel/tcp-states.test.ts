@@ -1,15 +1,12 @@
 /** A connection in the kernel as it opens and carries bytes, and what each end sees of it. */
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { DROP, NEXT, unavailable } from './packet-rig.ts';
+import { beforeEach, describe, expect, test } from 'vitest';
+import { closing, DROP, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
 import { A, B, CLIENT, conversations, Conversation, LISTENER, OTHER_LISTENER } from './tcp-conversation.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
-if (unavailable !== undefined) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const rig = new TcpRig();
-  afterAll(() => rig.close());
+whereAvailable(() => {
+  const rig = closing(new TcpRig());
   beforeEach(async () => {
     await rig.reset();
     rig.listen(LISTENER);
@@ -199,4 +196,4 @@ if (unavailable !== undefined) {
     }
     expect(rig.records()).toEqual([0, 0]);
   });
-}
+});
