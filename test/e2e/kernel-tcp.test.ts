@@ -21,7 +21,7 @@ import {
   type TcpBackend,
   WHO,
 } from '../support/tcp-backend.ts';
-import { TcpClient } from '../support/tcp-client.ts';
+import { TcpClient, untilRefused } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
 
 // In a network of this file's own: programs of a killed relay would else stay in everybody's way.
@@ -249,15 +249,7 @@ if (unavailable !== undefined) {
     await echoed(one, 'before');
     relay.process.signal('SIGTERM');
     await until('/readyz to answer 503', async () => (await relay.request('/readyz')).status === 503);
-    await until('the address to be free', () =>
-      TcpClient.connect(relay.listener()).then(
-        (late) => {
-          late.close();
-          return false;
-        },
-        (error: unknown) => (error as NodeJS.ErrnoException).code === 'ECONNREFUSED',
-      ),
-    );
+    await untilRefused(relay.listener());
     await echoed(one, ' and after');
     one.end();
     expect(await relay.process.ended(20_000)).toEqual({ code: 0, signal: null });

@@ -10,7 +10,7 @@ import {
   startTcpBackend,
   type TcpBackend,
 } from '../support/tcp-backend.ts';
-import { TcpClient } from '../support/tcp-client.ts';
+import { TcpClient, untilRefused } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
 
 let stage: Stage;
@@ -113,16 +113,7 @@ test('after SIGTERM a connection goes on, new ones are refused, and the relay en
   await one.untilReceived(6);
   relay.process.signal('SIGTERM');
   await until('/readyz to answer 503', async () => (await relay.request('/readyz')).status === 503);
-  // Readiness fails first; the listener closes a moment later, so that a client in between may still come in.
-  await until('new connections to be refused', () =>
-    TcpClient.connect(relay.listener()).then(
-      (late) => {
-        late.close();
-        return false;
-      },
-      (error: unknown) => (error as NodeJS.ErrnoException).code === 'ECONNREFUSED',
-    ),
-  );
+  await untilRefused(relay.listener());
   one.write(' and after');
   expect((await one.untilReceived(16)).toString()).toBe('before and after');
   one.end();

@@ -66,3 +66,19 @@ export class TcpClient {
     this.#socket.destroy();
   }
 }
+
+/**
+ * Waits until nobody listens any more. Readiness fails first and the listener closes a moment later, so that a client in between
+ * may still come in.
+ */
+export function untilRefused(at: Endpoint): Promise<void> {
+  return until('new connections to be refused', () =>
+    TcpClient.connect(at).then(
+      (late) => {
+        late.close();
+        return false;
+      },
+      (error: unknown) => (error as NodeJS.ErrnoException).code === 'ECONNREFUSED',
+    ),
+  );
+}
