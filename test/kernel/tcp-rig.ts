@@ -82,10 +82,15 @@ export class TcpRig {
     };
     this.#programs = { ingress: load('ingress'), egress: load('egress') };
     for (const hook of HOOKS) {
-      const program = load(`tcp_${hook}`);
-      const value = new Uint8Array(Uint32Array.of(program).buffer);
-      this.maps.maps.tcp_programs.updateAt(tcpProgramIndex(hook, 14), value);
-      this.bpf.closeFd(program);
+      for (const [map, name] of [
+        ['tcp_programs', `tcp_${hook}`],
+        ['tcp_errors', `tcp_${hook}_error`],
+      ] as const) {
+        const program = load(name);
+        const value = new Uint8Array(Uint32Array.of(program).buffer);
+        this.maps.maps[map].updateAt(tcpProgramIndex(hook, 14), value);
+        this.bpf.closeFd(program);
+      }
     }
     this.steward = new TcpSteward(this.bpf, load('tcp_steward'), this.maps.mapped.tcp_requests);
     this.#writer = new PoolWriter(this.maps, 0);

@@ -17,6 +17,8 @@ const PROGRAMS: readonly ProgramName[] = [
   'steward',
   'tcp_ingress',
   'tcp_egress',
+  'tcp_ingress_error',
+  'tcp_egress_error',
   'tcp_steward',
 ];
 

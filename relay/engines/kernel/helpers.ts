@@ -10,6 +10,7 @@ export const HELPER = {
   mapUpdate: 2,
   mapDelete: 3,
   ktimeGetNs: 5,
+  skbStoreBytes: 9,
   l4CsumReplace: 11,
   tailCall: 12,
   redirect: 23,

@@ -292,10 +292,15 @@ export class KernelTcp implements TcpPath {
     const { bpf, maps } = this.#options;
     for (const hook of ['egress', 'ingress'] as const) {
       for (const linkHeaderBytes of LINK_HEADERS) {
-        const program = loadProgram(bpf, maps, { hook: `tcp_${hook}`, linkHeaderBytes });
         const index = tcpProgramIndex(hook, linkHeaderBytes);
-        maps.maps.tcp_programs.updateAt(index, new Uint8Array(Uint32Array.of(program).buffer));
-        bpf.closeFd(program);
+        for (const [map, name] of [
+          ['tcp_programs', `tcp_${hook}`],
+          ['tcp_errors', `tcp_${hook}_error`],
+        ] as const) {
+          const program = loadProgram(bpf, maps, { hook: name, linkHeaderBytes });
+          maps.maps[map].updateAt(index, new Uint8Array(Uint32Array.of(program).buffer));
+          bpf.closeFd(program);
+        }
       }
     }
     const program = loadProgram(bpf, maps, { hook: 'tcp_steward' });

@@ -350,6 +350,14 @@ export function findBackend(a: Code, ref: Register, via: Register): void {
   a.alu('add', ref, SNAPSHOT.at.backends);
 }
 
+/** Goes on in the program at this index, if there is one; else here. */
+export function tailCall(a: Code, programs: 'tcp_programs' | 'tcp_errors', index: number): void {
+  a.mov(r1, r6);
+  a.loadMap(r2, programs);
+  a.mov(r3, index);
+  a.call(HELPER.tailCall);
+}
+
 /** to = a u32 of the packet's context. */
 export function loadContext(a: Code, to: Register, name: keyof typeof SKB.at): void {
   a.load(to, field(r6, SKB, name));

@@ -19,7 +19,6 @@
  * (program-tcp-reset.ts).
  */
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import { HELPER } from './helpers.ts';
 import {
   PORT_ANY,
   PORT_ANY_V4,
@@ -29,8 +28,8 @@ import {
   SETTINGS,
   SOURCE_CLIENT,
 } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r6, r7 } from './memory.ts';
-import { type Code, copy, local, lookup, NEXT, readClock } from './program-frame.ts';
+import { field, type Memory, memory, part, r0, r1, r6, r7 } from './memory.ts';
+import { type Code, copy, local, lookup, NEXT, readClock, tailCall } from './program-frame.ts';
 import { findContacted } from './program-listener.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { rewrite } from './program-rewrite.ts';
@@ -64,10 +63,7 @@ import { TCP_CONNECTION, TCP_REVERSE_KEY, TCP_STATE, tcpProgramIndex } from './t
 
 /** In the programs for UDP: goes on in the one for TCP, if there is one; else comes back, and goes on to NEXT. */
 export function callTcp(a: Code, { hook, linkHeaderBytes }: ResetOptions): void {
-  a.mov(r1, r6);
-  a.loadMap(r2, 'tcp_programs');
-  a.mov(r3, tcpProgramIndex(hook, linkHeaderBytes));
-  a.call(HELPER.tailCall);
+  tailCall(a, 'tcp_programs', tcpProgramIndex(hook, linkHeaderBytes));
   a.jump(NEXT);
 }
 

@@ -59,11 +59,20 @@ import { admitReply, unwantedReplies } from './program-reply.ts';
 import { rewrite } from './program-rewrite.ts';
 import { findSession, requireUsable, touch } from './program-session.ts';
 import { steward } from './program-steward.ts';
+import { tcpError } from './program-tcp-error.ts';
 import { tcpSteward } from './program-tcp-steward.ts';
 import { callTcp, tcpEgress, tcpIngress } from './program-tcp.ts';
 
 /** Where a program runs: at the hooks of an interface, or on request (program-steward.ts). Those for TCP are called by the others. */
-export type ProgramName = 'ingress' | 'egress' | 'steward' | 'tcp_ingress' | 'tcp_egress' | 'tcp_steward';
+export type ProgramName =
+  | 'ingress'
+  | 'egress'
+  | 'steward'
+  | 'tcp_ingress'
+  | 'tcp_egress'
+  | 'tcp_ingress_error'
+  | 'tcp_egress_error'
+  | 'tcp_steward';
 
 export interface ProgramOptions {
   readonly hook: ProgramName;
@@ -77,6 +86,8 @@ const PROGRAMS: Readonly<Record<ProgramName, (a: Code, linkHeaderBytes: number) 
   steward,
   tcp_ingress: tcpIngress,
   tcp_egress: tcpEgress,
+  tcp_ingress_error: (a, linkHeaderBytes) => tcpError(a, { hook: 'ingress', linkHeaderBytes }),
+  tcp_egress_error: (a, linkHeaderBytes) => tcpError(a, { hook: 'egress', linkHeaderBytes }),
   tcp_steward: tcpSteward,
 };
 

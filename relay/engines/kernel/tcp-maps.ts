@@ -2,7 +2,7 @@
  * The maps of TCP listeners. What they share with UDP, the pools' snapshots, settings and programs' own small things, is in
  * maps.ts, and so are the rules that hold here too: who writes what, host order, times in ns.
  *
- * The engine writes tcp_ports, tcp_listeners, tcp_rules, tcp_programs, tcp_names and `cap` in tcp_live; the programs write all
+ * The engine writes tcp_ports, tcp_listeners, tcp_rules, tcp_programs, tcp_errors, tcp_names and `cap` in tcp_live; the programs write all
  * others.
  */
 import {
@@ -186,7 +186,7 @@ export const TCP_REQUESTS = struct({
   requests: MAX_TCP_REQUESTS * TCP_REQUEST.size,
 });
 
-/** Indexes of `tcp_programs`: by hook, and by whether the interface has an Ethernet header. */
+/** Indexes of `tcp_programs` and `tcp_errors`: by hook, and by whether the interface has an Ethernet header. */
 export function tcpProgramIndex(hook: 'ingress' | 'egress', linkHeaderBytes: number): number {
   return (hook === 'ingress' ? 0 : 2) + (linkHeaderBytes === 0 ? 1 : 0);
 }
@@ -196,6 +196,7 @@ export type TcpMapName =
   | 'tcp_listeners'
   | 'tcp_rules'
   | 'tcp_programs'
+  | 'tcp_errors'
   | 'tcp_names'
   | 'tcp_connections'
   | 'tcp_reverse'
@@ -238,18 +239,20 @@ export function tcpMapSpecs({
     maxEntries,
     flags: BPF_F_NO_PREALLOC,
   });
+  const programs = (name: TcpMapName): MapSpec => ({
+    name,
+    type: BPF_MAP_TYPE_PROG_ARRAY,
+    keySize: U32,
+    valueSize: U32,
+    maxEntries: 4,
+  });
   const source = ADDRESS + U32;
   return {
     tcp_ports: array('tcp_ports', 2 * U16, 65_536),
     tcp_listeners: hash('tcp_listeners', ADDRESS + U32, U32, MAX_LISTENERS),
     tcp_rules: array('tcp_rules', TCP_RULES.size, MAX_LISTENERS),
-    tcp_programs: {
-      name: 'tcp_programs',
-      type: BPF_MAP_TYPE_PROG_ARRAY,
-      keySize: U32,
-      valueSize: U32,
-      maxEntries: 4,
-    },
+    tcp_programs: programs('tcp_programs'),
+    tcp_errors: programs('tcp_errors'),
     tcp_names: array('tcp_names', TCP_NAME_BYTES, MAX_LISTENERS),
     tcp_connections: hash('tcp_connections', TCP_KEY.size, TCP_CONNECTION.size),
     tcp_reverse: hash('tcp_reverse', TCP_REVERSE_KEY.size, TCP_KEY.size),
