@@ -19,15 +19,22 @@ export const ADDRESS_WORDS = 4;
 /** Word 2 of every v4-mapped address: the bytes 00 00 ff ff. */
 const V4_MAPPED_WORD = 0xffff0000;
 
-/** An IP address: 16 bytes, and the same memory as four words. Immutable by agreement. */
-export class IpAddress {
-  readonly bytes: Uint8Array;
-  readonly words: Uint32Array;
+const V4_WORDS = Uint32Array.of(0, 0, V4_MAPPED_WORD, 0);
 
-  constructor(bytes: Uint8Array) {
-    assert.equal(bytes.length, 16);
-    this.bytes = Uint8Array.from(bytes);
-    this.words = new Uint32Array(this.bytes.buffer);
+/** An IP address: four words, and the same memory as 16 bytes. Immutable by agreement. */
+export class IpAddress {
+  readonly words: Uint32Array;
+  #bytes: Uint8Array | undefined;
+
+  /** @param source 16 bytes, or at least four words, which are copied. @param at the first of the words */
+  constructor(source: Uint8Array | Uint32Array, at = 0) {
+    const words = new Uint32Array(ADDRESS_WORDS);
+    if (source instanceof Uint32Array) for (let i = 0; i < ADDRESS_WORDS; i++) words[i] = source[at + i]!;
+    else {
+      assert.equal(source.length, 16);
+      for (let i = 0; i < 16; i++) words[i >> 2]! |= source[i]! << (8 * (i & 3));
+    }
+    this.words = words;
   }
 
   /** Parses `10.0.0.3`, `2001:db8::1`, `::ffff:10.0.0.3` or `fe80::1%eth0` (the zone is dropped). */
@@ -45,7 +52,19 @@ export class IpAddress {
   }
 
   static fromWords(words: Uint32Array, at = 0): IpAddress {
-    return new IpAddress(new Uint8Array(words.slice(at, at + ADDRESS_WORDS).buffer));
+    return new IpAddress(words, at);
+  }
+
+  /** @param word the four octets in the order of the machine's memory */
+  static fromV4Word(word: number): IpAddress {
+    V4_WORDS[3] = word;
+    return new IpAddress(V4_WORDS);
+  }
+
+  /** Made when it is first asked for: a view costs more than the address. */
+  get bytes(): Uint8Array {
+    this.#bytes ??= new Uint8Array(this.words.buffer);
+    return this.#bytes;
   }
 
   get isV4(): boolean {

@@ -49,7 +49,7 @@ export function tcpSection(results: TcpResults): Section {
     plots: [],
     method:
       `pgbench -S with ${plan.clients} clients for ${plan.durationS} s, with and without -C, and ${formatNumber(plan.bulkBytes / 2 ** 20)} MiB over one ` +
-      `connection each way, through every route in turn, ${plan.rounds} rounds; the figures are medians of the rounds. Clients, routes and services share ` +
+      `connection each way, through every route in turn, ${plan.rounds} rounds; the figures are medians of the rounds, ratios those of each round. Every route carries 2,000 short connections and one run with -C before. Clients, routes and services share ` +
       `the machine. CPU is that of the relay or peer process during the run, for each transaction or MiB.`,
   };
 }
@@ -65,35 +65,58 @@ function of(results: TcpResults, workload: Workload, route: string): readonly Tc
 }
 
 function rate(results: TcpResults, workload: Workload, route: string): number {
-  return median(of(results, workload, route).map(({ unitsPerSecond }) => unitsPerSecond));
+  return median(of(results, workload, route).map(perSecond));
 }
 
 /** Microseconds for each unit; undefined where nothing stands between. */
 function cpuUs(results: TcpResults, workload: Workload, route: string): number | undefined {
-  const values = of(results, workload, route).flatMap(({ cpu, units }) =>
-    cpu === undefined ? [] : [cpu.totalUs / units],
+  const us = median(of(results, workload, route).map(cpuPerUnit));
+  return Number.isNaN(us) ? undefined : us;
+}
+
+const perSecond = (run: TcpRun): number => run.unitsPerSecond;
+const cpuPerUnit = ({ cpu, units }: TcpRun): number => (cpu?.totalUs ?? Number.NaN) / units;
+
+/**
+ * How a route's figure compares with another's in the same round: the median of the rounds, since what the machine does beside them
+ * changes from one to the next. NaN where one of them is not in the run.
+ */
+function ratio(
+  results: TcpResults,
+  workload: Workload,
+  { route, to, figure: value }: { route: string; to: string; figure: (run: TcpRun) => number },
+): number {
+  const others = new Map(of(results, workload, to).map((run) => [run.round, value(run)]));
+  return median(
+    of(results, workload, route).map((run) => value(run) / (others.get(run.round) ?? Number.NaN)),
   );
-  return values.length === 0 ? undefined : median(values);
 }
 
 function finding(results: TcpResults, workload: Workload): Finding[] {
-  const own = rate(results, workload, 'userspace');
-  const peer = rate(results, workload, REFERENCE);
-  const ownCpu = cpuUs(results, workload, 'userspace');
-  const peerCpu = cpuUs(results, workload, REFERENCE);
-  if (Number.isNaN(peer) || ownCpu === undefined || peerCpu === undefined) return [];
-  return [
-    {
+  const findings: Finding[] = [];
+  const ofDirect = (route: string): number =>
+    ratio(results, workload, { route, to: DIRECT, figure: perSecond });
+  const toPeer = { route: 'userspace', to: REFERENCE };
+  const peerRate = ratio(results, workload, { ...toPeer, figure: perSecond });
+  const peerCpu = ratio(results, workload, { ...toPeer, figure: cpuPerUnit });
+  if (!Number.isNaN(peerRate) && !Number.isNaN(peerCpu)) {
+    findings.push({
       kind: 'note',
       text:
-        `${workload}: userspace carried ${formatRatio(own / rate(results, workload, DIRECT))} of the direct rate and ` +
-        `${formatRatio(own / peer)} of HAProxy's, at ${formatRatio(ownCpu / peerCpu)} its CPU.`,
-    },
-  ];
+        `${workload}: userspace carried ${formatRatio(ofDirect('userspace'))} of the direct rate and ` +
+        `${formatRatio(peerRate)} of HAProxy's, at ${formatRatio(peerCpu)} its CPU.`,
+    });
+  }
+  if (!Number.isNaN(ofDirect('kernel'))) {
+    findings.push({
+      kind: 'note',
+      text: `${workload}: kernel carried ${formatRatio(ofDirect('kernel'))} of the direct rate.`,
+    });
+  }
+  return findings;
 }
 
 function workloadTable(results: TcpResults, workload: Workload): Table {
-  const direct = rate(results, workload, DIRECT);
   return {
     caption: TITLES[workload],
     columns: [
@@ -108,11 +131,10 @@ function workloadTable(results: TcpResults, workload: Workload): Table {
         const values = runs.flatMap(({ latencyUs }) => (latencyUs === undefined ? [] : [latencyUs[pick]]));
         return values.length === 0 ? '-' : formatTime(median(values));
       };
-      const perSecond = rate(results, workload, name);
       return [
         name,
-        formatNumber(perSecond),
-        formatRatio(perSecond / direct),
+        formatNumber(rate(results, workload, name)),
+        formatRatio(ratio(results, workload, { route: name, to: DIRECT, figure: perSecond })),
         latency('p50'),
         latency('p95'),
         latency('p99'),

@@ -21,6 +21,10 @@ import { openTcpRoute, TCP_ROUTES, type TcpRoute } from './tcp-routes.ts';
 const IDLE_WATCH_MS = 400;
 const MIB = 2 ** 20;
 
+/** Short connections that a route carries before it is measured, and how many of them at a time. */
+const WARM_UP_CONNECTIONS = 2_000;
+const WARM_UP_AT_ONCE = 4;
+
 export interface TcpBenchmarkOptions {
   readonly plan: TcpPlan;
   readonly group: ProcessGroup;
@@ -29,7 +33,7 @@ export interface TcpBenchmarkOptions {
 }
 
 export function countTcpSteps({ rounds }: TcpPlan): number {
-  return 1 + rounds * WORKLOADS.length * Object.keys(TCP_ROUTES).length;
+  return 1 + (1 + rounds * WORKLOADS.length) * Object.keys(TCP_ROUTES).length;
 }
 
 /** @throws RelayError TICKRELAY_ERR_LOAD when a program failed or is not there; an AbortError when `signal` fired */
@@ -71,7 +75,11 @@ async function measure(context: Context): Promise<TcpResults> {
     if ('targets' in route) routes.push(route);
     else absent.push(route);
   }
-  progress.skip(absent.length * plan.rounds * WORKLOADS.length);
+  progress.skip(absent.length * (1 + plan.rounds * WORKLOADS.length));
+  for (const route of routes) {
+    progress.step(`warming ${route.info.name} up`);
+    await warmUp(route, context);
+  }
 
   const runs: TcpRun[] = [];
   for (let round = 1; round <= plan.rounds; round++) {
@@ -85,6 +93,19 @@ async function measure(context: Context): Promise<TcpResults> {
   }
   await cluster.close();
   return { startedAt, machine, plan, postgres, routes: routes.map(({ info }) => info), absent, runs };
+}
+
+/**
+ * Connections that nobody measures, until code that is compiled when it is hot is compiled: short ones first, of which a server in
+ * this language takes ten times as many as PostgreSQL.
+ */
+async function warmUp(route: TcpRoute, context: Context): Promise<void> {
+  let left = WARM_UP_CONNECTIONS;
+  const carry = async (): Promise<void> => {
+    while (left-- > 0) await download(route.targets[1]!, 1, context.signal);
+  };
+  await Promise.all(Array.from({ length: WARM_UP_AT_ONCE }, carry));
+  await queries(route, 'reconnecting', context);
 }
 
 async function runOne(route: TcpRoute, workload: Workload, context: Context): Promise<Omit<TcpRun, 'round'>> {

@@ -26,6 +26,7 @@ import {
 } from './abi.ts';
 import { Arena } from './arena.ts';
 import { errnoName, type Libc } from './libc.ts';
+import { TimerQueue } from './timer-queue.ts';
 
 /** Descriptors that one wait reports. */
 const MAX_EVENTS = 256;
@@ -42,11 +43,6 @@ export interface EventPollOptions {
 export interface EventHandler {
   /** @param events bits of EPOLLIN and the like; 0: it asked to be told again */
   onEvents(events: number): void;
-}
-
-interface Timer {
-  readonly run: () => void;
-  readonly dueMs: number;
 }
 
 const NOBODY: EventHandler = { onEvents: () => undefined };
@@ -67,11 +63,10 @@ export class EventPoll {
   readonly #handlers: EventHandler[] = [];
   readonly #freeNumbers: number[] = [];
   /** Numbers that were given up in this round: an event that was reported before may still name one. */
-  #restingNumbers: number[] = [];
+  readonly #restingNumbers: number[] = [];
   #again = new Set<EventHandler>();
   #soon: (() => void)[] = [];
-  /** By delay: timers of one delay fall due in the order in which they were set. */
-  readonly #timers = new Map<number, Set<Timer>>();
+  readonly #timers = new TimerQueue();
   #turnEndMs = 0;
   #driven: NodeJS.Immediate | undefined;
   #inRound = false;
@@ -111,7 +106,8 @@ export class EventPoll {
 
   /** The handler is told nothing more. The descriptor must be closed, or taken out by `remove`, by the caller. */
   unwatch(number: number): void {
-    this.#again.delete(this.#handlers[number]!);
+    // A look into a set costs more than one at its size.
+    if (this.#again.size > 0) this.#again.delete(this.#handlers[number]!);
     this.#handlers[number] = NOBODY;
     this.#restingNumbers.push(number);
   }
@@ -131,13 +127,9 @@ export class EventPoll {
     this.#soon.push(run);
   }
 
-  /** Calls `run` once, after `delayMs`. @returns what prevents it */
+  /** Calls `run` once, `delayMs` after this round's wait ended. @returns what prevents it */
   after(delayMs: number, run: () => void): () => void {
-    const timer = { run, dueMs: performance.now() + delayMs };
-    let timers = this.#timers.get(delayMs);
-    if (timers === undefined) this.#timers.set(delayMs, (timers = new Set()));
-    timers.add(timer);
-    return () => timers.delete(timer);
+    return this.#timers.add(this.nowMs, delayMs, run);
   }
 
   /** Notes whether a descriptor is open, for whoever must close it if this thread dies. */
@@ -157,12 +149,10 @@ export class EventPoll {
       this.#handlers[this.#arena.u32[at + (EPOLL_EVENT.data >> 2)]!]!.onEvents(events);
     }
     this.#tellAgain();
-    this.#runTimers();
+    this.#timers.runDue(this.nowMs);
     this.#runSoon();
-    if (this.#restingNumbers.length > 0) {
-      this.#freeNumbers.push(...this.#restingNumbers);
-      this.#restingNumbers = [];
-    }
+    for (const number of this.#restingNumbers) this.#freeNumbers.push(number);
+    this.#restingNumbers.length = 0;
     this.#inRound = false;
     if (this.#isClosed) this.#release();
   }
@@ -197,17 +187,9 @@ export class EventPoll {
   }
 
   #wait(maxWaitMs: number): number {
-    let waitMs = this.#again.size > 0 || this.#soon.length > 0 ? 0 : maxWaitMs;
-    if (waitMs > 0) {
-      const nowMs = performance.now();
-      for (const timers of this.#timers.values()) {
-        // The first of each delay is the next one due.
-        for (const { dueMs } of timers) {
-          waitMs = Math.min(waitMs, Math.max(0, dueMs - nowMs));
-          break;
-        }
-      }
-    }
+    // The round since the last wait counts as no time: a clock read in every round costs more than a timer that late.
+    const toTimerMs = Math.max(0, this.#timers.nextDueMs - this.nowMs);
+    const waitMs = this.#again.size > 0 || this.#soon.length > 0 ? 0 : Math.min(maxWaitMs, toTimerMs);
     // A wait cut short by a signal reports -1 and counts as one that found nothing.
     return this.libc.epoll_wait(
       this.#epoll,
@@ -227,17 +209,6 @@ export class EventPoll {
     const handlers = this.#again;
     this.#again = new Set();
     for (const handler of handlers) handler.onEvents(0);
-  }
-
-  #runTimers(): void {
-    const nowMs = performance.now();
-    for (const timers of this.#timers.values()) {
-      for (const timer of timers) {
-        if (timer.dueMs > nowMs) break;
-        timers.delete(timer);
-        timer.run();
-      }
-    }
   }
 
   #runSoon(): void {

@@ -274,10 +274,10 @@ export function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
   memory.bytes[SOCKADDR_IN.port] = port >>> 8;
   memory.bytes[SOCKADDR_IN.port + 1] = port;
   memory.u16[0] = ip.isV4 ? AF_INET : AF_INET6;
-  if (ip.isV4) memory.bytes.set(ip.bytes.subarray(12), SOCKADDR_IN.address);
+  if (ip.isV4) memory.u32[SOCKADDR_IN.address >> 2] = ip.words[3]!;
   else {
     memory.bytes.fill(0, 4, SOCKADDR_IN6.size);
-    memory.bytes.set(ip.bytes, SOCKADDR_IN6.address);
+    memory.u32.set(ip.words, SOCKADDR_IN6.address >> 2);
   }
   return ip.isV4 ? SOCKADDR_IN.size : SOCKADDR_IN6.size;
 }
@@ -295,13 +295,11 @@ export function readLocal(libc: Libc, fd: number): Endpoint {
 }
 
 /** Reads the socket address at the arena's beginning. */
-export function readAddress({ bytes, u16 }: Arena): Endpoint {
+export function readAddress({ bytes, u16, u32 }: Arena): Endpoint {
   const port = (bytes[SOCKADDR_IN.port]! << 8) | bytes[SOCKADDR_IN.port + 1]!;
-  const ip = new Uint8Array(16);
-  if (u16[0] === AF_INET6) ip.set(bytes.subarray(SOCKADDR_IN6.address, SOCKADDR_IN6.address + 16));
-  else {
-    ip.set([0xff, 0xff], 10);
-    ip.set(bytes.subarray(SOCKADDR_IN.address, SOCKADDR_IN.address + 4), 12);
-  }
-  return new Endpoint(new IpAddress(ip), port);
+  const ip =
+    u16[0] === AF_INET6
+      ? IpAddress.fromWords(u32, SOCKADDR_IN6.address >> 2)
+      : IpAddress.fromV4Word(u32[SOCKADDR_IN.address >> 2]!);
+  return new Endpoint(ip, port);
 }

@@ -74,11 +74,10 @@ export class TcpSockets {
   }
 
   /** Begins to connect. @returns a descriptor, or the negated errno */
-  connect(remote: Endpoint, keepAliveMs: number): number {
+  connect(remote: Endpoint): number {
     const { libc } = this;
     const fd = this.#open(remote);
     if (fd === -1) return -libc.errno();
-    this.setKeepAlive(fd, keepAliveMs);
     const length = writeAddress(this.#memory, remote);
     if (libc.connect(fd, this.#memory.address, length) === 0 || libc.errno() === EINPROGRESS) return fd;
     const errno = libc.errno();

@@ -21,16 +21,16 @@ import type { NoBackend, TcpPool } from './tcp-pool.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
 
 /** What a connection holds on to at its listener until it ends. */
-interface Entry {
+export interface AdmissionEntry {
   /** Absent while a proxy has not yet said who the client is. */
-  readonly source?: Source;
+  readonly source: Source | undefined;
   /** Of the client's address. */
   readonly hash: number;
   isAdmitted: boolean;
   /** The group whose pin of this client it holds. */
-  heldGroup?: string;
+  heldGroup: string | undefined;
 }
-type KnownEntry = Entry & { readonly source: Source };
+type KnownEntry = AdmissionEntry & { readonly source: Source };
 
 /** A client that is let in, or waits. */
 export interface Verdict {
@@ -41,8 +41,8 @@ export interface Verdict {
 }
 
 export interface AdmissionOptions {
-  /** As they are now. */
-  readonly rules: () => TcpListenerSpec;
+  /** Its rules may change. */
+  readonly listener: { readonly rules: TcpListenerSpec };
   readonly pool: TcpPool;
   readonly counters: Pick<TcpCounters, 'queued'>;
   readonly hashSeed: number;
@@ -53,10 +53,10 @@ export interface AdmissionOptions {
 
 export class Admission {
   readonly #options: AdmissionOptions;
-  readonly #entries = new Map<TcpConnection, Entry>();
   readonly #sources = new SourceTable();
   /** In the order in which they came. */
   readonly #queue = new Map<TcpConnection, KnownEntry>();
+  #live = 0;
   /** Connections that wait for a PROXY header. */
   #expected = 0;
   #admitted = 0;
@@ -67,23 +67,24 @@ export class Admission {
 
   /** Connections that are let in, wait, or are to say who they are. */
   get live(): number {
-    return this.#entries.size;
+    return this.#live;
   }
 
   /** Whether one more connection may wait for its PROXY header: as many as may be let in. */
   get mayExpect(): boolean {
-    return this.#expected < this.#options.rules().maxConnections;
+    return this.#expected < this.#options.listener.rules.maxConnections;
   }
 
   /** The connection waits for its PROXY header. */
   expect(connection: TcpConnection): void {
     this.#expected++;
-    this.#entries.set(connection, { hash: 0, isAdmitted: false });
+    this.#live++;
+    connection.entry = { source: undefined, hash: 0, isAdmitted: false, heldGroup: undefined };
   }
 
   /** @returns how the client comes in, or why it is refused */
   judge(client: Endpoint): Verdict | CloseReason {
-    const { limits } = this.#options.rules();
+    const { limits } = this.#options.listener.rules;
     const nowMs = this.#options.now();
     const source = this.#sources.of(client.ip);
     const hash = hashAddress(client.ip.words, 0, this.#options.hashSeed);
@@ -97,7 +98,7 @@ export class Admission {
 
   #mayWait(reason: CloseReason, source: Source): boolean {
     if (reason === 'source-rate-limit' || reason === 'no-backend') return false;
-    const { limits, queue } = this.#options.rules();
+    const { limits, queue } = this.#options.listener.rules;
     // One client must not fill the queue that all share.
     const { connectionsPerSource } = limits;
     const hasTurn = connectionsPerSource === 0 || source.waiting < connectionsPerSource;
@@ -108,12 +109,14 @@ export class Admission {
   #groupFor(choice: BackendEntry | CloseReason): string | undefined {
     const isForBackend =
       typeof choice !== 'string' || choice === 'no-backend' || choice === 'backend-connection-limit';
-    return isForBackend && this.#options.pins !== undefined ? this.#options.rules().pinGroup : undefined;
+    return isForBackend && this.#options.pins !== undefined
+      ? this.#options.listener.rules.pinGroup
+      : undefined;
   }
 
   /** @returns a backend with one connection counted towards it, or the limit that is reached */
   #choose(source: Source, hash: number): BackendEntry | CloseReason {
-    const { maxConnections, limits, algorithm, slowStartMs } = this.#options.rules();
+    const { maxConnections, limits, algorithm, slowStartMs } = this.#options.listener.rules;
     if (this.#admitted >= maxConnections) return 'connection-limit';
     const { connectionsPerSource } = limits;
     if (connectionsPerSource > 0 && source.admitted >= connectionsPerSource) return 'source-connection-limit';
@@ -122,9 +125,10 @@ export class Admission {
 
   /** Lets the client in, or lets it wait. */
   enter(connection: TcpConnection, { source, hash, choice }: Verdict): void {
-    const entry: KnownEntry = { source, hash, isAdmitted: false };
-    if (this.#entries.has(connection)) this.#expected--;
-    this.#entries.set(connection, entry);
+    const entry: KnownEntry = { source, hash, isAdmitted: false, heldGroup: undefined };
+    if (connection.entry === undefined) this.#live++;
+    else this.#expected--;
+    connection.entry = entry;
     this.#proceed(connection, entry, choice);
   }
 
@@ -175,11 +179,11 @@ export class Admission {
     entry.source.waiting++;
     this.#queue.set(connection, entry);
     this.#options.counters.queued = this.#queue.size;
-    connection.waitFor(this.#options.rules().queue.timeoutMs);
+    connection.waitFor(this.#options.listener.rules.queue.timeoutMs);
   }
 
   #leaveQueue(connection: TcpConnection, source: Source): void {
-    if (!this.#queue.delete(connection)) return;
+    if (this.#queue.size === 0 || !this.#queue.delete(connection)) return;
     source.waiting--;
     this.#options.counters.queued = this.#queue.size;
   }
@@ -201,7 +205,7 @@ export class Admission {
     failed: BackendEntry,
     other: BackendEntry,
   ): Promise<unknown> | undefined {
-    const group = this.#entries.get(connection)?.heldGroup;
+    const group = connection.entry?.heldGroup;
     if (group === undefined) return undefined;
     const { pool, pins } = this.#options;
     const client = connection.client.ip.words;
@@ -211,8 +215,9 @@ export class Admission {
 
   /** The connection ended. */
   release(connection: TcpConnection): void {
-    const entry = this.#entries.get(connection)!;
-    this.#entries.delete(connection);
+    const entry = connection.entry!;
+    connection.entry = undefined;
+    this.#live--;
     if (!isKnown(entry)) {
       this.#expected--;
       return;
@@ -226,6 +231,7 @@ export class Admission {
 
   /** Lets in those of the waiting connections that the limits now allow, the oldest first. */
   serveQueue(): void {
+    if (this.#queue.size === 0) return;
     for (const [connection, entry] of this.#queue) {
       if (connection.state === 'closing') continue;
       const backend = this.#choose(entry.source, entry.hash);
@@ -242,6 +248,6 @@ export class Admission {
   }
 }
 
-function isKnown(entry: Entry): entry is KnownEntry {
+function isKnown(entry: AdmissionEntry): entry is KnownEntry {
   return entry.source !== undefined;
 }

@@ -1,5 +1,5 @@
 /**
- * Every live connection of an engine, by id. Idle ones are found by a sweep that visits a bounded number at each step
+ * Every live connection of an engine, by id. They are tended by a sweep that visits a bounded number at each step
  * and goes on where the last step stopped: no timer for each connection, and no step that holds up the event loop.
  */
 import { IpAddress } from '../../net/address.ts';
@@ -48,7 +48,7 @@ export class ConnectionTable {
     return this.#byId.values();
   }
 
-  /** Closes idle connections among the next `budget` ones. */
+  /** Tends the next `budget` connections. */
   sweep(nowMs: number, budget: number): void {
     for (let visited = 0; visited < budget; visited++) {
       const next = this.#cursor.next();
@@ -56,7 +56,7 @@ export class ConnectionTable {
         this.#cursor = this.#byId.values();
         return;
       }
-      next.value.closeIfIdle(nowMs);
+      next.value.tend(nowMs);
     }
   }
 

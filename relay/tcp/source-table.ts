@@ -9,8 +9,11 @@ import { TokenBucket } from '../core/token-bucket.ts';
 /** A token bucket holds one second's worth, so that after one second it is full whatever happened before. */
 const BUCKET_MS = 1_000;
 
+/** The number that an IPv4 address is, or an IPv6 address as text. */
+type SourceKey = number | string;
+
 export class Source {
-  readonly ip: string;
+  readonly key: SourceKey;
   /** Connections let in. */
   admitted = 0;
   /** Connections that wait for a limit. */
@@ -19,8 +22,8 @@ export class Source {
   #bucket: TokenBucket | undefined;
   #tokenAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(ip: string) {
-    this.ip = ip;
+  constructor(key: SourceKey) {
+    this.key = key;
   }
 
   /** @returns whether one more connection may come at `ratePerSecond`; 0 means no bound */
@@ -39,14 +42,14 @@ export class Source {
 }
 
 export class SourceTable {
-  readonly #byIp = new Map<string, Source>();
+  readonly #byIp = new Map<SourceKey, Source>();
 
   get size(): number {
     return this.#byIp.size;
   }
 
   of(ip: IpAddress): Source {
-    const key = ip.toString();
+    const key = ip.isV4 ? ip.words[3]! : ip.toString();
     let source = this.#byIp.get(key);
     if (source === undefined) this.#byIp.set(key, (source = new Source(key)));
     return source;
@@ -54,7 +57,7 @@ export class SourceTable {
 
   /** One of the source's connections ended or was refused. */
   forget(source: Source, nowMs: number): void {
-    if (source.isForgettable(nowMs)) this.#byIp.delete(source.ip);
+    if (source.isForgettable(nowMs)) this.#byIp.delete(source.key);
   }
 
   /** Forgets the clients whose tokens have come back. */

@@ -15,6 +15,7 @@
 import type { Endpoint } from '../../net/address.ts';
 import type { BackendEntry } from '../core/pool-snapshot.ts';
 import type { CloseReason } from '../core/close-reason.ts';
+import type { AdmissionEntry } from './admission.ts';
 import { writeProxyHeader } from './proxy-header.ts';
 import type { TcpConnectionState, TcpConnectionView } from './tcp-connection-view.ts';
 import type { TcpCounters } from './tcp-counters.ts';
@@ -25,15 +26,13 @@ import type { AcceptedClient, Link, LinkEvents, TcpTransport } from './transport
 /** The system's code for why a backend could not be reached, or `ETIMEDOUT`; undefined when it could. */
 export type ConnectOutcome = (backend: BackendEntry, failure: string | undefined) => void;
 
-export interface TcpConnectionOptions {
-  readonly id: number;
+/** What all connections of a listener share. */
+export interface TcpConnectionHost {
   readonly listener: {
     readonly name: string;
     readonly rules: TcpConnectionRules;
     readonly counters: TcpCounters;
   };
-  readonly accepted: AcceptedClient;
-  readonly client: Endpoint;
   readonly pool: TcpPool;
   readonly transport: Pick<TcpTransport, 'after'>;
   readonly now: () => number;
@@ -51,6 +50,12 @@ export interface TcpConnectionOptions {
   readonly onClosed: (connection: TcpConnection, reason: CloseReason) => void;
 }
 
+export interface TcpConnectionOptions {
+  readonly id: number;
+  readonly accepted: AcceptedClient;
+  readonly client: Endpoint;
+}
+
 /** Codes that speak of the backend. Others, such as EMFILE, speak of the relay's own machine. */
 const BACKEND_FAULTS = new Set(['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT', 'EHOSTUNREACH', 'EHOSTDOWN']);
 
@@ -58,7 +63,9 @@ const NO_TIMER = (): void => undefined;
 
 export class TcpConnection implements LinkEvents {
   readonly id: number;
-  readonly #options: TcpConnectionOptions;
+  /** What it holds on to at its listener's admission, which alone changes it; undefined before and after. */
+  entry: AdmissionEntry | undefined;
+  readonly #host: TcpConnectionHost;
   #client: Endpoint;
   /** What the client contacted, where a proxy says so. */
   #destination: Endpoint | undefined;
@@ -70,21 +77,22 @@ export class TcpConnection implements LinkEvents {
   #cancelTimer = NO_TIMER;
   #isReadingHeader = false;
   #isEstablished = false;
+  #isWatched = false;
   #isRetry = false;
   #reason: CloseReason | undefined;
   readonly #openedAtMs: number;
 
-  constructor(options: TcpConnectionOptions) {
-    this.id = options.id;
-    this.#client = options.client;
-    this.#options = options;
-    this.#openedAtMs = options.now();
-    const { accepted, listener, now } = options;
+  constructor(host: TcpConnectionHost, { id, accepted, client }: TcpConnectionOptions) {
+    const { listener, now } = host;
+    this.id = id;
+    this.#client = client;
+    this.#host = host;
+    this.#openedAtMs = now();
     this.#link = accepted.open({ events: this, counters: listener.counters, now });
   }
 
   get listener(): string {
-    return this.#options.listener.name;
+    return this.#host.listener.name;
   }
 
   get client(): Endpoint {
@@ -92,7 +100,7 @@ export class TcpConnection implements LinkEvents {
   }
 
   get pool(): string {
-    return this.#options.pool.name;
+    return this.#host.pool.name;
   }
 
   get backend(): BackendEntry | undefined {
@@ -176,9 +184,14 @@ export class TcpConnection implements LinkEvents {
     else this.#connectFailed('backend-unusable');
   }
 
-  closeIfIdle(nowMs: number): void {
-    if (nowMs - this.#link.lastActiveMs >= this.#options.listener.rules.idleTimeoutMs)
-      this.close('idle-timeout');
+  /** Now and then: ends it if it is idle, and has the system watch over the backend, which most connections are too short for. */
+  tend(nowMs: number): void {
+    const { idleTimeoutMs, keepAliveMs } = this.#host.listener.rules;
+    if (nowMs - this.#link.lastActiveMs >= idleTimeoutMs) this.close('idle-timeout');
+    else if (this.#isEstablished && !this.#isWatched) {
+      this.#isWatched = true;
+      this.#link.keepBackendAlive(keepAliveMs);
+    }
   }
 
   /** Resets both sides. The first reason counts. */
@@ -192,7 +205,7 @@ export class TcpConnection implements LinkEvents {
   connected(): void {
     if (this.#reason !== undefined) return;
     this.#cancelTimer();
-    const { onConnectOutcome, now } = this.#options;
+    const { onConnectOutcome, now } = this.#host;
     onConnectOutcome(this.#backend!, undefined);
     this.#isEstablished = true;
     this.#link.lastActiveMs = now();
@@ -211,13 +224,13 @@ export class TcpConnection implements LinkEvents {
 
   closed(): void {
     if (this.#backend !== undefined) this.#release(this.#backend);
-    this.#options.onClosed(this, this.#reason ?? 'completed');
+    this.#host.onClosed(this, this.#reason ?? 'completed');
   }
 
   #connect({ endpoint }: BackendEntry): void {
-    const { connectTimeoutMs, keepAliveMs } = this.#options.listener.rules;
+    const { connectTimeoutMs } = this.#host.listener.rules;
     this.#setTimer(connectTimeoutMs, () => this.#connectFailed('connect-timeout', 'ETIMEDOUT'));
-    this.#link.dial(endpoint, keepAliveMs);
+    this.#link.dial(endpoint);
   }
 
   /** Whether nothing was passed on, neither byte nor FIN, so that another backend would make no difference. */
@@ -228,7 +241,7 @@ export class TcpConnection implements LinkEvents {
 
   #connectFailed(reason: CloseReason, code?: string): void {
     if (this.#reason !== undefined) return;
-    const { pool, listener, onConnectOutcome, onRetry } = this.#options;
+    const { pool, listener, onConnectOutcome, onRetry } = this.#host;
     const failed = this.#backend!;
     if (code !== undefined && BACKEND_FAULTS.has(code)) onConnectOutcome(failed, code);
     const other = this.#isRetry ? undefined : pool.acquireOther(failed, this.#choice());
@@ -237,7 +250,7 @@ export class TcpConnection implements LinkEvents {
       return;
     }
     this.#cancelTimer();
-    this.#isEstablished = false;
+    this.#isEstablished = this.#isWatched = false;
     this.#link.dropBackend();
     this.#release(failed);
     this.#take(other);
@@ -250,27 +263,27 @@ export class TcpConnection implements LinkEvents {
 
   #take(backend: BackendEntry): void {
     this.#backend = backend;
-    this.#options.listener.counters.assigned(backend.slot, 1);
+    this.#host.listener.counters.assigned(backend.slot, 1);
   }
 
   #release(backend: BackendEntry): void {
-    this.#options.listener.counters.assigned(backend.slot, -1);
-    this.#options.pool.release(backend);
+    this.#host.listener.counters.assigned(backend.slot, -1);
+    this.#host.pool.release(backend);
   }
 
   #choice(): TcpChoice {
-    const { slowStartMs } = this.#options.listener.rules;
-    return { algorithm: 'least-connections', hash: this.#hash, slowStartMs, nowMs: this.#options.now() };
+    const { slowStartMs } = this.#host.listener.rules;
+    return { algorithm: 'least-connections', hash: this.#hash, slowStartMs, nowMs: this.#host.now() };
   }
 
   #proxyHeader(): Buffer | undefined {
-    const { send } = this.#options.listener.rules.proxyProtocol;
+    const { send } = this.#host.listener.rules.proxyProtocol;
     if (send === 'none') return undefined;
     const destination = this.#destination ?? this.#link.local;
     return destination && writeProxyHeader(send, { client: this.#client, destination });
   }
 
   #setTimer(delayMs: number, run: () => void): void {
-    this.#cancelTimer = this.#options.transport.after(delayMs, run);
+    this.#cancelTimer = this.#host.transport.after(delayMs, run);
   }
 }

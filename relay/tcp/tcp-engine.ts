@@ -11,7 +11,7 @@ import type { CloseReason } from '../core/close-reason.ts';
 import type { SharedPins } from './shared-pins.ts';
 import { ConnectionTable, type TcpConnectionListing, type TcpConnectionQuery } from './connection-table.ts';
 import { StreamTransport } from './streams/stream-transport.ts';
-import { TcpConnection, type ConnectOutcome } from './tcp-connection.ts';
+import { TcpConnection, type ConnectOutcome, type TcpConnectionHost } from './tcp-connection.ts';
 import { TcpListener, type TcpListenerOptions, type TcpListenerStatus } from './tcp-listener.ts';
 import type { TcpLog } from './tcp-log.ts';
 import type { TcpListenerSpec } from './tcp-rules.ts';
@@ -110,15 +110,20 @@ export class TcpEngine implements TcpPlane {
   }
 
   #listen(spec: TcpListenerSpec, parts: TcpListenerParts): Promise<TcpListener> {
+    const pool = this.#pool(spec.pool);
+    let host: TcpConnectionHost | undefined;
     return TcpListener.open({
       ...parts,
       spec,
-      pool: this.#pool(spec.pool),
+      pool,
       transport: this.#transport,
       hashSeed: this.#hashSeed,
       now: this.#now,
       pins: this.#pins,
-      open: (at, accepted, client) => this.#open(at, accepted, client),
+      open: (at, accepted, client) => {
+        host ??= this.#hostOf(at, pool);
+        return this.#open(host, accepted, client);
+      },
       onAcceptError: (at, error) => this.#logAcceptError(at, error),
     });
   }
@@ -231,13 +236,15 @@ export class TcpEngine implements TcpPlane {
     );
   }
 
-  #open(listener: TcpListener, accepted: AcceptedClient, client: Endpoint): TcpConnection {
-    const pool = this.#pool(listener.rules.pool);
-    const connection = new TcpConnection({
-      id: ++this.#ids[0]!,
+  #open(host: TcpConnectionHost, accepted: AcceptedClient, client: Endpoint): TcpConnection {
+    const connection = new TcpConnection(host, { id: ++this.#ids[0]!, accepted, client });
+    this.#connections.add(connection);
+    return connection;
+  }
+
+  #hostOf(listener: TcpListener, pool: TcpPool): TcpConnectionHost {
+    return {
       listener,
-      accepted,
-      client,
       pool,
       transport: this.#transport,
       now: this.#now,
@@ -248,9 +255,7 @@ export class TcpEngine implements TcpPlane {
         listener.released(closed, reason);
         this.#serveQueues(pool.name);
       },
-    });
-    this.#connections.add(connection);
-    return connection;
+    };
   }
 
   /** A place came free: at a listener, at a backend, or for a client. */

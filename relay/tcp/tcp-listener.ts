@@ -69,7 +69,7 @@ export class TcpListener {
     this.counters = options.counters ?? new TcpCounters();
     const { counters } = this;
     const { pool, hashSeed, now, pins } = options;
-    this.#admission = new Admission({ rules: () => this.#rules, pool, counters, hashSeed, now, pins });
+    this.#admission = new Admission({ listener: this, pool, counters, hashSeed, now, pins });
     this.local = new Endpoint(options.spec.listen.ip, acceptor.port);
   }
 

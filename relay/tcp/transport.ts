@@ -94,11 +94,13 @@ export interface Link {
    */
   readProxyHeader(onHeader: (addresses: ProxiedAddresses | undefined | 'malformed') => void): void;
   /** Opens a connection to a backend; `connected` or `backendFailed` follows. */
-  dial(backend: Endpoint, keepAliveMs: number): void;
+  dial(backend: Endpoint): void;
   /** Gives up the backend, so that another one can be dialled; the client waits again. */
   dropBackend(): void;
   /** Passes bytes both ways from now on, until both sides have ended. @param first bytes that the backend gets before them */
   join(first: Buffer | undefined): void;
+  /** After `join`: how long the backend is silent before the system probes whether it is still there; 0: never. */
+  keepBackendAlive(keepAliveMs: number): void;
   /** Ends both sides with a reset; `closed` follows. */
   reset(): void;
 }

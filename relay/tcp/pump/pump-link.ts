@@ -14,6 +14,7 @@ import {
   EPOLLIN,
   EPOLLOUT,
   EPOLLRDHUP,
+  MSG_MORE,
   MSG_NOSIGNAL,
   SHUT_WR,
 } from '../../../net/linux/abi.ts';
@@ -112,9 +113,9 @@ export class PumpLink implements Link {
     this.#onHeader = onHeader;
   }
 
-  dial(backend: Endpoint, keepAliveMs: number): void {
+  dial(backend: Endpoint): void {
     const { poll, sockets } = this.#memory;
-    const fd = sockets.connect(backend, keepAliveMs);
+    const fd = sockets.connect(backend);
     const end = this.#backend;
     if (fd >= 0 && this.#watch(end, fd)) return;
     const code = fd >= 0 ? 'ENOSPC' : errnoName(-fd);
@@ -141,6 +142,10 @@ export class PumpLink implements Link {
     }
     this.#pass(this.#client, this.#backend);
     this.#pass(this.#backend, this.#client);
+  }
+
+  keepBackendAlive(keepAliveMs: number): void {
+    if (this.#backend.fd !== -1) this.#memory.sockets.setKeepAlive(this.#backend.fd, keepAliveMs);
   }
 
   reset(): void {
@@ -204,7 +209,7 @@ export class PumpLink implements Link {
         // A read that found less than it asked for has found all; the next event tells of more.
         from.isReadable = count === CHUNK_BYTES || from.isHungUp;
         this.#count(from, count);
-        this.#write(to, count);
+        this.#write(to, count, from.isHungUp);
       } else if (count === 0) {
         this.#ended(from, to);
       } else {
@@ -227,10 +232,15 @@ export class PumpLink implements Link {
     }
   }
 
-  /** Writes what was read; what is not taken waits. */
-  #write(to: PumpEnd, count: number): void {
+  /**
+   * Writes what was read; what is not taken waits.
+   *
+   * @param isLast the sender's FIN is here: bytes and FIN, which follows in this round or the next, leave as one segment
+   */
+  #write(to: PumpEnd, count: number, isLast: boolean): void {
     const { chunks, poll } = this.#memory;
-    const sent = poll.libc.send(to.fd, chunks.current, count, MSG_NOSIGNAL);
+    const flags = isLast ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+    const sent = poll.libc.send(to.fd, chunks.current, count, flags);
     if (sent === count) return;
     if (sent === -1 && !this.#maySendLater(to)) return;
     to.chunk = chunks.take();

@@ -1,4 +1,5 @@
 /** TCP by system calls, all sockets of a thread on one epoll. */
+import type { Endpoint } from '../../../net/address.ts';
 import { ECONNABORTED, EAGAIN, EINTR, EPOLLIN } from '../../../net/linux/abi.ts';
 import type { EventHandler, EventPoll } from '../../../net/linux/event-poll.ts';
 import { errnoName } from '../../../net/linux/libc.ts';
@@ -7,6 +8,7 @@ import {
   BACKLOG,
   type AcceptedClient,
   type Acceptor,
+  type LinkOptions,
   type ListenOptions,
   type TcpTransport,
 } from '../transport.ts';
@@ -90,7 +92,7 @@ class PumpAcceptor implements Acceptor, EventHandler {
         this.#pause(errnoName(errno));
         return;
       }
-      this.#options.onAccept(this.#accepted(fd));
+      this.#options.onAccept(new PumpClient(fd, this.#memory));
     }
   }
 
@@ -111,12 +113,25 @@ class PumpAcceptor implements Acceptor, EventHandler {
     this.#cancelPause = this.#memory.poll.after(ACCEPT_PAUSE_MS, () => this.onEvents());
     this.#options.onError(Object.assign(new Error(`accept: ${code}`), { code }));
   }
+}
 
-  #accepted(fd: number): AcceptedClient {
-    return {
-      address: this.#memory.sockets.address,
-      refuse: () => this.#memory.sockets.reset(fd),
-      open: (options) => new PumpLink(fd, this.#memory, options),
-    };
+/** The client whom the last `accept` brought. */
+class PumpClient implements AcceptedClient {
+  readonly address: Endpoint;
+  readonly #fd: number;
+  readonly #memory: PumpMemory;
+
+  constructor(fd: number, memory: PumpMemory) {
+    this.address = memory.sockets.address;
+    this.#fd = fd;
+    this.#memory = memory;
+  }
+
+  refuse(): void {
+    this.#memory.sockets.reset(this.#fd);
+  }
+
+  open(options: LinkOptions): PumpLink {
+    return new PumpLink(this.#fd, this.#memory, options);
   }
 }

@@ -47,14 +47,12 @@ export class StreamLink implements Link {
     takeProxyHeader(this.#client, onHeader);
   }
 
-  dial({ ip, port }: Endpoint, keepAliveMs: number): void {
+  dial({ ip, port }: Endpoint): void {
     const socket = connect({
       host: ip.toString(),
       port,
       allowHalfOpen: true,
       noDelay: true,
-      keepAlive: keepAliveMs > 0,
-      keepAliveInitialDelay: keepAliveMs,
       highWaterMark: STREAM_HIGH_WATER_BYTES,
       onread: {
         buffer: () => this.#readBuffer.target,
@@ -84,6 +82,10 @@ export class StreamLink implements Link {
     if (!this.#isPumping) this.#pumpFromClient();
     this.#isPumping = true;
     this.#client.resume();
+  }
+
+  keepBackendAlive(keepAliveMs: number): void {
+    this.#backend?.setKeepAlive(keepAliveMs > 0, keepAliveMs);
   }
 
   reset(): void {

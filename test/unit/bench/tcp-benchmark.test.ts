@@ -39,7 +39,7 @@ test('HAProxy gets one section for each service', () => {
   expect(config).toContain('  server backend-0 127.0.0.1:2 send-proxy-v2\n');
 });
 
-test('the report compares with the direct way and with HAProxy, by the rounds in the middle', () => {
+test('the report compares with the direct way and with HAProxy round by round, and takes the middle', () => {
   const run = (route: string, round: number, unitsPerSecond: number, cpuUs: number | undefined): TcpRun => ({
     route,
     round,
@@ -64,19 +64,25 @@ test('the report compares with the direct way and with HAProxy, by the rounds in
     },
     plan: { rounds: 3, clients: 4, durationS: 1, bulkBytes: 2 ** 20 },
     postgres: '15',
-    routes: ['direct', 'userspace', 'haproxy'].map((name) => ({ name, kind: 'peer', detail: name })),
+    routes: ['direct', 'userspace', 'kernel', 'haproxy'].map((name) => ({
+      name,
+      kind: 'peer',
+      detail: name,
+    })),
     absent: [{ name: 'nginx', reason: 'nginx is not installed' }],
     runs: [1, 2, 3].flatMap((round) => [
-      run('direct', round, 10_000, undefined),
-      run('userspace', round, [1, 6_000, 9_999][round - 1]!, [30, 45, 99][round - 1]),
-      run('haproxy', round, 8_000, 30),
+      run('direct', round, [10_000, 20_000, 30_000][round - 1]!, undefined),
+      run('userspace', round, [6_000, 16_000, 12_000][round - 1]!, [30, 45, 99][round - 1]),
+      run('kernel', round, [9_000, 19_000, 29_400][round - 1]!, 1),
+      run('haproxy', round, [8_000, 8_000, 24_000][round - 1]!, [30, 30, 44][round - 1]),
     ]),
   };
   const { findings, tables } = tcpSection(results);
   expect(findings.map(({ text }) => text)).toEqual([
     "persistent: userspace carried 0.60 x of the direct rate and 0.75 x of HAProxy's, at 1.50 x its CPU.",
+    'persistent: kernel carried 0.95 x of the direct rate.',
     'nginx is not in the run: nginx is not installed.',
   ]);
-  expect(tables[0]?.rows[1]).toEqual(['userspace', '6,000', '0.60 x', '100', '200', '300', '400', '45']);
+  expect(tables[0]?.rows[1]).toEqual(['userspace', '12,000', '0.60 x', '100', '200', '300', '400', '45']);
   expect(tables[0]?.rows[0]?.at(-1)).toBe('-');
 });

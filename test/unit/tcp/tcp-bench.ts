@@ -63,9 +63,9 @@ function withDial(transport: TcpTransport, outcomeOf: (backend: Endpoint) => Dia
       isClosed = true;
       reset();
     };
-    link.dial = (backend, keepAliveMs) => {
+    link.dial = (backend) => {
       const outcome = outcomeOf(backend);
-      if (outcome === 'real') dial(backend, keepAliveMs);
+      if (outcome === 'real') dial(backend);
       else if (outcome !== 'never')
         setImmediate(() => isClosed || options.events.backendFailed(outcome.fails));
     };
