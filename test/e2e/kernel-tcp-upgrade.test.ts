@@ -1,0 +1,201 @@
+/**
+ * TCP connections in the kernel under a relay of another version, which takes a dead one's place under load: where it lays out its
+ * maps in the same way they go on, with its programs; else they are reset, and new ones open.
+ */
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { Endpoint } from '../../net/address.ts';
+import { BPF_PROG_INFO } from '../../net/linux/abi.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
+import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
+import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { tcpMapSpecs, tcpProgramIndex } from '../../relay/engines/kernel/tcp-maps.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { type Change, makeOtherVersion } from '../support/other-version.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
+import type { RelayProcess } from '../support/relay-process.ts';
+import { Stage } from '../support/stage.ts';
+import { startTcpBackend } from '../support/tcp-backend.ts';
+import { TcpClient } from '../support/tcp-client.ts';
+import { until } from '../support/until.ts';
+
+const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
+const loaded = loadLibc();
+
+/** linux/bpf.h: enum bpf_cmd. */
+const BPF_PROG_GET_FD_BY_ID = 13;
+
+const CONNECTIONS = 16;
+const MESSAGE_BYTES = 2_000;
+
+/** Other instructions in the programs of both directions; the records are the same. */
+const OTHER_PROGRAMS: readonly Change[] = [
+  {
+    file: 'relay/engines/kernel/program-tcp-frame.js',
+    from: 'MOST_WINDOW = 2 ** 30;',
+    to: 'MOST_WINDOW = 2 ** 30 - 1;',
+  },
+];
+
+/** The records are as long, and mean something else. */
+const OTHER_LAYOUT: readonly Change[] = [
+  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
+];
+
+/** A connection that is never silent: as soon as a message is back whole and unchanged the next one goes. */
+class SteadyConnection {
+  exchanged = 0;
+  failure: string | undefined;
+  readonly #socket: Socket;
+  readonly #message = Buffer.alloc(MESSAGE_BYTES);
+  #received = 0;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.on('data', (bytes) => this.#receive(bytes));
+    socket.on('error', (error: NodeJS.ErrnoException) => (this.failure = error.code ?? error.message));
+    socket.on('end', () => (this.failure ??= 'ended'));
+    this.#send();
+  }
+
+  static async open({ ip, port }: Endpoint): Promise<SteadyConnection> {
+    const socket = connect({ host: ip.toString(), port });
+    await once(socket, 'connect');
+    return new SteadyConnection(socket);
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #send(): void {
+    this.#message.fill(`${this.exchanged};`);
+    this.#received = 0;
+    this.#socket.write(Buffer.from(this.#message));
+  }
+
+  #receive(bytes: Buffer): void {
+    const wanted = this.#message.subarray(this.#received, this.#received + bytes.length);
+    if (!wanted.equals(bytes)) this.failure ??= 'other bytes came back';
+    this.#received += bytes.length;
+    if (this.#received < MESSAGE_BYTES) return;
+    this.exchanged++;
+    this.#send();
+  }
+}
+
+if (unavailable !== undefined || 'unavailable' in loaded) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  const bpf = new Bpf(loaded.libc);
+  let stage: Stage;
+  let bpffs: BpfFileSystem;
+  let connections: readonly SteadyConnection[];
+  beforeEach(() => {
+    stage = new Stage();
+    bpffs = stage.closing(new BpfFileSystem());
+  });
+  afterEach(() => stage.close());
+
+  const exchangeMore = async (count = 20): Promise<void> => {
+    const wanted = connections.map(({ exchanged }) => exchanged + count);
+    await until(`${count} exchanges on each connection`, () =>
+      connections.every(({ exchanged, failure }, i) => exchanged >= wanted[i]! || failure !== undefined),
+    );
+  };
+
+  /** The tags, hashes of their instructions, of the programs that carry TCP. */
+  const tags = (): string[] => {
+    const spec = tcpMapSpecs({ maxSessions: 1, maxPools: 1 }).tcp_programs;
+    const map = new BpfMap(bpf, spec, bpf.open(new PinDirectory(bpffs.path, 'upgraded').mapPath(spec.name))!);
+    const found = (['ingress', 'egress'] as const).map((hook) => {
+      const id = new Uint8Array(4);
+      map.lookupAt(tcpProgramIndex(hook, 14), id);
+      const [number] = new Uint32Array(id.buffer);
+      const fd = bpf.run(BPF_PROG_GET_FD_BY_ID, (attributes) => attributes.u32(0, number!));
+      const tag = bpf.info(fd).getBigUint64(BPF_PROG_INFO.tag).toString(16);
+      bpf.closeFd(fd);
+      return tag;
+    });
+    map.close();
+    return found;
+  };
+
+  /** Connections under load, over the death of their relay and the start of another version in its place. */
+  const upgrade = async (
+    sourceAddress: 'client' | 'relay',
+    changes: readonly Change[],
+  ): Promise<{ second: RelayProcess; before: string[] }> => {
+    const backends = [await startTcpBackend(stage, 'a'), await startTcpBackend(stage, 'b')];
+    const config = (listen: string, admin: string): object => ({
+      name: 'upgraded',
+      engine: 'kernel',
+      kernel: { bpffs: bpffs.path, sourceAddress },
+      listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', engine: 'kernel' }],
+      pools: {
+        logins: {
+          healthCheck: { type: 'none' },
+          backends: backends.map(({ id, address }) => ({ id, address })),
+        },
+      },
+      admin: { listen: admin },
+      shutdown: { deadline: '1s' },
+    });
+    const first = await stage.relay(config('127.0.0.1:0', '127.0.0.1:0'));
+    connections = await Promise.all(
+      Array.from({ length: CONNECTIONS }, async () =>
+        stage.closing(await SteadyConnection.open(first.listener())),
+      ),
+    );
+    await exchangeMore();
+    const before = tags();
+    const cli = makeOtherVersion(`${stage.folder}/other`, changes);
+    const beganMs = performance.now();
+    const exchangedBefore = connections.reduce((sum, { exchanged }) => sum + exchanged, 0);
+    first.process.signal('SIGKILL');
+    await first.process.ended(20_000);
+    await exchangeMore();
+    const listen = first.listener().toString();
+    const second = await stage.relayOfOtherVersion(cli, config(listen, first.admin.replace('http://', '')));
+    await exchangeMore();
+    const exchanged = connections.reduce((sum, one) => sum + one.exchanged, 0) - exchangedBefore;
+    const rate = Math.round(exchanged / ((performance.now() - beganMs) / 1_000));
+    const lost = connections.filter(({ failure }) => failure !== undefined).length;
+    process.stdout.write(
+      `kill -9 and another version, backends see the ${sourceAddress}: ${lost} of ${CONNECTIONS} connections lost, ` +
+        `which exchanged ${rate} messages of ${MESSAGE_BYTES} bytes a second\n`,
+    );
+    return { second, before };
+  };
+
+  test.each(['client', 'relay'] as const)(
+    'with the address of the %s, other programs take over, and every connection goes on with every byte',
+    async (sourceAddress) => {
+      const { second, before } = await upgrade(sourceAddress, OTHER_PROGRAMS);
+      expect(connections.map(({ failure }) => failure)).toEqual(connections.map(() => undefined));
+      expect(second.process.stderr).toContain(`${CONNECTIONS} TCP connections`);
+      const now = tags();
+      for (const i of [0, 1]) expect(now[i]).not.toBe(before[i]);
+      expect(await second.connections()).toHaveLength(CONNECTIONS);
+      expect(await second.metric('tcp_connections_accepted_total')).toBe(CONNECTIONS);
+    },
+    60_000,
+  );
+
+  test.each(['client', 'relay'] as const)(
+    'with the address of the %s, connections of a version with another layout are reset, and new ones open',
+    async (sourceAddress) => {
+      const { second } = await upgrade(sourceAddress, OTHER_LAYOUT);
+      expect(second.process.stderr).toContain('could not be adopted');
+      await until('all to be reset', () => connections.every(({ failure }) => failure !== undefined));
+      expect(new Set(connections.map(({ failure }) => failure))).toEqual(new Set(['ECONNRESET']));
+      const again = stage.closing(await TcpClient.connect(second.listener()));
+      again.write('x');
+      expect((await again.untilReceived(1)).toString()).toBe('x');
+    },
+    60_000,
+  );
+}
