@@ -228,6 +228,23 @@ whereAvailable(() => {
       expect(one.say(ACK, 1)).toMatchObject({ verdict: REDIRECT, segment: { flags: RST } });
     });
 
+    test.each(['client', 'backend'] as const)(
+      'one that only its %s has ended is open for the idle timeout still',
+      (end) => {
+        const one = talk().open();
+        if (end === 'client') {
+          one.say(FIN | ACK);
+          one.answer(ACK);
+        } else {
+          one.answer(FIN | ACK);
+          one.say(ACK);
+        }
+        rig.advance(124 * MINUTE - 1);
+        expire(one);
+        expect(one.state).toBe('open');
+      },
+    );
+
     test('one that nobody answers ends after four minutes, as connect-timeout', () => {
       const one = talk();
       one.syn();

@@ -63,6 +63,13 @@ test('a server that asks for a password is well; it was asked for TLS and for a 
   await expect.poll(() => open.size).toBe(0);
 });
 
+test('a server that offers TLS is spoken to through TLS', async () => {
+  const { endpoint, received } = await scripted('53', 'end');
+  await expect(ask(endpoint)).rejects.toThrow();
+  // RFC 8446 section 5.1: a record of type 22 (handshake), version 3.x, length; in it a ClientHello (1)
+  expect(received[1]).toMatch(/^1603[0-9a-f]{2}[0-9a-f]{4}01/);
+});
+
 test.each([
   ['the account does not exist', errorResponse('SFATAL', 'C28000', 'Mrole "tickrelay" does not exist')],
   ['every connection is taken', errorResponse('SFATAL', 'C53300', 'Msorry, too many clients already')],

@@ -60,6 +60,20 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
       await eventually(() => expect(bench.liveByBackend()).toEqual({ a: 30, b: 30, new: 30 }));
     });
 
+    test('gives the first backend that comes back when all were down its whole share at once, and the next one slowly', async () => {
+      await bench.start({ now: () => 1_000 });
+      for (const id of ['a', 'b']) await bench.backend(id, hold);
+      await bench.listen({ slowStartMs: 10_000 });
+      for (const id of ['a', 'b']) bench.pool.setHealthy(id, false);
+      bench.publish();
+      for (const id of ['a', 'b']) {
+        bench.pool.setHealthy(id, true);
+        bench.publish();
+        await bench.dialMany(10);
+      }
+      await eventually(() => expect(bench.liveByBackend()).toEqual({ a: 19, b: 1 }));
+    });
+
     test('gives the next connection to the backend that lost one', async () => {
       for (const id of ['a', 'b']) await bench.backend(id, greet(id));
       await bench.listen();

@@ -137,4 +137,18 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
     await eventually(() => expect(bench.closed('backend-reset')).toBe(1));
     expect(attempts).toBe(1);
   });
+
+  test('a backend that fails after the client’s FIN is not replaced, although no byte was passed on', async () => {
+    let attempts = 0;
+    await bench.start({ dial: () => (attempts++, 'real') });
+    for (const id of ['a', 'b']) {
+      await bench.backend(id, (socket) => socket.resume().once('end', () => socket.resetAndDestroy()));
+    }
+    await bench.listen();
+    const client = bench.dial();
+    client.end();
+    expect(await howItEnds(client)).toBe('reset');
+    await eventually(() => expect(bench.closed('backend-reset')).toBe(1));
+    expect(attempts).toBe(1);
+  });
 });
