@@ -1,5 +1,5 @@
 /**
- * A PostgreSQL cluster of one run's own, in a folder of the run, on 127.0.0.1: for tests, the benchmark and the demo. It
+ * A PostgreSQL cluster of one run's own, in a folder of the run, by default on 127.0.0.1: for tests, the benchmark and the demo. It
  * may have a replica. The server refuses to run as root, so that a run that does has it run as `nobody`.
  */
 import { execFile } from 'node:child_process';
@@ -23,6 +23,8 @@ const POLL_MS = 50;
 /** How long the server may take to end by itself, and so to leave no shared memory behind. */
 const STOP_DEADLINE_MS = 10_000;
 
+const AS_IT_IS = (spec: ProcessSpec): ProcessSpec => spec;
+
 /** The folder of the newest server's programs, or undefined where there is none. */
 export function postgresPrograms(): string | undefined {
   const versions = existsSync(ROOT) ? readdirSync(ROOT).sort((a, b) => Number(b) - Number(a)) : [];
@@ -40,6 +42,10 @@ export interface PostgresOptions {
   readonly name?: string;
   /** Further settings, `name=value`. */
   readonly settings?: readonly string[];
+  /** Where it listens; by default on a free port of 127.0.0.1. */
+  readonly listen?: Endpoint;
+  /** How the server and those who ask it are started, such as in a network namespace. By default as they are. */
+  readonly inside?: (spec: ProcessSpec) => ProcessSpec;
 }
 
 export class PostgresCluster {
@@ -73,7 +79,8 @@ export class PostgresCluster {
   }
 
   static async #launch(options: PostgresOptions, data: string): Promise<PostgresCluster> {
-    const endpoint = await freeTcpPort();
+    const endpoint = options.listen ?? (await freeTcpPort());
+    const { inside = AS_IT_IS } = options;
     const settings = [
       `listen_addresses=${endpoint.ip.toString()}`,
       `port=${endpoint.port}`,
@@ -83,7 +90,7 @@ export class PostgresCluster {
       ...(options.settings ?? []),
     ].flatMap((setting) => ['-c', setting]);
     const spec = unprivileged(options, 'postgres', ['-D', data, ...settings]);
-    return new PostgresCluster(options, endpoint, options.group.start(spec));
+    return new PostgresCluster(options, endpoint, options.group.start(inside(spec)));
   }
 
   /** Waits until it answers queries. @throws RelayError TICKRELAY_ERR_LOAD when it does not */
@@ -102,7 +109,9 @@ export class PostgresCluster {
   async query(at: Endpoint, sql: string): Promise<string> {
     const where = ['-h', at.ip.toString(), '-p', String(at.port), '-U', POSTGRES_USER, '-d', 'postgres'];
     const psql = join(this.#options.programs, 'psql');
-    const { stdout } = await run(psql, [...where, '-X', '-A', '-t', '-c', sql], {
+    const { inside = AS_IT_IS } = this.#options;
+    const asked = inside({ name: 'psql', program: psql, args: [...where, '-X', '-A', '-t', '-c', sql] });
+    const { stdout } = await run(asked.program ?? psql, asked.args, {
       maxBuffer: 64 * 1024 * 1024,
       env: { ...process.env, PGSSLMODE: 'disable', PGCONNECT_TIMEOUT: '10' },
     });

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PostgresCluster } from '../../bench/postgres-cluster.ts';
+import { PostgresCluster, type PostgresOptions } from '../../bench/postgres-cluster.ts';
 import { ProcessGroup, type ManagedProcess, type ProcessSpec } from '../../bench/process-group.ts';
 import type { Endpoint } from '../../net/address.ts';
 import { startGameServer, type GameServerProcess, type GameServerSettings } from './game-fleet.ts';
@@ -63,9 +63,12 @@ export class Stage {
   }
 
   /** Starts a PostgreSQL server that ends in order. */
-  async postgres(programs: string, name?: string): Promise<PostgresCluster> {
-    const options = { group: this.#group, programs, folder: this.folder };
-    return this.closing(await PostgresCluster.start(name === undefined ? options : { ...options, name }));
+  async postgres(
+    programs: string,
+    options: Omit<PostgresOptions, 'group' | 'programs' | 'folder'> = {},
+  ): Promise<PostgresCluster> {
+    const own = { group: this.#group, programs, folder: this.folder };
+    return this.closing(await PostgresCluster.start({ ...own, ...options }));
   }
 
   peer(local: string, answer?: Answer): UdpPeer {
