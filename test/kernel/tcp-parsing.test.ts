@@ -2,11 +2,14 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { eachCut, extension, fragment } from './packet.ts';
 import { closing, DROP, NEXT, whereAvailable } from './packet-rig.ts';
-import { ACK, FIN, type parseSegment, RST, segment, type SegmentOptions, SYN } from './segment.ts';
+import { ACK, FIN, parseSegment, RST, segment, type SegmentOptions, SYN } from './segment.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
 const V4 = { source: '10.0.0.1:5000', destination: '198.51.100.1:5432', flags: SYN, sequence: 7 };
 const V6 = { source: '[2001:db8::1]:5000', destination: '[2001:db8::99]:5432', flags: SYN, sequence: 7 };
+
+/** RFC 2675 section 2: hop-by-hop options with the length of what follows the header. */
+const JUMBO = { type: 0, bytes: Uint8Array.of(0, 0, 0xc2, 4, 0, 1, 0, 0x10) };
 
 const RELAYED: Readonly<Record<string, SegmentOptions>> = {
   'IPv4 without options': V4,
@@ -78,6 +81,44 @@ whereAvailable(() => {
       const { verdict, bytes } = rig.ingress(before);
       expect(verdict).toBe(NEXT);
       expect(Buffer.from(bytes).equals(before)).toBe(true);
+      expect(rig.records()).toEqual([0, 0]);
+    });
+  });
+
+  describe('a batch of segments that is too large for the length in its IPv6 header, which is then 0', () => {
+    const backend = '[2001:db8:9::1]:5432';
+    const payload = new Uint8Array(100).fill(9);
+    const batch: SegmentOptions = { ...V6, payload, ipLength: 0, extensions: [JUMBO] };
+    const reply = { ...batch, source: backend, destination: V6.source, flags: SYN | ACK };
+    /** With the length that would stand there if there were room. */
+    const read = (bytes: Uint8Array): ReturnType<typeof parseSegment> => {
+      const whole = Buffer.from(bytes);
+      whole.writeUInt16BE(whole.length - 14 - 40, 14 + 4);
+      return parseSegment(whole);
+    };
+    beforeEach(() => rig.backends(backend));
+
+    test('is relayed both ways, behind the jumbo option that says its length', () => {
+      const there = rig.ingress(batch, 2);
+      expect(there.verdict).toBe(NEXT);
+      expect(read(there.bytes)).toMatchObject({ destination: backend, isRight: true });
+      const back = rig.egress(reply, 2);
+      expect(back.verdict).toBe(NEXT);
+      expect(read(back.bytes)).toMatchObject({ source: V6.destination, isRight: true });
+    });
+
+    test('counts with all of its bytes', () => {
+      rig.ingress({ ...V6, payload: new Uint8Array(0) });
+      rig.egress({ ...reply, payload: new Uint8Array(0), sequence: 100, acknowledged: 8 }, 2);
+      rig.ingress({ ...batch, flags: ACK, sequence: 8, acknowledged: 101 }, 2);
+      rig.egress({ ...reply, flags: ACK, sequence: 101, acknowledged: 108 }, 2);
+      expect(rig.counts(1)).toMatchObject({ accepted: 1, downstreamBytes: 100, upstreamBytes: 100 });
+    });
+
+    test('as a single segment is nothing that a listener has to do with', () => {
+      const { verdict, bytes } = rig.ingress(batch);
+      expect(verdict).toBe(NEXT);
+      expect(Buffer.from(bytes).equals(segment(batch))).toBe(true);
       expect(rig.records()).toEqual([0, 0]);
     });
   });

@@ -4,6 +4,7 @@ import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../relay/core/close-reason.ts';
 import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
+import { SKB } from '../../relay/engines/kernel/helpers.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import {
@@ -61,6 +62,9 @@ export const RELAY_V4 = '198.51.100.1';
 export const RELAY_V6 = '[2001:db8::1]';
 
 const HOOKS = ['ingress', 'egress'] as const;
+
+/** linux/bpf.h: struct __sk_buff. */
+const SKB_BYTES = 192;
 
 export class TcpRig {
   readonly bpf: Bpf;
@@ -210,17 +214,20 @@ export class TcpRig {
     return [...this.#writer.backends()].find(({ entry }) => entry.id === id)?.liveConnections ?? 0;
   }
 
-  ingress(options: SegmentOptions | Uint8Array): TcpOutcome {
-    return this.#run('ingress', options);
+  /** @param segments how many segments the system passes as this one */
+  ingress(options: SegmentOptions | Uint8Array, segments = 0): TcpOutcome {
+    return this.#run('ingress', options, segments);
   }
 
-  egress(options: SegmentOptions | Uint8Array): TcpOutcome {
-    return this.#run('egress', options);
+  egress(options: SegmentOptions | Uint8Array, segments = 0): TcpOutcome {
+    return this.#run('egress', options, segments);
   }
 
-  #run(hook: (typeof HOOKS)[number], options: SegmentOptions | Uint8Array): TcpOutcome {
+  #run(hook: (typeof HOOKS)[number], options: SegmentOptions | Uint8Array, segments: number): TcpOutcome {
     const bytes = options instanceof Uint8Array ? options : segment(options);
-    const result = this.bpf.testRun(this.#programs[hook], bytes);
+    const context = new Uint8Array(SKB_BYTES);
+    new DataView(context.buffer).setUint32(SKB.at.gsoSegs, segments, true);
+    const result = this.bpf.testRun(this.#programs[hook], bytes, { context });
     return {
       verdict: result.returned,
       bytes: result.packet,
