@@ -46,9 +46,6 @@ const MAX_RECEIVES = 32;
 /** Calls for one socket in one round, without a ring. */
 const CALLS_PER_ROUND = 4;
 
-/** How long rounds follow each other before the event loop gets its turn, in ms. Whoever wakes the poller gets it at once. */
-const TURN_MS = 4;
-
 /** What a round answers in which a callback closed the poller. */
 const CLOSED = -1;
 
@@ -69,6 +66,8 @@ interface Timer {
 export interface PollerOptions {
   /** The longest wait, in ms. Default 20. */
   readonly blockMs?: number;
+  /** How long rounds follow each other before the event loop gets its turn, in ms. Whoever wakes the poller gets it at once. Default 4. */
+  readonly turnMs?: number;
   /** Sleep after a round with traffic, in microseconds, so that the next one finds more: CPU for latency. Default 0. */
   readonly coalesceUs?: number;
   /** Whether to make the calls of a round together (call-ring.ts), where the system allows it. Default true. */
@@ -93,7 +92,10 @@ export class Poller {
   readonly #sockets: (MmsgSocket | undefined)[] = [];
   readonly #freeNumbers: number[] = [];
   readonly #timers = new Set<Timer>();
+  /** When the first timer is due, or before. */
+  #nextDueMs = Infinity;
   readonly #blockMs: number;
+  readonly #turnMs: number;
   readonly #coalesceUs: number;
   readonly #descriptors: Uint8Array | undefined;
   /** When the last wait ended, in ms of performance.now: the time of what a round receives, without asking the clock again. */
@@ -114,10 +116,11 @@ export class Poller {
   #closed = false;
 
   constructor(libc: Libc, options: PollerOptions = {}) {
-    const { blockMs = 20, coalesceUs = 0, descriptors } = options;
+    const { blockMs = 20, turnMs = 4, coalesceUs = 0, descriptors } = options;
     this.#libc = libc;
     this.#epollWait = libc.epoll_wait;
     this.#blockMs = blockMs;
+    this.#turnMs = turnMs;
     this.#coalesceUs = coalesceUs;
     this.#descriptors = descriptors;
     const small = 64 * 1024;
@@ -181,6 +184,7 @@ export class Poller {
   every(periodMs: number, run: () => void): () => void {
     const timer = { run, periodMs, dueMs: performance.now() };
     this.#timers.add(timer);
+    this.#nextDueMs = Math.min(this.#nextDueMs, timer.dueMs);
     return () => this.#timers.delete(timer);
   }
 
@@ -222,7 +226,7 @@ export class Poller {
   /** Runs rounds on this thread's event loop until `close`. */
   drive(): void {
     const turn = (): void => {
-      this.#turnEndMs = performance.now() + TURN_MS;
+      this.#turnEndMs = performance.now() + this.#turnMs;
       do {
         if (this.poll(this.#blockMs) === CLOSED) return;
       } while (this.nowMs < this.#turnEndMs);
@@ -256,8 +260,7 @@ export class Poller {
 
   #wait(maxWaitMs: number): number {
     const events = this.#arena.address + this.#events;
-    let waitMs = maxWaitMs;
-    for (const { dueMs } of this.#timers) waitMs = Math.min(waitMs, dueMs - this.nowMs);
+    let waitMs = Math.min(maxWaitMs, this.#nextDueMs - this.nowMs);
     if (waitMs < maxWaitMs) {
       // The round took time too. Where that matters, the clock is asked again; else the wait ends early, and is renewed.
       if (waitMs > 2 * CLOCK_SLACK_MS) waitMs = Math.floor(waitMs - CLOCK_SLACK_MS);
@@ -390,15 +393,15 @@ export class Poller {
   }
 
   #runTimers(): void {
-    let nextMs = Infinity;
-    for (const { dueMs } of this.#timers) nextMs = Math.min(nextMs, dueMs);
-    if (nextMs > this.nowMs + CLOCK_SLACK_MS) return;
+    if (this.#nextDueMs > this.nowMs + CLOCK_SLACK_MS) return;
     const now = performance.now();
     for (const timer of this.#timers) {
       if (timer.dueMs > now) continue;
       timer.dueMs += timer.periodMs * (Math.floor((now - timer.dueMs) / timer.periodMs) + 1);
       timer.run();
     }
+    this.#nextDueMs = Infinity;
+    for (const { dueMs } of this.#timers) this.#nextDueMs = Math.min(this.#nextDueMs, dueMs);
     this.#queue.flush();
   }
 

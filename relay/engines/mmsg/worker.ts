@@ -22,6 +22,9 @@ import {
 /** The longest wait. Messages and timers interrupt it. */
 const BLOCK_MS = 1_000;
 
+/** Who has a message for the worker wakes it. */
+const TURN_MS = 50;
+
 const port = parentPort!;
 const settings = workerData as WorkerSettings;
 const { figures, clock } = settings;
@@ -29,7 +32,7 @@ const loaded = loadLibc();
 if ('unavailable' in loaded) throw new Error(loaded.unavailable);
 
 const { coalesceUs, descriptors, ring } = settings;
-const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, coalesceUs, descriptors, ring });
+const poller = new Poller(loaded.libc, { blockMs: BLOCK_MS, turnMs: TURN_MS, coalesceUs, descriptors, ring });
 figures.set(
   poller.memory.flatMap(({ address, size }) => [address, size]),
   FIGURES.memory,
