@@ -106,6 +106,17 @@ describe('the userspace engine, in a bad network', () => {
     expect(r.rig.engine.listeners()[0]!.upstreamSockets).toBe(2);
   });
 
+  test('a newcomer whom the end of the session that made room for it renumbers is served', async () => {
+    // In a table of four places every fourth newcomer or so stands behind the session that gives way, and moves up.
+    const { network } = await started(rig({ maxUpstreamSockets: 1, maxSessions: 2 }));
+    const players = Array.from({ length: 64 }, (_, i) => new Host(network, `10.1.0.${i + 1}:5000`));
+    for (const [i, player] of players.entries()) {
+      player.send(LISTEN, `${i}`);
+      network.deliver();
+    }
+    expect(players.map(({ texts }) => texts)).toEqual(players.map((_, i) => [`a:${i}`]));
+  });
+
   test('the wall clock has no say', async () => {
     const { network, ...r } = await started(rig());
     const player = new Host(network, '10.1.0.1:5000');
