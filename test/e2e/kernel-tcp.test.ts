@@ -366,7 +366,7 @@ if (unavailable !== undefined) {
     socket.destroy();
   });
 
-  test('a listener that asks for what only user space has stays there, and says why; the other goes on in the kernel', async () => {
+  test('a listener that asks for what only user space has, or can do, stays there, and says why; the other goes on in the kernel', async () => {
     const echo = await backend('echo');
     const relay = await stage.relay({
       ...config([echo]),
@@ -375,15 +375,23 @@ if (unavailable !== undefined) {
         { name: 'plain', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins' },
         { name: 'waits', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', queue: { size: 5 } },
         { name: 'named', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', engine: 'userspace' },
+        { name: 'both', protocol: 'tcp', listen: '[::]:0', pool: 'logins' },
+        { name: 'outside', protocol: 'tcp', listen: '0.0.0.0:0', pool: 'logins' },
       ],
     });
-    for (const name of ['plain', 'waits', 'named'])
+    for (const name of ['plain', 'waits', 'named', 'both', 'outside'])
       await echoed(stage.closing(await TcpClient.connect(relay.listener(name))), 'hello');
     const rows = await relay.connections();
     const inKernel = rows.filter(({ id }) => id >= 1e12).map(({ listener }) => listener);
     expect(inKernel).toEqual(['plain']);
-    expect(rows.map(({ listener }) => listener).sort()).toEqual(['named', 'plain', 'waits']);
-    expect(relay.process.stderr).toContain('queue.size: a connection that waits is held by a socket');
+    const everywhere = ['both', 'named', 'outside', 'plain', 'waits'];
+    expect(rows.map(({ listener }) => listener).sort()).toEqual(everywhere);
+    for (const reason of [
+      'queue.size: a connection that waits is held by a socket',
+      'takes clients with IPv4 and IPv6',
+      'Linux routes nothing from outside to loopback',
+    ])
+      expect(relay.process.stderr).toContain(reason);
   });
 
   test('psql and pgbench get through it what they get from PostgreSQL itself', async ({ skip }) => {

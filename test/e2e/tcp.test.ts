@@ -93,6 +93,23 @@ test('a backend that refuses is replaced by another before any byte is read', as
   expect(await relay.metric('tcp_connections_retried_total')).toBeGreaterThan(0);
 });
 
+test('a backend that refuses clients goes out of service by that alone, where that is wanted', async () => {
+  const [a, b] = [await backend('a', ECHO), await backend('b', ECHO)];
+  const check = { type: 'tcp', interval: '60s', fall: 100, connectFailures: 2 };
+  const relay = await relayBefore([a, b], check);
+  a.process.signal('SIGKILL');
+  await a.process.ended(20_000);
+  // Those that live are on the other one, so that each is tried with the dead one first.
+  for (let i = 0; i < 4; i++) {
+    const one = await client(relay);
+    one.write('x');
+    await one.untilReceived(1);
+  }
+  await relay.untilStates({ a: 'unhealthy', b: 'ready' }, 'logins');
+  const { failure } = (await relay.backends('logins')).get('a')!;
+  expect(failure).toBe('2 connections in a row did not open: ECONNREFUSED');
+});
+
 test('an operator ends one connection and no other', async () => {
   const relay = await relayBefore([await backend('echo', ECHO)]);
   const [one, two] = [await client(relay), await client(relay)];

@@ -61,13 +61,19 @@ whereAvailable(() => {
     test('begins from nothing with a backend that comes back', async () => {
       rig.listen(LISTENER);
       await rig.backends(A, B);
-      for (const one of many(10)) one.open();
+      const before = many(10);
+      for (const one of before) one.open();
       rig.pool.setHealthy('a', false);
       await rig.publish();
       rig.pool.setHealthy('a', true);
       await rig.publish();
       expect([rig.live('a'), rig.live('b')]).toEqual([0, 5]);
       for (const one of many(5, 100)) one.syn();
+      expect([rig.live('a'), rig.live('b')]).toEqual([5, 5]);
+      // What it had before is ended only now, and is not taken from what it has by now.
+      for (const one of before) if (one.backend === A) rig.steward.add('cut', one.key, 'backend-unusable');
+      rig.steward.flush();
+      expect(rig.counts().closed).toEqual({ 'backend-unusable': 5 });
       expect([rig.live('a'), rig.live('b')]).toEqual([5, 5]);
     });
   });

@@ -89,6 +89,19 @@ whereAvailable(() => {
       expect(rig.live('a')).toBe(0);
     });
 
+    test('although a RST refuses what the client did not send', () => {
+      const one = talk();
+      one.syn();
+      one.clientNext++;
+      one.answer(RST | ACK, 0, { sequence: 0 });
+      one.clientNext--;
+      expect(one.state).toBe('opening');
+      one.synAck();
+      one.say(ACK);
+      expect(one.state).toBe('open');
+      expect(rig.counts()).toMatchObject({ accepted: 1, live: 1, closed: {} });
+    });
+
     test('not with a client that gives up, of which a socket would not have heard', () => {
       const one = talk();
       one.syn();

@@ -156,7 +156,7 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
     async () => {
       await bench.start({ sweepIntervalMs: 10 });
       const backend = await bench.backend('a', greet('a'));
-      await bench.listen({ keepAliveMs: 50_000 });
+      const spec = await bench.listen({ keepAliveMs: 50_000 });
       const client = bench.dial();
       await nextText(client);
       for (const port of [client.localPort!, backend.endpoint.port]) {
@@ -167,6 +167,10 @@ describe.each(TRANSPORTS_HERE)('over %s', (transport) => {
           expect(timer).toBeLessThanOrEqual(51);
         });
       }
+      await bench.engine.updateListener({ ...spec, keepAliveMs: 500_000 });
+      const later = bench.dial();
+      await nextText(later);
+      await eventually(() => expect(keepAliveTimer({ remotePort: later.localPort! })).toBeGreaterThan(60));
     },
   );
 
