@@ -70,11 +70,12 @@ export class KernelTcp implements TcpPath {
   }
 
   async addListener(spec: TcpListenerSpec): Promise<Endpoint> {
+    // Before the address is there: to verify them takes seconds, in which clients would connect to the socket that nobody serves.
+    this.#loadPrograms();
     const server = await this.#listeners.bind(spec);
     let listener: KernelTcpListener;
     try {
       const pool = await this.#options.poolOf(spec.pool);
-      this.#loadPrograms();
       listener = this.#listeners.open(spec, server, pool);
     } catch (error) {
       server.close();
