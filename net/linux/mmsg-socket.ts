@@ -84,7 +84,7 @@ export class MmsgSocket implements DatagramSocket, Sender {
     this.fd = fd;
     this.isV4 = options.local.ip.isV4;
     this.isConnected = options.remote !== undefined;
-    this.local = readLocal(libc, fd);
+    this.local = withAddressOf(options.local, readLocal(libc, fd));
     this.#queue = queue;
     this.#paths = hasPaths(options) ? paths : undefined;
     this.onReceive = options.onReceive;
@@ -195,41 +195,52 @@ export function bindUdp(
     0,
   );
   if (fd === -1) throw bindError(local, errnoName(libc.errno()));
-  const memory = new Arena(libc, 4096);
-  try {
-    const set = (level: number, option: number, value: number): boolean => {
-      memory.u32[0] = value;
-      return libc.setsockopt(fd, level, option, memory.address, 4) === 0;
-    };
-    if (!isV4) set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
-    if (options.tellPaths === true && isWildcard(local)) {
-      set(IPPROTO_IP, IP_PKTINFO, 1);
-      if (!isV4) set(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
-    }
-    if (options.onUnreachable !== undefined) {
-      if (isV4) set(IPPROTO_IP, IP_RECVERR, 1);
-      else set(IPPROTO_IPV6, IPV6_RECVERR, 1);
-    }
-    if (reusePort) set(SOL_SOCKET, SO_REUSEPORT, 1);
-    const {
-      receiveBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES,
-      sendBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES,
-    } = options;
-    // The first goes beyond the system's limit where the process may (CAP_NET_ADMIN); the second takes what the limit grants.
-    if (!set(SOL_SOCKET, SO_RCVBUFFORCE, receiveBufferBytes)) set(SOL_SOCKET, SO_RCVBUF, receiveBufferBytes);
-    if (!set(SOL_SOCKET, SO_SNDBUFFORCE, sendBufferBytes)) set(SOL_SOCKET, SO_SNDBUF, sendBufferBytes);
-    set(SOL_SOCKET, SO_RXQ_OVFL, 1);
-    const length = writeAddress(memory, local);
-    if (libc.bind(fd, memory.address, length) === -1) {
-      const reason = errnoName(libc.errno());
-      libc.close(fd);
-      throw bindError(local, reason);
-    }
-    if (remote !== undefined) connect(libc, fd, memory, remote);
-    return fd;
-  } finally {
-    memory.free();
+  const memory = scratchOf(libc);
+  const set = (level: number, option: number, value: number): boolean => {
+    memory.u32[0] = value;
+    return libc.setsockopt(fd, level, option, memory.address, 4) === 0;
+  };
+  if (!isV4) set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+  if (options.tellPaths === true && isWildcard(local)) {
+    set(IPPROTO_IP, IP_PKTINFO, 1);
+    if (!isV4) set(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
   }
+  if (options.onUnreachable !== undefined) {
+    if (isV4) set(IPPROTO_IP, IP_RECVERR, 1);
+    else set(IPPROTO_IPV6, IPV6_RECVERR, 1);
+  }
+  if (reusePort) set(SOL_SOCKET, SO_REUSEPORT, 1);
+  const { receiveBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES, sendBufferBytes = DEFAULT_SOCKET_BUFFER_BYTES } =
+    options;
+  // The first goes beyond the system's limit where the process may (CAP_NET_ADMIN); the second takes what the limit grants.
+  if (!set(SOL_SOCKET, SO_RCVBUFFORCE, receiveBufferBytes)) set(SOL_SOCKET, SO_RCVBUF, receiveBufferBytes);
+  if (!set(SOL_SOCKET, SO_SNDBUFFORCE, sendBufferBytes)) set(SOL_SOCKET, SO_SNDBUF, sendBufferBytes);
+  set(SOL_SOCKET, SO_RXQ_OVFL, 1);
+  const length = writeAddress(memory, local);
+  if (libc.bind(fd, memory.address, length) === -1) {
+    const reason = errnoName(libc.errno());
+    libc.close(fd);
+    throw bindError(local, reason);
+  }
+  if (remote !== undefined) connect(libc, fd, memory, remote);
+  return fd;
+}
+
+/**
+ * Memory for one call, by thread. Views of native memory are garbage that the collector is slow to see, so all sockets share
+ * one; a thread that dies leaves its page behind.
+ */
+const scratches = new WeakMap<Libc, Arena>();
+
+function scratchOf(libc: Libc): Arena {
+  let scratch = scratches.get(libc);
+  if (scratch === undefined) scratches.set(libc, (scratch = new Arena(libc, 4096)));
+  return scratch;
+}
+
+/** Of thousands of sockets on one address, each has its own port and none its own copy of the address. */
+function withAddressOf({ ip }: Endpoint, bound: Endpoint): Endpoint {
+  return bound.ip.equals(ip) ? new Endpoint(ip, bound.port) : bound;
 }
 
 function isWildcard({ ip }: Endpoint): boolean {
@@ -252,21 +263,18 @@ function connect(libc: Libc, fd: number, memory: Arena, remote: Endpoint): void 
 
 /** Asks for another receive buffer, as `bindUdp` does. */
 function setReceiveBuffer(libc: Libc, fd: number, bytes: number): void {
-  const memory = new Arena(libc, 4096);
+  const memory = scratchOf(libc);
   memory.u32[0] = bytes;
   const set = (option: number): number => libc.setsockopt(fd, SOL_SOCKET, option, memory.address, 4);
   if (set(SO_RCVBUFFORCE) !== 0) set(SO_RCVBUF);
-  memory.free();
 }
 
 /** The receive buffer that was granted, in the unit it is asked for in: the kernel reports twice that (socket(7)). */
 export function readReceiveBuffer(libc: Libc, fd: number): number {
-  const memory = new Arena(libc, 4096);
+  const memory = scratchOf(libc);
   memory.u32[16] = 4;
   libc.getsockopt(fd, SOL_SOCKET, SO_RCVBUF, memory.address, memory.address + 64);
-  const reported = memory.u32[0]!;
-  memory.free();
-  return reported / 2;
+  return memory.u32[0]! / 2;
 }
 
 /** Writes a socket address at the arena's beginning. @returns its length */
@@ -284,14 +292,10 @@ export function writeAddress(memory: Arena, { ip, port }: Endpoint): number {
 
 /** The address that a socket is bound to. */
 export function readLocal(libc: Libc, fd: number): Endpoint {
-  const memory = new Arena(libc, 4096);
-  try {
-    memory.u32[16] = 32;
-    libc.getsockname(fd, memory.address, memory.address + 64);
-    return readAddress(memory);
-  } finally {
-    memory.free();
-  }
+  const memory = scratchOf(libc);
+  memory.u32[16] = 32;
+  libc.getsockname(fd, memory.address, memory.address + 64);
+  return readAddress(memory);
 }
 
 /** Reads the socket address at the arena's beginning. */

@@ -352,7 +352,19 @@ describe('upstream sockets, through anything', () => {
       weight: 1,
       arbitrary: fc.record({ kind: fc.constantFrom('sweep' as const, 'refuse' as const), at: fc.nat(1) }),
     },
+    {
+      weight: 1,
+      arbitrary: fc.record({
+        kind: fc.constantFrom('evict' as const, 'give up' as const),
+        at: fc.nat(1_000),
+      }),
+    },
   );
+
+  /** Every third backend has an IPv6 address, so each family has sockets of its own. */
+  const isV6 = (id: string): boolean => id.charCodeAt(0) % 3 === 0;
+  const endpointOf = (id: string): string | undefined =>
+    isV6(id) ? `[2001:db8::${id.charCodeAt(0)}]:7777` : undefined;
 
   interface Live {
     session: number;
@@ -369,11 +381,9 @@ describe('upstream sockets, through anything', () => {
   ])('no session meets the replies to another one, with sockets %s', (_how, maxSockets, reserve) => {
     fc.assert(
       fc.property(fc.array(action, { minLength: 60, maxLength: 200, size: 'max' }), (actions) => {
-        const { sockets, pool, add, publish, opened, refuse, slot, port } = rig(
-          maxSockets,
-          ['a', 'b', 'c'],
-          reserve,
-        );
+        const { sockets, pool, add, publish, opened, refuse, slot, port } = rig(maxSockets, [], reserve);
+        for (const id of 'abc') add(id, endpointOf(id));
+        publish(0);
         const live: Live[] = [];
         /** When a session last spoke through this port with this backend: a late reply comes back on the same pair. */
         const left = new Map<string, number>();
@@ -398,6 +408,17 @@ describe('upstream sockets, through anything', () => {
           else if (kind === 'renumber' && one !== undefined) {
             one.session = nextSession++;
             sockets.renumber(one.number, one.slot, one.session);
+          } else if (kind === 'evict' && one !== undefined) {
+            const victim = sockets.findSoleOwner(one.slot, (session) => session === one.session);
+            if (victim === -1) continue;
+            assert.equal(live.filter(({ number }) => number === one.number).length, 1);
+            const before = sockets.size;
+            release(one);
+            assert(sockets.closeUnowned(one.number));
+            assert.equal(sockets.size, before - 1);
+          } else if (kind === 'give up') {
+            const before = sockets.size;
+            assert.equal(sockets.giveUpReady(nowMs), sockets.size < before);
           } else if (kind === 'acquire' && backends.length > 0) {
             const { id } = backends[at % backends.length]!;
             const session = nextSession++;
@@ -414,18 +435,21 @@ describe('upstream sockets, through anything', () => {
             const id = 'abcdefghijkl'[at % (at % 2 === 0 ? 12 : 3)]!;
             // Sessions of a backend that left give their sockets back later: when their clients are heard, or they end.
             if (pool.remove(id)) live.filter((session) => session.id === id).forEach(part);
-            else add(id);
+            else add(id, endpointOf(id));
             publish(nowMs);
           }
           for (const { session, number, slot: own } of live)
             assert.equal(sockets.owners.get(number, own), session);
           assert(sockets.size <= maxSockets);
           assert.equal(sockets.size, opened.filter(({ closed }) => !closed).length);
+          assert.equal(sockets.size, sockets.sockets.filter((socket) => socket !== undefined).length);
         }
         for (const one of [...live]) release(one);
         refuse.error = undefined;
         for (let window = 1; window <= 30; window++) sockets.sweep(nowMs + window * QUARANTINE_MS);
-        assert.equal(sockets.size, pool.list().length === 0 ? 0 : reserve.least);
+        const families = new Set(pool.list().map(({ id }) => isV6(id)));
+        assert.equal(sockets.size, families.size * reserve.least);
+        assert.equal(opened.filter(({ closed }) => !closed).length, sockets.size);
       }),
       { numRuns: 500 },
     );
