@@ -3,6 +3,7 @@ import type { Argv, CommandModule } from 'yargs';
 import { describeFailure, EXIT_OK } from '../command-line.ts';
 import { loadConfig, type CheckedConfig, type RelayConfig } from './control/config.ts';
 import { formatConfig } from './control/config-format.ts';
+import { tcpEngineNotes } from './control/tcp-needs.ts';
 
 interface FileArguments {
   readonly file: string;
@@ -27,6 +28,7 @@ const check: CommandModule<object, FileArguments> = {
     run(file, ({ config, warnings }) => {
       print(process.stdout, [
         ...warnings.map((warning) => `warning: ${warning}`),
+        ...tcpEngineNotes(config).map((note) => `note: ${note}`),
         `${file}: ok, ${summary(config)}`,
       ]);
     }),

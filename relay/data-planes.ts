@@ -13,7 +13,7 @@ import { MAX_LISTENERS } from './core/limits.ts';
 import type { PinGroupSpec } from './core/pin-group.ts';
 import type { PoolSnapshot } from './core/pool-snapshot.ts';
 import type { Engine, SessionQuery } from './engines/engine.ts';
-import { placeOf, type TcpPlace } from './tcp-place.ts';
+import { placesOf, type TcpPlace } from './tcp-place.ts';
 import type { TcpPlane } from './tcp/tcp-plane.ts';
 
 /** A listener; of TCP ones where it is carried; and the address that it had under another form and keeps. */
@@ -97,9 +97,12 @@ export class DataPlanes {
    */
   apply(listeners: readonly ListenerConfig[], surroundings?: Surroundings): Promise<void> {
     return this.#inTurn(async () => {
+      const tcp = listeners.filter((listener) => listener.protocol === 'tcp');
+      const places =
+        surroundings === undefined ? undefined : placesOf(tcp, { ...surroundings, engine: this.engine });
       const wanted = listeners.map((listener): Placed => {
-        if (listener.protocol === 'udp' || surroundings === undefined) return listener;
-        return { ...listener, place: placeOf(listener, { ...surroundings, engine: this.engine }) };
+        const place = places?.get(listener.name);
+        return place === undefined ? listener : { ...listener, place };
       });
       await this.#setPinGroups([...this.#listeners.values(), ...wanted]);
       try {

@@ -17,8 +17,28 @@ export interface PlaceOptions {
   readonly pools: readonly PoolConfig[];
 }
 
-/** @throws RelayError TICKRELAY_ERR_ENGINE when the listener shall be in the kernel, and the engine that runs is another one */
-export function placeOf(listener: TcpListenerConfig, { engine, kernel, pools }: PlaceOptions): TcpPlace {
+/**
+ * The places of TCP listeners, by name. Those of one pool are together, unless their own engine says otherwise: each place counts its
+ * own connections, and a backend's cap and least-connections ask for the sum.
+ *
+ * @throws RelayError TICKRELAY_ERR_ENGINE when a listener shall be in the kernel, and the engine that runs is another one
+ */
+export function placesOf(
+  listeners: readonly TcpListenerConfig[],
+  options: PlaceOptions,
+): ReadonlyMap<string, TcpPlace> {
+  const alone = listeners.map((listener) => ({ listener, place: placeOf(listener, options) }));
+  return new Map(
+    alone.map(({ listener: { name, pool, engine }, place }) => {
+      const other = alone.find((one) => one.listener.pool === pool && !one.place.isInKernel);
+      if (engine !== 'auto' || !place.isInKernel || other === undefined) return [name, place];
+      const reason = `its pool's connections are counted in user space, where listener "${other.listener.name}" is`;
+      return [name, { isInKernel: false, reason }];
+    }),
+  );
+}
+
+function placeOf(listener: TcpListenerConfig, { engine, kernel, pools }: PlaceOptions): TcpPlace {
   if (listener.engine === 'userspace') return { isInKernel: false, reason: 'chosen by the configuration' };
   if (engine.tcp === undefined) {
     if (listener.engine === 'auto') return { isInKernel: false, reason: `engine ${engine.name} has no TCP` };

@@ -129,7 +129,7 @@ export function configWarnings({ engine, kernel, listeners, pools, admin }: Rela
     }
     if (registration === undefined && backends.length === 0) {
       warnings.push(
-        `pools.${name}: has no backends and takes no registrations; its datagrams will be dropped`,
+        `pools.${name}: has no backends and takes no registrations; its clients will be turned away`,
       );
     }
     if (!listeners.some(({ pool }) => pool === name)) warnings.push(`pools.${name}: no listener uses it`);

@@ -28,7 +28,7 @@ export const NAME_RULE =
 
 /** The longest time that a timer can wait: 2^31 - 1 ms, 24.8 days. */
 export const MAX_DURATION_MS = 2_147_483_647;
-const DEFAULT_KEEP_ALIVE_MS = 60_000;
+export const DEFAULT_KEEP_ALIVE_MS = 60_000;
 const DEFAULT_SHUTDOWN_DEADLINE_MS = 30_000;
 const MAX_PROBE_BYTES = 512;
 /** The kernel counts twice what is asked for in 32 bits with a sign. */

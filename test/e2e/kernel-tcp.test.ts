@@ -368,16 +368,20 @@ if (unavailable !== undefined) {
 
   test('a listener that asks for what only user space has, or can do, stays there, and says why; the other goes on in the kernel', async () => {
     const echo = await backend('echo');
+    const backends = [echo.address];
     const relay = await stage.relay({
       ...config([echo]),
       engine: 'auto',
       listeners: [
-        { name: 'plain', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins' },
+        { name: 'plain', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'own' },
         { name: 'waits', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', queue: { size: 5 } },
         { name: 'named', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', engine: 'userspace' },
         { name: 'both', protocol: 'tcp', listen: '[::]:0', pool: 'logins' },
         { name: 'outside', protocol: 'tcp', listen: '0.0.0.0:0', pool: 'logins' },
       ],
+      pools: Object.fromEntries(
+        ['own', 'logins'].map((name) => [name, { healthCheck: { type: 'none' }, backends }]),
+      ),
     });
     for (const name of ['plain', 'waits', 'named', 'both', 'outside'])
       await echoed(stage.closing(await TcpClient.connect(relay.listener(name))), 'hello');
@@ -392,6 +396,39 @@ if (unavailable !== undefined) {
       'Linux routes nothing from outside to loopback',
     ])
       expect(relay.process.stderr).toContain(reason);
+  });
+
+  test('listeners of one pool are together, so that a backend’s cap is one for both', async () => {
+    const echo = await backend('echo');
+    const queue = { size: 1, timeout: '1s' };
+    const both = (second: object): object => ({
+      ...config([echo]),
+      listeners: [
+        { name: 'waits', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', queue },
+        { name: 'plain', protocol: 'tcp', listen: '127.0.0.1:0', pool: 'logins', ...second },
+      ],
+      pools: {
+        logins: {
+          healthCheck: { type: 'none' },
+          backends: [{ id: 'echo', address: echo.address, maxConnections: 3 }],
+        },
+      },
+    });
+    const relay = await stage.relay(both({}));
+    expect(relay.process.stderr).toContain(
+      'its pool\'s connections are counted in user space, where listener \\"waits\\" is',
+    );
+    const open = async (name: string): Promise<TcpClient> =>
+      stage.closing(await TcpClient.connect(relay.listener(name)));
+    for (const name of ['waits', 'plain', 'plain']) await echoed(await open(name), 'in');
+    const refused = await open('plain');
+    await refused.untilOver();
+    expect(refused.failure).toBe('ECONNRESET');
+    // Where both are meant to be where they are, each counts for itself.
+    relay.writeConfig(both({ engine: 'kernel' }));
+    expect(await relay.reload()).toBe(true);
+    expect((await relay.connections()).map(({ listener }) => listener)).toEqual(['waits']);
+    for (let i = 0; i < 3; i++) await echoed(await open('plain'), 'in');
   });
 
   test('psql and pgbench get through it what they get from PostgreSQL itself', async ({ skip }) => {
