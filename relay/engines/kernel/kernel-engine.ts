@@ -15,7 +15,7 @@ import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { interfacesOf } from './attach.ts';
+import { hasInterface, interfacesOf } from './attach.ts';
 import type { PinDirectory } from './bpffs.ts';
 import { deadRelays, type Ground, openGround } from './kernel-ground.ts';
 import type { KernelMaps } from './kernel-maps.ts';
@@ -136,6 +136,9 @@ export class KernelEngine implements Engine {
       relayPorts: ports,
       nowNs: () => this.#nowNs(),
       poolOf: (pool) => this.#pools.of(pool),
+      prepare: (listen) => {
+        if (hasInterface(listen)) this.#attachments.prepare(interfacesOf(listen, options.interfaces));
+      },
       attach: (local, pool) => {
         this.#attachments.add(interfacesOf(local, options.interfaces));
         if (!this.#isClosed) this.#reach.reachBackends(pool);

@@ -46,6 +46,8 @@ export interface KernelTcpOptions {
   readonly relayPorts: PortRange | undefined;
   readonly nowNs: () => number;
   readonly poolOf: (name: string) => Promise<PoolWriter>;
+  /** Loads what `attach` will need for a listener on this address. @throws RelayError */
+  readonly prepare: (listen: Endpoint) => void;
   /** Attaches the programs where clients of this address arrive, and the answers of the pool's backends. @throws RelayError */
   readonly attach: (local: Endpoint, pool: PoolWriter) => void;
 }
@@ -70,12 +72,13 @@ export class KernelTcp implements TcpPath {
   }
 
   async addListener(spec: TcpListenerSpec): Promise<Endpoint> {
-    // Before the address is there: to verify them takes seconds, in which clients would connect to the socket that nobody serves.
+    // Before the address is there, since clients would connect to the socket that nobody serves: to verify programs takes seconds.
     this.#loadPrograms();
+    this.#options.prepare(spec.listen);
+    const pool = await this.#options.poolOf(spec.pool);
     const server = await this.#listeners.bind(spec);
     let listener: KernelTcpListener;
     try {
-      const pool = await this.#options.poolOf(spec.pool);
       listener = this.#listeners.open(spec, server, pool);
     } catch (error) {
       server.close();

@@ -107,6 +107,11 @@ export class Attachments {
     }
   }
 
+  /** Loads what `add` needs for these interfaces: to verify it takes half a second. @throws RelayError as `add` does */
+  prepare(interfaces: readonly string[]): void {
+    for (const name of interfaces) for (const hook of HOOKS) this.#program({ interface: name, hook });
+  }
+
   /** Forgets the links of interfaces that are gone, or are others under the same name. */
   prune(): void {
     for (const [key, link] of this.#links) {
