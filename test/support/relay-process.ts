@@ -4,6 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
+import { type IncomingMessage, request, type RequestOptions as HttpOptions } from 'node:http';
+import { text } from 'node:stream/consumers';
 import {
   tickrelay,
   type ManagedProcess,
@@ -153,20 +155,18 @@ export class RelayProcess {
 
   async request<Body = ErrorBody>(path: string, options: RequestOptions = {}): Promise<Answer<Body>> {
     const { method = 'GET', body, token } = options;
-    const response = await fetch(`${this.admin}${path}`, {
+    const response = await ask(`${this.admin}${path}`, {
       method,
       headers: {
-        // So that the relay has no more descriptors for having been asked.
-        connection: 'close',
         ...(typeof body === 'object' ? { 'content-type': 'application/json' } : {}),
         ...(typeof body === 'string' ? { 'content-type': 'application/yaml' } : {}),
         ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
       },
-      body: typeof body === 'object' ? JSON.stringify(body) : (body ?? null),
+      body: typeof body === 'object' ? JSON.stringify(body) : body,
     });
-    const text = await response.text();
-    const isJson = response.headers.get('content-type')?.startsWith('application/json') === true;
-    return { status: response.status, body: (isJson ? JSON.parse(text) : text) as Body };
+    const content = await text(response);
+    const isJson = response.headers['content-type']?.startsWith('application/json') === true;
+    return { status: response.statusCode!, body: (isJson ? JSON.parse(content) : content) as Body };
   }
 
   async metrics(): Promise<MetricsPage> {
@@ -251,4 +251,17 @@ function kindOfDescriptor(path: string): string {
   } catch {
     return 'closed meanwhile';
   }
+}
+
+interface Question extends Pick<HttpOptions, 'method' | 'headers'> {
+  readonly body: string | undefined;
+}
+
+/** On a connection of its own, which ends with it: a pool of them, as fetch has, would be descriptors of the relay's. */
+function ask(url: string, { body, ...options }: Question): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    request(url, { ...options, agent: false }, resolve)
+      .on('error', reject)
+      .end(body);
+  });
 }
