@@ -9,8 +9,8 @@ const shared = config.test;
 
 /** They bring their own engines, or reach none. */
 const OF_NO_PASS = [
-  ...['bench*', 'kernel-*', 'pin-group', 'flood', 'receive-buffer', 'wildcard-addresses', 'engine-choice'],
-  ...['command-line', 'terminal', 'registration'],
+  ...['bench*', 'kernel-*', '*-netns', 'pin-group', 'flood', 'receive-buffer'],
+  ...['wildcard-addresses', 'engine-choice', 'command-line', 'terminal', 'registration'],
 ];
 /** What the engine `kernel` cannot do (docs/kernel-engine.md) or does not survive in the same way. */
 const NOT_OF_KERNEL = ['datagrams', 'descriptors', 'restart'];
