@@ -94,6 +94,27 @@ function checkLoops({ listeners, pools }: Sections, problems: Problems): void {
   }
 }
 
+/**
+ * A listener's port that is a relay port, too: replies that come to it would be taken for new players. Where the engine may be the
+ * kernel's, and backends see the relay.
+ */
+export function checkRelayPorts(
+  { engine, kernel, listeners }: Pick<RelayConfig, 'engine' | 'kernel'> & Pick<Sections, 'listeners'>,
+  problems: Problems,
+): void {
+  if (kernel.sourceAddress !== 'relay' || (engine !== 'kernel' && engine !== 'auto')) return;
+  const { first, last } = kernel.relayPorts;
+  listeners.forEach((listener, i) => {
+    if (listener === undefined || (listener.protocol === 'tcp' && listener.engine === 'userspace')) return;
+    const { port } = listener.listen;
+    if (port < first || port > last) return;
+    problems.add(
+      ['listeners', i, 'listen'],
+      `port ${port} is one of kernel.relayPorts, ${first}-${last}, which the relay speaks to backends from; give the listener another port, or kernel.relayPorts a range without it`,
+    );
+  });
+}
+
 /** Whether the block is all of IPv4, or all there is. */
 function isEveryone({ base, prefixBits }: Cidr): boolean {
   return prefixBits === 0 || (base.isV4 && prefixBits === 96);

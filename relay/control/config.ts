@@ -10,7 +10,7 @@ import { readFile } from 'node:fs/promises';
 import type { Cidr, Endpoint } from '../../net/address.ts';
 import { RelayError } from '../../net/relay-error.ts';
 import type { Algorithm } from '../core/select.ts';
-import { checkConfig, configWarnings } from './config-checks.ts';
+import { checkConfig, checkRelayPorts, configWarnings } from './config-checks.ts';
 import { ConfigDocument } from './config-document.ts';
 import { Problems } from './config-problems.ts';
 import { listenerSchema, poolSchema, rootSchema } from './config-schema.ts';
@@ -251,7 +251,10 @@ export function checkData(data: unknown, problems: Problems): CheckedConfig | un
   });
   const poolNames = rawPools.map(([name]) => name);
   checkConfig({ listeners, pools, poolNames, admin: root?.admin }, problems);
-  if (root !== undefined) checkTcpEngines({ ...root, listeners, pools }, problems);
+  if (root !== undefined) {
+    checkTcpEngines({ ...root, listeners, pools }, problems);
+    checkRelayPorts({ ...root, listeners }, problems);
+  }
   if (root === undefined || !problems.isEmpty) return undefined;
 
   const config: RelayConfig = {

@@ -6,7 +6,7 @@
  *
  * A BPF file system takes no dots in names; they are written as %2E.
  */
-import { existsSync, mkdirSync, readdirSync, rmdirSync, statfsSync, unlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statfsSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { BPF_FS_MAGIC } from '../../../net/linux/abi.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
@@ -80,8 +80,9 @@ export class PinDirectory {
     return entries(join(this.path, 'links')).map(decode);
   }
 
+  /** What somebody else has removed meanwhile is gone as well. */
   unlink(path: string): void {
-    unlinkSync(path);
+    rmSync(path, { force: true });
   }
 
   /** Unpins everything. Links without another owner are detached by it, and maps freed. */

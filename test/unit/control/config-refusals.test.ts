@@ -1,5 +1,5 @@
 /** What is no configuration: refused with the path, the value and what would be right. */
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { loadConfig, parseConfig } from '../../../relay/control/config.ts';
 import { errorOf, MINIMAL, withBackends, withListener, withPool } from './config-texts.ts';
 
@@ -224,4 +224,28 @@ test('a file that can not be read is named with the reason', async () => {
   await expect(loadConfig('/nonexistent/relay.yaml')).rejects.toThrow(
     "/nonexistent/relay.yaml can't be read (ENOENT)",
   );
+});
+
+describe('a listener on one of the relay’s own ports', () => {
+  const text = (kernel: string, listen: string, engine = 'kernel'): string =>
+    `engine: ${engine}\nkernel: ${kernel}\n${MINIMAL.replace('0.0.0.0:7777', listen)}`;
+
+  test.each([
+    ['{ sourceAddress: relay }', '0.0.0.0:61500', 'port 61500 is one of kernel.relayPorts, 61000-65535'],
+    ['{ sourceAddress: relay, relayPorts: 7770-7800 }', '0.0.0.0:7770', '7770-7800'],
+    ['{ sourceAddress: relay, relayPorts: 7770-7800 }', '[::]:7800', '7770-7800'],
+  ])('is refused: %s and %s', (kernel, listen, message) => {
+    const { message: said } = errorOf(text(kernel, listen));
+    expect(said).toContain('listeners[0].listen');
+    expect(said).toContain(message);
+  });
+
+  test('is no matter outside of them, with the players’ own address, or on another engine', () => {
+    for (const fine of [
+      text('{ sourceAddress: relay, relayPorts: 7770-7800 }', '0.0.0.0:7801'),
+      text('{ sourceAddress: client }', '0.0.0.0:61500'),
+      text('{ sourceAddress: relay }', '0.0.0.0:61500', 'mmsg'),
+    ])
+      expect(() => parseConfig(fine)).not.toThrow();
+  });
 });
