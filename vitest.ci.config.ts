@@ -3,6 +3,7 @@
  * a part in once more on each other engine.
  */
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
+import { SkipReporter } from './test/support/skip-reporter.ts';
 import config from './vitest.config.ts';
 
 const shared = config.test;
@@ -38,6 +39,8 @@ const endToEnd = (name: string, exclude: readonly string[]): TestProjectInlineCo
 export default defineConfig({
   test: {
     ...shared,
+    // The counts go to --outputFile.json.
+    reporters: ['default', new SkipReporter(), 'json'],
     projects: [
       { test: { ...shared, name: 'rooms', exclude: [...FRUGAL, 'test/e2e/*.test.ts'] } },
       { test: { ...shared, name: 'heap', include: [HEAP] } },

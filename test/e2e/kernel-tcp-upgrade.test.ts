@@ -6,7 +6,6 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Endpoint } from '../../net/address.ts';
-import { BPF_PROG_INFO } from '../../net/linux/abi.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
@@ -14,7 +13,7 @@ import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { tcpMapSpecs, tcpProgramIndex } from '../../relay/engines/kernel/tcp-maps.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
-import { type Change, makeOtherVersion } from '../support/other-version.ts';
+import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../support/other-version.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
@@ -24,9 +23,6 @@ import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 const loaded = loadLibc();
-
-/** linux/bpf.h: enum bpf_cmd. */
-const BPF_PROG_GET_FD_BY_ID = 13;
 
 const CONNECTIONS = 16;
 const MESSAGE_BYTES = 2_000;
@@ -38,11 +34,6 @@ const OTHER_PROGRAMS: readonly Change[] = [
     from: 'MOST_WINDOW = 2 ** 30;',
     to: 'MOST_WINDOW = 2 ** 30 - 1;',
   },
-];
-
-/** The records are as long, and mean something else. */
-const OTHER_LAYOUT: readonly Change[] = [
-  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
 ];
 
 /** A connection that is never silent: as soon as a message is back whole and unchanged the next one goes. */
@@ -115,10 +106,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       const id = new Uint8Array(4);
       map.lookupAt(tcpProgramIndex(hook, 14), id);
       const [number] = new Uint32Array(id.buffer);
-      const fd = bpf.run(BPF_PROG_GET_FD_BY_ID, (attributes) => attributes.u32(0, number!));
-      const tag = bpf.info(fd).getBigUint64(BPF_PROG_INFO.tag).toString(16);
-      bpf.closeFd(fd);
-      return tag;
+      return programTag(bpf, number!);
     });
     map.close();
     return found;

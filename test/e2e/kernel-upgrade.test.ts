@@ -3,7 +3,7 @@
  * its maps in the same way it goes on with the sessions.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { BPF_LINK_INFO, BPF_PROG_INFO } from '../../net/linux/abi.ts';
+import { BPF_LINK_INFO } from '../../net/linux/abi.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { attachedTo } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
@@ -12,7 +12,7 @@ import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { LAYOUT_VERSION } from '../../relay/engines/kernel/maps.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
-import { type Change, makeOtherVersion } from '../support/other-version.ts';
+import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../support/other-version.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
@@ -21,9 +21,6 @@ import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 const loaded = loadLibc();
-
-/** linux/bpf.h: enum bpf_cmd. */
-const BPF_PROG_GET_FD_BY_ID = 13;
 
 const PLAYERS = 24;
 const LINKS = ['lo-ingress', 'lo-egress'] as const;
@@ -54,11 +51,6 @@ const OTHER_RECORDS: readonly Change[] = [
     from: 'interArrival: INTER_ARRIVAL_BUCKETS * U32,',
     to: 'interArrival: INTER_ARRIVAL_BUCKETS * U32, more: U64,',
   },
-];
-
-/** The records are as long, and mean something else. */
-const OTHER_LAYOUT: readonly Change[] = [
-  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
 ];
 
 /** A map more, as a later version may bring. */
@@ -141,10 +133,8 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       const link = bpf.open(pins.linkPath(name))!;
       const info = bpf.info(link);
       const program = info.getUint32(BPF_LINK_INFO.program, true);
-      const fd = bpf.run(BPF_PROG_GET_FD_BY_ID, (attributes) => attributes.u32(0, program));
-      const tag = bpf.info(fd).getBigUint64(BPF_PROG_INFO.tag).toString(16);
-      for (const descriptor of [link, fd]) bpf.closeFd(descriptor);
-      return { link: info.getUint32(BPF_LINK_INFO.id, true), program, tag };
+      bpf.closeFd(link);
+      return { link: info.getUint32(BPF_LINK_INFO.id, true), program, tag: programTag(bpf, program) };
     });
     return {
       links: found.map(({ link }) => link),

@@ -11,6 +11,14 @@ export const B = '10.9.0.2:5432';
 export const CLIENT = '10.0.0.1:40000';
 export const MINUTE = 60_000 * MS;
 
+/** A rig as new, with both listeners before A. */
+export async function resetToTwoListeners(rig: TcpRig): Promise<void> {
+  await rig.reset();
+  rig.listen(LISTENER);
+  rig.listen(OTHER_LISTENER, {}, 1);
+  await rig.backends(A);
+}
+
 /** One connection, seen from both of its ends: what each sends goes through the programs. */
 export class Conversation {
   readonly client: string;

@@ -2,17 +2,21 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { closing, DROP, NEXT, whereAvailable } from './packet-rig.ts';
 import { ACK, FIN, RST, SYN } from './segment.ts';
-import { A, B, CLIENT, conversations, Conversation, LISTENER, OTHER_LISTENER } from './tcp-conversation.ts';
+import {
+  A,
+  B,
+  CLIENT,
+  conversations,
+  Conversation,
+  LISTENER,
+  OTHER_LISTENER,
+  resetToTwoListeners,
+} from './tcp-conversation.ts';
 import { REDIRECT, TcpRig } from './tcp-rig.ts';
 
 whereAvailable(() => {
   const rig = closing(new TcpRig());
-  beforeEach(async () => {
-    await rig.reset();
-    rig.listen(LISTENER);
-    rig.listen(OTHER_LISTENER, {}, 1);
-    await rig.backends(A);
-  });
+  beforeEach(() => resetToTwoListeners(rig));
 
   const { talk, cut } = conversations(rig);
 

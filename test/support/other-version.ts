@@ -6,6 +6,11 @@ import assert from 'node:assert/strict';
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { BPF_PROG_INFO } from '../../net/linux/abi.ts';
+import type { Bpf } from '../../relay/engines/kernel/loader.ts';
+
+/** linux/bpf.h: enum bpf_cmd. */
+const BPF_PROG_GET_FD_BY_ID = 13;
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -16,6 +21,11 @@ export interface Change {
   readonly from: string;
   readonly to: string;
 }
+
+/** The records are as long, and mean something else. */
+export const OTHER_LAYOUT: readonly Change[] = [
+  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
+];
 
 /** @param directory where there is nothing yet. @returns the path of its command line, cli.js */
 export function makeOtherVersion(directory: string, changes: readonly Change[]): string {
@@ -29,4 +39,12 @@ export function makeOtherVersion(directory: string, changes: readonly Change[]):
     writeFileSync(path, parts.join(to));
   }
   return join(directory, 'dist', 'cli.js');
+}
+
+/** The tag, a hash of its instructions, of the program with this identity. */
+export function programTag(bpf: Bpf, id: number): string {
+  const fd = bpf.run(BPF_PROG_GET_FD_BY_ID, (attributes) => attributes.u32(0, id));
+  const tag = bpf.info(fd).getBigUint64(BPF_PROG_INFO.tag).toString(16);
+  bpf.closeFd(fd);
+  return tag;
 }
