@@ -8,6 +8,10 @@ import config from './vitest.config.ts';
 
 const shared = config.test;
 
+/** Where the counts go, if anywhere. */
+const report = process.env['TEST_REPORT'];
+const jsonTo = (outputFile: string): ['json', { outputFile: string }] => ['json', { outputFile }];
+
 /** They bring their own engines, or reach none. */
 const OF_NO_PASS = [
   ...['bench*', 'kernel-*', '*-netns', 'pin-group', 'flood', 'receive-buffer'],
@@ -39,8 +43,7 @@ const endToEnd = (name: string, exclude: readonly string[]): TestProjectInlineCo
 export default defineConfig({
   test: {
     ...shared,
-    // The counts go to --outputFile.json.
-    reporters: ['default', new SkipReporter(), 'json'],
+    reporters: ['default', new SkipReporter(), ...(report === undefined ? [] : [jsonTo(report)])],
     projects: [
       { test: { ...shared, name: 'rooms', exclude: [...FRUGAL, 'test/e2e/*.test.ts'] } },
       { test: { ...shared, name: 'heap', include: [HEAP] } },
