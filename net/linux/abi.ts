@@ -9,9 +9,6 @@
 /** linux/in.h: struct sockaddr_in. Port and address are big-endian. */
 export const SOCKADDR_IN = { size: 16, family: 0, port: 2, address: 4 } as const;
 
-/** linux/un.h: struct sockaddr_un. A path that begins with a zero byte is an abstract name. */
-export const SOCKADDR_UN = { size: 110, family: 0, path: 2 } as const;
-
 /** linux/in6.h: struct sockaddr_in6. */
 export const SOCKADDR_IN6 = { size: 28, family: 0, port: 2, address: 8, scope: 24 } as const;
 
@@ -58,7 +55,6 @@ export const RLIMIT = { size: 16, current: 0, maximum: 8 } as const;
 export const RLIMIT_NOFILE = 7;
 
 /** bits/socket.h */
-export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_STREAM = 1;
@@ -179,6 +175,10 @@ export const IORING_OP_SENDMSG = 9;
 export const IORING_OP_RECVMSG = 10;
 export const IOSQE_CQE_SKIP_SUCCESS = 1 << 6;
 
+/** asm-generic/fcntl.h: operations of flock(2). */
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+
 /** asm-generic/errno.h: the few that code looks at. */
 export const EINTR = 4;
 export const EAGAIN = 11;
@@ -203,6 +203,7 @@ export const BPF_OBJ_PIN = 6;
 export const BPF_OBJ_GET = 7;
 export const BPF_PROG_TEST_RUN = 10;
 export const BPF_OBJ_GET_INFO_BY_FD = 15;
+export const BPF_PROG_QUERY = 16;
 export const BPF_MAP_LOOKUP_BATCH = 24;
 export const BPF_MAP_UPDATE_BATCH = 26;
 export const BPF_MAP_DELETE_BATCH = 27;
@@ -235,6 +236,13 @@ export const BPF_PROG_ATTR = {
   attachType: 68,
 } as const;
 export const BPF_OBJ_ATTR = { path: 0, fd: 8 } as const;
+export const BPF_QUERY_ATTR = {
+  interface: 0,
+  attachType: 4,
+  programIds: 16,
+  count: 24,
+  linkIds: 40,
+} as const;
 export const BPF_INFO_ATTR = { fd: 0, size: 4, info: 8 } as const;
 export const BPF_TEST_ATTR = {
   program: 0,

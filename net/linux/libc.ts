@@ -77,6 +77,7 @@ export interface Libc {
   readonly mount: (source: string, target: string, type: string, flags: number, data: number) => number;
   /** The interface's number, or 0. */
   readonly if_nametoindex: (name: string) => number;
+  readonly flock: (fd: number, operation: number) => number;
   /** The reason of the last failure, right after it. */
   readonly errno: () => number;
   /** An ArrayBuffer over native memory. */
@@ -119,6 +120,7 @@ const PROTOTYPES = {
   ioctl: 'int ioctl(int, uint64_t, int64_t)',
   mount: 'int mount(const char *, const char *, const char *, uint64_t, int64_t)',
   if_nametoindex: 'uint32_t if_nametoindex(const char *)',
+  flock: 'int flock(int, int)',
 } as const;
 
 type Loaded = { readonly libc: Libc } | { readonly unavailable: string };

@@ -201,7 +201,7 @@ if (unavailable !== undefined) {
       const file = stage.writeFile('second.yaml', gameConfig({ pool, rest: kernel() }));
       const second = stage.start(tickrelay('second relay', ['relay', '--config', file]));
       expect(await second.ended(20_000)).toMatchObject({ code: 1 });
-      expect(second.stderr).toMatch(/a relay named "tickrelay" runs on this machine already; .*another name/);
+      expect(second.stderr).toMatch(/a relay named "tickrelay" runs on this machine already, .*another name/);
     });
   });
 }

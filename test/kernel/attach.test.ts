@@ -13,12 +13,14 @@ import {
   detach,
   interfaceIndex,
   interfacesOf,
+  isAttachedTo,
   replaceProgram,
 } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap, isMapLike } from '../../relay/engines/kernel/bpf-map.ts';
 import { isBpffs, PinDirectory, requireBpffs } from '../../relay/engines/kernel/bpffs.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
 import { UdpPeer } from '../support/udp-peer.ts';
 
 const unavailable = whyUnavailable();
@@ -132,5 +134,25 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     expect(pins.links()).toEqual(['eth0.100-egress']);
     pins.remove();
     expect(bpf.open(path)).toBeUndefined();
+  });
+
+  test('a link is at its hook of its interface, and at none of the same number in another network', ({
+    skip,
+  }) => {
+    const program = bpf.loadProgram({ name: 'pass', instructions: PASS });
+    const link = attach(bpf, program, { interface: 'lo', hook: 'ingress' });
+    const ingress = { interface: 'lo', hook: 'ingress' } as const;
+    expect(isAttachedTo(bpf, link, ingress)).toBe(true);
+    expect(isAttachedTo(bpf, link, { interface: 'lo', hook: 'egress' })).toBe(false);
+    expect(isAttachedTo(bpf, link, { interface: 'nosuch0', hook: 'ingress' })).toBe(false);
+    const here = interfaceIndex(libc, 'lo');
+    // The last case of this file: there is no way back.
+    const why = enterOwnNetwork([]);
+    if (why === undefined) {
+      expect(interfaceIndex(libc, 'lo')).toBe(here);
+      expect(isAttachedTo(bpf, link, ingress)).toBe(false);
+    }
+    for (const fd of [link, program]) bpf.closeFd(fd);
+    if (why !== undefined) skip(why);
   });
 }

@@ -1,4 +1,7 @@
-/** A BPF file system of a test's own: what is pinned in it, and with that every program that only a pin holds, goes with it. */
+/**
+ * A BPF file system of a test's own: what is pinned in it, and with that every program that only a pin holds, goes with it, or with
+ * the last relay that still runs on it.
+ */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,7 +15,7 @@ export class BpfFileSystem {
   }
 
   close(): void {
-    execFileSync('umount', [this.path]);
+    execFileSync('umount', ['--lazy', this.path]);
     rmdirSync(this.path);
   }
 }

@@ -12,10 +12,14 @@ import {
   BPF_LINK_INFO,
   BPF_LINK_UPDATE,
   BPF_LINK_UPDATE_ATTR,
+  BPF_PROG_QUERY,
+  BPF_QUERY_ATTR,
   BPF_TCX_EGRESS,
   BPF_TCX_INGRESS,
+  ENOENT,
 } from '../../../net/linux/abi.ts';
 import { type Endpoint, IpAddress } from '../../../net/address.ts';
+import { Arena } from '../../../net/linux/arena.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { type Bpf, failure } from './loader.ts';
@@ -24,6 +28,9 @@ export const HOOKS = ['ingress', 'egress'] as const;
 export type Hook = (typeof HOOKS)[number];
 
 const ATTACH_TYPE: Readonly<Record<Hook, number>> = { ingress: BPF_TCX_INGRESS, egress: BPF_TCX_EGRESS };
+
+/** Programs that a hook takes (linux/bpf_mprog.h). */
+const MOST_LINKS = 64;
 
 /** Clients on this machine arrive here, whichever address they contact. */
 const LOOPBACK_INTERFACE = 'lo';
@@ -107,4 +114,43 @@ export function detach(bpf: Bpf, link: number): void {
 /** The interface that a link is attached to: its number, or 0 when the link is detached or its interface gone. */
 export function attachedTo(bpf: Bpf, link: number): number {
   return bpf.info(link).getUint32(BPF_LINK_INFO.interface, true);
+}
+
+/**
+ * Whether the link is at this hook of the interface of this name, in this network namespace: a link says only its interface's
+ * number, which in another namespace is another interface's.
+ *
+ * @throws RelayError TICKRELAY_ERR_ENGINE
+ */
+export function isAttachedTo(
+  bpf: Bpf,
+  link: number,
+  target: { readonly interface: string; readonly hook: Hook },
+): boolean {
+  const index = bpf.libc.if_nametoindex(target.interface);
+  const info = bpf.info(link);
+  if (index === 0 || info.getUint32(BPF_LINK_INFO.interface, true) !== index) return false;
+  return linksAt(bpf, index, ATTACH_TYPE[target.hook]).includes(info.getUint32(BPF_LINK_INFO.id, true));
+}
+
+/** The ids of what is attached there; 0 for a program without a link. */
+function linksAt(bpf: Bpf, index: number, attachType: number): readonly number[] {
+  const memory = new Arena(bpf.libc, 4_096);
+  try {
+    const programs = memory.take(MOST_LINKS * 4);
+    const links = memory.take(MOST_LINKS * 4);
+    const result = bpf.run(BPF_PROG_QUERY, (attributes) => {
+      attributes.u32(BPF_QUERY_ATTR.interface, index);
+      attributes.u32(BPF_QUERY_ATTR.attachType, attachType);
+      attributes.pointer(BPF_QUERY_ATTR.programIds, memory.address + programs);
+      attributes.u32(BPF_QUERY_ATTR.count, MOST_LINKS);
+      attributes.pointer(BPF_QUERY_ATTR.linkIds, memory.address + links);
+    });
+    // Where nothing was ever attached there is no list.
+    if (result === -ENOENT) return [];
+    if (result < 0) throw failure(`ask what is attached to interface ${index}`, result);
+    return [...memory.u32.subarray(links >> 2, (links >> 2) + bpf.answer(BPF_QUERY_ATTR.count))];
+  } finally {
+    memory.free();
+  }
 }

@@ -1,5 +1,6 @@
 /**
- * Where maps and links outlive the process: a directory of a BPF file system, one for each relay by its name.
+ * Where maps and links outlive the process: a directory of a BPF file system, one for each relay by its name. Whoever runs holds a
+ * lock on it (name-lock.ts), so it may be there with nothing in it.
  *
  *     /sys/fs/bpf/tickrelay/NAME/maps/NAME_OF_MAP
  *     /sys/fs/bpf/tickrelay/NAME/links/INTERFACE-ingress, INTERFACE-egress
@@ -53,18 +54,18 @@ export class PinDirectory {
     this.path = join(bpffs, OWN_DIRECTORY, encode(name));
   }
 
-  /** Relays that have something pinned, by name. */
+  /** Relays that have something pinned or run, by name. */
   static names(bpffs: string): readonly string[] {
     return entries(join(bpffs, OWN_DIRECTORY)).map(decode);
   }
 
-  get exists(): boolean {
-    return existsSync(this.path);
+  /** Whether something is pinned. */
+  get isUsed(): boolean {
+    return (['links', 'maps'] as const).some((kind) => entries(join(this.path, kind)).length > 0);
   }
 
   make(): void {
-    mkdirSync(join(this.path, 'maps'), { recursive: true });
-    mkdirSync(join(this.path, 'links'), { recursive: true });
+    for (const kind of ['maps', 'links']) mkdirSync(join(this.path, kind), { recursive: true });
   }
 
   mapPath(name: string): string {
@@ -89,7 +90,7 @@ export class PinDirectory {
   remove(): void {
     this.#empty('links');
     this.removeMaps();
-    if (this.exists) rmdirSync(this.path);
+    if (existsSync(this.path)) rmdirSync(this.path);
   }
 
   /** Unpins the maps. Those that an attached program refers to live on with it. */

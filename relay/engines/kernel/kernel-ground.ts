@@ -8,7 +8,7 @@ import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
 import { Bpf } from './loader.ts';
 import type { MapSizes } from './maps.ts';
-import { takeName } from './name-lock.ts';
+import { type NameLock, takeName, takeNameOfDead } from './name-lock.ts';
 import { loadProgram } from './programs.ts';
 import { Steward } from './steward.ts';
 
@@ -23,7 +23,7 @@ export interface GroundOptions {
 
 export interface Ground {
   readonly bpf: Bpf;
-  readonly lock: { release(): void } | undefined;
+  readonly lock: NameLock | undefined;
   readonly pins: PinDirectory | undefined;
   readonly maps: KernelMaps;
   readonly steward: Steward;
@@ -37,15 +37,14 @@ export function openGround({ libc, name, bpffs, sizes }: GroundOptions): Ground 
   try {
     const bpf = new Bpf(libc);
     opened.push(() => bpf.close());
-    let lock: Ground['lock'];
-    let pins: PinDirectory | undefined;
-    if (bpffs !== undefined) {
-      lock = lockName(libc, name, bpffs);
-      opened.push(() => lock?.release());
-      requireBpffs(libc, bpffs);
-      pins = new PinDirectory(bpffs, name);
-    }
-    const left = pins?.exists === true ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
+    const pins = bpffs === undefined ? undefined : findPins(libc, bpffs, name);
+    const lock = pins && lockName(libc, name, pins);
+    opened.push(() => lock?.release());
+    const isLeft = pins?.isUsed === true;
+    opened.push(() => {
+      if (!isLeft) pins?.remove();
+    });
+    const left = isLeft ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
     const maps = left instanceof KernelMaps ? left : makeMaps(bpf, sizes, pins);
     opened.push(() => maps.close());
     const program = loadProgram(bpf, maps, { hook: 'steward' });
@@ -62,8 +61,9 @@ export function openGround({ libc, name, bpffs, sizes }: GroundOptions): Ground 
 export function deadRelays({ libc, name, bpffs }: Omit<GroundOptions, 'sizes'>): readonly string[] {
   if (bpffs === undefined) return [];
   return PinDirectory.names(bpffs).filter((other) => {
-    if (other === name) return false;
-    const lock = takeName(libc, other, bpffs);
+    const pins = new PinDirectory(bpffs, other);
+    if (other === name || pins.links().length === 0) return false;
+    const lock = takeNameOfDead(libc, pins.path);
     lock?.release();
     return lock !== undefined;
   });
@@ -83,12 +83,17 @@ function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): Ke
   }
 }
 
+function findPins(libc: Libc, bpffs: string, name: string): PinDirectory {
+  requireBpffs(libc, bpffs);
+  return new PinDirectory(bpffs, name);
+}
+
 /** @throws RelayError TICKRELAY_ERR_ENGINE when a relay of this name runs */
-function lockName(libc: Libc, name: string, scope: string): { release(): void } {
-  const lock = takeName(libc, name, scope);
+function lockName(libc: Libc, name: string, pins: PinDirectory): NameLock {
+  const lock = takeName(libc, pins.path);
   if (lock !== undefined) return lock;
   throw new RelayError(
     'TICKRELAY_ERR_ENGINE',
-    `a relay named "${name}" runs on this machine already; give this one another name (--name)`,
+    `a relay named "${name}" runs on this machine already, in this or another network namespace; give this one another name (--name)`,
   );
 }

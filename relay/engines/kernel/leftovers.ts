@@ -4,9 +4,9 @@ import { RelayError } from '../../../net/relay-error.ts';
 import { detach } from './attach.ts';
 import { isBpffs, PinDirectory } from './bpffs.ts';
 import { Bpf } from './loader.ts';
-import { takeName } from './name-lock.ts';
+import { takeNameOfDead } from './name-lock.ts';
 
-/** Names of relays that have something pinned there, running ones among them. */
+/** Names of relays that have something there, running ones among them. */
 export function leftoverNames(bpffs: string): readonly string[] {
   return isBpffs(bpffs) ? PinDirectory.names(bpffs) : [];
 }
@@ -19,8 +19,10 @@ export function leftoverNames(bpffs: string): readonly string[] {
  */
 export function removeLeftover(libc: Libc, bpffs: string, name: string): readonly string[] | undefined {
   if (!leftoverNames(bpffs).includes(name)) return undefined;
-  const lock = takeName(libc, name, bpffs);
+  const pins = new PinDirectory(bpffs, name);
+  const lock = takeNameOfDead(libc, pins.path);
   if (lock === undefined) {
+    if (!leftoverNames(bpffs).includes(name)) return undefined;
     throw new RelayError(
       'TICKRELAY_ERR_ENGINE',
       `the relay "${name}" runs, and detaches by itself when it ends; end it first`,
@@ -28,7 +30,6 @@ export function removeLeftover(libc: Libc, bpffs: string, name: string): readonl
   }
   const bpf = new Bpf(libc);
   try {
-    const pins = new PinDirectory(bpffs, name);
     const links = pins.links();
     for (const link of links) {
       const fd = bpf.open(pins.linkPath(link));

@@ -1,24 +1,63 @@
 /**
- * One relay of a name at a time: its maps and links have one owner. The lock is an abstract Unix address, which the system
- * lets go of with the process, however that ends.
+ * One relay of a name at a time: its maps and links have one owner. The lock is an flock(2) on the relay's directory in the BPF
+ * file system, so that it reaches as far as what it guards: into every network namespace and container that has the file system.
+ * The system lets go of it with the process, however that ends.
  */
-import { AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCKADDR_UN } from '../../../net/linux/abi.ts';
-import { Arena } from '../../../net/linux/arena.ts';
-import type { Libc } from '../../../net/linux/libc.ts';
+import { closeSync, constants, fstatSync, mkdirSync, openSync, statSync } from 'node:fs';
+import { EAGAIN, LOCK_EX, LOCK_NB } from '../../../net/linux/abi.ts';
+import { errnoName, type Libc } from '../../../net/linux/libc.ts';
+import { RelayError } from '../../../net/relay-error.ts';
 
-/** @param scope what the name is unique in; @returns the lock, or undefined when another process has it */
-export function takeName(libc: Libc, name: string, scope: string): { release(): void } | undefined {
-  const memory = new Arena(libc, 4_096);
-  const socket = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  const abstract = Buffer.from(`\0tickrelay:${scope}:${name}`).subarray(
-    0,
-    SOCKADDR_UN.size - SOCKADDR_UN.path,
-  );
-  memory.u16[SOCKADDR_UN.family >> 1] = AF_UNIX;
-  memory.bytes.set(abstract, SOCKADDR_UN.path);
-  const bound = libc.bind(socket, memory.address, SOCKADDR_UN.path + abstract.length);
-  memory.free();
-  if (bound === 0) return { release: () => void libc.close(socket) };
-  libc.close(socket);
-  return undefined;
+/** A directory that is removed at the moment in which it is locked is looked for again; so often at most. */
+const ATTEMPTS = 100;
+
+export interface NameLock {
+  release(): void;
+}
+
+/**
+ * @param path the relay's directory, which is made
+ * @returns the lock, or undefined when another process has it
+ * @throws RelayError TICKRELAY_ERR_ENGINE
+ */
+export function takeName(libc: Libc, path: string): NameLock | undefined {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    // Nothing in it yet: else its owner could not remove it.
+    mkdirSync(path, { recursive: true });
+    const locked = lockDirectory(libc, path);
+    if (locked !== 'gone') return locked;
+  }
+  throw new RelayError('TICKRELAY_ERR_ENGINE', `can't lock ${path}: it is removed again and again`);
+}
+
+/** The same for a relay that may have left something. @returns undefined also when the directory is not there */
+export function takeNameOfDead(libc: Libc, path: string): NameLock | undefined {
+  const locked = lockDirectory(libc, path);
+  return locked === 'gone' ? undefined : locked;
+}
+
+function lockDirectory(libc: Libc, path: string): NameLock | 'gone' | undefined {
+  // Node opens with O_CLOEXEC, so that no child keeps the lock.
+  const fd = openDirectory(path);
+  if (fd === undefined) return 'gone';
+  if (libc.flock(fd, LOCK_EX | LOCK_NB) === -1) {
+    const errno = libc.errno();
+    closeSync(fd);
+    if (errno === EAGAIN) return undefined;
+    throw new RelayError('TICKRELAY_ERR_ENGINE', `can't lock ${path}: ${errnoName(errno)}`);
+  }
+  // Its owner may have removed it between the two calls, and a third one made it anew.
+  if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(fd).ino)
+    return { release: () => closeSync(fd) };
+  closeSync(fd);
+  return 'gone';
+}
+
+function openDirectory(path: string): number | undefined {
+  try {
+    return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
 }

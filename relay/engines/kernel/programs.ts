@@ -6,7 +6,16 @@ import { Arena } from '../../../net/linux/arena.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
 import { IFREQ, AF_INET, SIOCGIFHWADDR, SOCK_CLOEXEC, SOCK_DGRAM } from '../../../net/linux/abi.ts';
 import { RelayError } from '../../../net/relay-error.ts';
-import { attach, attachedTo, detach, HOOKS, type Hook, interfaceIndex, replaceProgram } from './attach.ts';
+import {
+  attach,
+  attachedTo,
+  detach,
+  HOOKS,
+  type Hook,
+  interfaceIndex,
+  isAttachedTo,
+  replaceProgram,
+} from './attach.ts';
 import type { PinDirectory } from './bpffs.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { Bpf } from './loader.ts';
@@ -69,12 +78,8 @@ export class Attachments {
       const link = this.#bpf.open(path)!;
       const at = name.lastIndexOf('-');
       const target = { interface: name.slice(0, at), hook: name.slice(at + 1) as Hook };
-      // An interface that is gone, or another one under the same name, has no link of ours.
-      const isAttached =
-        HOOKS.includes(target.hook) &&
-        attachedTo(this.#bpf, link) !== 0 &&
-        attachedTo(this.#bpf, link) === this.#bpf.libc.if_nametoindex(target.interface);
-      if (!isAttached) {
+      // An interface that is gone, or another one under the same name, here or in the network of a relay before, has no link of ours.
+      if (!isAttachedTo(this.#bpf, link, target)) {
         this.#pins.unlink(path);
         this.#bpf.closeFd(link);
       } else if (sharesMaps) {

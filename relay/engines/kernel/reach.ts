@@ -48,7 +48,7 @@ export class Reach {
   /** Looks for interfaces, addresses and routes that are new: what a listener was attached to at first need not be all. */
   follow(): void {
     const { attachments, listeners, otherLocals, pools } = this.#options;
-    attachments.prune();
+    this.#try(() => attachments.prune());
     const locals = [...listeners.all().map(({ local }) => local), ...otherLocals()];
     for (const local of locals) this.#try(() => this.#follow(local));
     for (const pool of pools()) this.#try(() => this.reachBackends(pool));
