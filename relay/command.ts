@@ -6,6 +6,7 @@ import { requireSingle } from '../flag-values.ts';
 import { configFromFlags, type RelayFlags } from './control/config-flags.ts';
 import { loadConfig, type CheckedConfig, type ConfigOverrides, type RelayConfig } from './control/config.ts';
 import { DESCRIBING_FLAGS, flags, LIST_FLAGS } from './flags.ts';
+import { trimHeap } from './heap-trim.ts';
 import { Relay, type RelayAddresses } from './relay.ts';
 
 type RelayArguments = RelayFlags & { readonly config?: string | undefined; readonly json: boolean };
@@ -72,6 +73,8 @@ async function startRelay(args: RelayArguments): Promise<RunningRelay> {
   const logger = createLogger('tickrelay', config.log.level);
   for (const warning of warnings) logger.warn(warning);
   const relay = new Relay({ config, configPath: args.config, overrides, logger });
+  // All code is loaded, and nobody waits for the relay yet.
+  await trimHeap();
   return { relay, logger, addresses: await relay.start() };
 }
 
