@@ -6,7 +6,9 @@ import {
   type Metric,
   perBackend,
   perDirection,
-  perReplyTimes,
+  perBackendAndDirection,
+  perBackendHistogram,
+  perFigures,
   perResult,
   perTcpListener,
   perUdpListener,
@@ -126,24 +128,36 @@ export const METRICS: readonly Metric[] = [
       return perBackend(pools, ({ id }, labels) => [[labels, sessions.get(labels.pool)?.get(id) ?? 0]]);
     },
   ),
+  perBackendAndDirection(
+    'backend_datagrams_total',
+    'Datagrams forwarded to the backend and back to its clients',
+    ({ datagrams }) => datagrams,
+  ),
+  perBackendAndDirection('backend_bytes_total', 'Bytes of these datagrams', ({ bytes }) => bytes),
   counter(
-    'backend_reply_seconds_bucket',
-    'Times from a client’s datagram to its backend’s next reply, at most so long',
-    ['pool', 'backend', 'le'],
-    ({ udp }) =>
-      perReplyTimes(udp, ({ boundsSeconds, counts }, labels) => {
-        let below = 0;
-        return counts.map((count, i): Reading => {
-          below += count;
-          return [{ ...labels, le: String(boundsSeconds[i] ?? '+Inf') }, below];
-        });
-      }),
+    'backend_client_gaps_total',
+    'Intervals of more than two ticks between datagrams of one of the backend’s clients',
+    ['pool', 'backend'],
+    (sample) => perFigures(sample, ({ gaps }, labels) => [[labels, gaps]]),
   ),
-  counter('backend_reply_seconds_count', 'Replies whose time was taken', ['pool', 'backend'], ({ udp }) =>
-    perReplyTimes(udp, ({ counts }, labels) => [[labels, counts.reduce((sum, count) => sum + count, 0)]]),
+  ...perBackendHistogram(
+    'backend_client_interval_seconds',
+    {
+      buckets: 'Intervals between datagrams of one of the backend’s clients, at most so long',
+      count: 'Intervals that were taken',
+    },
+    ({ intervals }) => intervals,
   ),
-  counter('backend_reply_seconds_sum', 'All of these times together', ['pool', 'backend'], ({ udp }) =>
-    perReplyTimes(udp, ({ sumSeconds }, labels) => [[labels, sumSeconds]]),
+  ...perBackendHistogram(
+    'backend_reply_seconds',
+    {
+      buckets: 'Times from a client’s datagram to its backend’s next reply, at most so long',
+      count: 'Replies whose time was taken',
+    },
+    ({ replyTimes }) => replyTimes,
+  ),
+  counter('backend_reply_seconds_sum', 'All of these times together', ['pool', 'backend'], (sample) =>
+    perFigures(sample, ({ replyTimes }, labels) => [[labels, replyTimes.sumSeconds]]),
   ),
   gauge(
     'backend_players',

@@ -1,7 +1,7 @@
 /** What a metric is, and how its values are read from a sample: for each listener, direction, backend and pool. */
+import type { BackendFigures, Histogram } from '../core/backend-figures.ts';
 import type { ListenerCounts } from '../core/counters.ts';
 import { DIRECTIONS } from '../core/counters.ts';
-import type { ReplyTimes } from '../core/reply-times.ts';
 import type { ReloadStatus } from './config-reloader.ts';
 import type { PoolCounts, PoolView } from './pool-view.ts';
 import type { RelayView, TcpListenerView, UdpListenerView } from './relay-view.ts';
@@ -84,16 +84,53 @@ export function perBackend(
 }
 
 /** Listeners of one pool report the same, so each pool is read once. */
-export function perReplyTimes(
-  udp: readonly UdpListenerView[],
+export function perFigures(
+  { udp }: Sample,
   read: (
-    times: ReplyTimes,
+    figures: BackendFigures,
     labels: { readonly pool: string; readonly backend: string },
   ) => readonly Reading[],
 ): Reading[] {
-  const pools = new Map(udp.map(({ pool, replyTimesByBackend }) => [pool, replyTimesByBackend]));
+  const pools = new Map(udp.map(({ pool, figuresByBackend }) => [pool, figuresByBackend]));
   return Array.from(pools).flatMap(([pool, byBackend]) =>
-    Array.from(byBackend ?? []).flatMap(([backend, times]) => read(times, { pool, backend })),
+    Array.from(byBackend ?? []).flatMap(([backend, figures]) => read(figures, { pool, backend })),
+  );
+}
+
+/** The buckets and the count of a histogram of each backend, `NAME_bucket` and `NAME_count`. */
+export function perBackendHistogram(
+  name: string,
+  { buckets, count }: { readonly buckets: string; readonly count: string },
+  histogram: (figures: BackendFigures) => Histogram,
+): Metric[] {
+  return [
+    counter(`${name}_bucket`, buckets, ['pool', 'backend', 'le'], (sample) =>
+      perFigures(sample, (figures, labels) => {
+        const { boundsSeconds, counts } = histogram(figures);
+        let below = 0;
+        return counts.map((inBucket, i): Reading => {
+          below += inBucket;
+          return [{ ...labels, le: String(boundsSeconds[i] ?? '+Inf') }, below];
+        });
+      }),
+    ),
+    counter(`${name}_count`, count, ['pool', 'backend'], (sample) =>
+      perFigures(sample, (figures, labels) => [
+        [labels, histogram(figures).counts.reduce((sum, inBucket) => sum + inBucket, 0)],
+      ]),
+    ),
+  ];
+}
+
+export function perBackendAndDirection(
+  name: string,
+  help: string,
+  value: (traffic: BackendFigures['downstream']) => number,
+): Metric {
+  return counter(name, help, ['pool', 'backend', 'direction'], (sample) =>
+    perFigures(sample, (figures, labels) =>
+      DIRECTIONS.map((direction): Reading => [{ ...labels, direction }, value(figures[direction])]),
+    ),
   );
 }
 

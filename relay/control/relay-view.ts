@@ -4,7 +4,7 @@
  */
 import type { Endpoint } from '../../net/address.ts';
 import type { ListenerCounts } from '../core/counters.ts';
-import type { ReplyTimes } from '../core/reply-times.ts';
+import type { BackendFigures } from '../core/backend-figures.ts';
 import type { RelayConfig } from './config.ts';
 
 export interface UdpListenerView {
@@ -18,7 +18,7 @@ export interface UdpListenerView {
   readonly upstreamSockets: number;
   readonly receiveBuffer: { readonly grantedBytes: number | undefined };
   /** By backend id, of the whole pool; from engines that see it. */
-  readonly replyTimesByBackend?: ReadonlyMap<string, ReplyTimes>;
+  readonly figuresByBackend?: ReadonlyMap<string, BackendFigures>;
 }
 
 export interface TcpListenerView {

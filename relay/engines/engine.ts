@@ -8,7 +8,7 @@ import type { ListenerCounts } from '../core/counters.ts';
 import type { ListenerRules } from '../core/listener-state.ts';
 import type { PinGroupSpec, PinRequest } from '../core/pin-group.ts';
 import type { PoolSnapshot } from '../core/pool-snapshot.ts';
-import type { ReplyTimes } from '../core/reply-times.ts';
+import type { BackendFigures } from '../core/backend-figures.ts';
 import type { Algorithm } from '../core/select.ts';
 
 export type EngineName = 'dgram' | 'mmsg' | 'kernel';
@@ -80,7 +80,7 @@ export interface ListenerStatus {
   /** Receive buffer of the listener's socket, of the smallest where it has several. */
   readonly receiveBuffer: { readonly askedBytes: number; readonly grantedBytes: number | undefined };
   /** By backend id, of the whole pool, from engines that see each datagram's time. */
-  readonly replyTimesByBackend?: ReadonlyMap<string, ReplyTimes>;
+  readonly figuresByBackend?: ReadonlyMap<string, BackendFigures>;
 }
 
 /** A public TCP address, and of its rules those that hold without a look at the bytes. */

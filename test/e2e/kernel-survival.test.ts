@@ -97,6 +97,13 @@ if (unavailable !== undefined) {
       await settle(players);
       report('kill -9 and restart', players);
       expect(disturbed(players)).toEqual([]);
+      // Every datagram went to some backend or came from one, before and after.
+      const page = await second.metrics();
+      for (const direction of ['downstream', 'upstream']) {
+        const forwarded = page.value('datagrams_forwarded_total', { direction })!;
+        expect(page.value('backend_datagrams_total', { direction })).toBe(forwarded);
+      }
+      expect(page.value('backend_client_interval_seconds_count')).toBeGreaterThan(24 * 20);
     });
 
     test('moves nobody whose servers register themselves, although the next relay has yet to hear of them', async () => {

@@ -1,5 +1,6 @@
 /** The packet programs with their maps, and nothing attached: packets go through them by BPF_PROG_TEST_RUN. */
 import { afterAll, test } from 'vitest';
+import type { BackendFigures } from '../../relay/core/backend-figures.ts';
 import { Endpoint } from '../../net/address.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
@@ -251,11 +252,9 @@ export class PacketRig {
     return [...new Uint32Array(value.buffer, SESSION.at.interArrival, INTER_ARRIVAL_BUCKETS)];
   }
 
-  /** The histogram of the backend's reply times, and their sum in seconds. */
-  replyTimes(id: string): { counts: readonly number[]; sum: number } {
+  figures(id: string): BackendFigures {
     const { slot } = [...this.#writer.backends()].find(({ entry }) => entry.id === id)!;
-    const { counts, sumSeconds } = this.#writer.replyTimes(slot);
-    return { counts, sum: sumSeconds };
+    return this.#writer.figures(slot);
   }
 
   pinKey(client: string, listener = 0): Uint8Array {

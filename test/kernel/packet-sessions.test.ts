@@ -81,6 +81,32 @@ whereAvailable(() => {
       }
       expect(rig.interArrival(CLIENT)).toEqual([1, 0, 0, 1, 4, 2, 0, 1]);
       expect(rig.session(CLIENT)).toMatchObject({ gaps: 1 });
+      // Another player of the same backend, in whose figures both are.
+      send('10.0.0.2:5000');
+      rig.advance(8 * MS);
+      send('10.0.0.2:5000');
+      const { gaps, intervals } = rig.figures('a');
+      expect(gaps).toBe(1);
+      expect(intervals.counts).toEqual([1, 0, 0, 1, 5, 2, 0, 1]);
+      expect(intervals.boundsSeconds[4]).toBeCloseTo(Math.SQRT2 / 128, 12);
+    });
+
+    test('adds to the traffic of the backend that gets its datagrams', async () => {
+      await listen([A, B]);
+      const first = send(CLIENT, { length: 10 }).packet.destination;
+      const [failing, other] = first === A ? ['a', 'b'] : ['b', 'a'];
+      send(CLIENT, { length: 20 });
+      answer(first, { length: 100 });
+      const figures = { downstream: { datagrams: 2, bytes: 30 }, upstream: { datagrams: 1, bytes: 100 } };
+      expect(rig.figures(failing)).toMatchObject(figures);
+      rig.pool.setHealthy(failing, false);
+      await rig.publish();
+      send(CLIENT, { length: 40 });
+      expect(rig.figures(failing)).toMatchObject(figures);
+      expect(rig.figures(other)).toMatchObject({
+        downstream: { datagrams: 1, bytes: 40 },
+        upstream: { datagrams: 0, bytes: 0 },
+      });
     });
 
     test('times the first reply after each datagram of its client', async () => {
@@ -93,12 +119,12 @@ whereAvailable(() => {
       send(CLIENT);
       rig.advance(1 * MS);
       answer(A);
-      const { counts, sum } = rig.replyTimes('a');
+      const { counts, sumSeconds } = rig.figures('a').replyTimes;
       expect(counts.flatMap((count, i) => (count > 0 ? [[i, count]] : []))).toEqual([
         [1, 1], // below 4.1 us
         [9, 1], // below 1.05 ms
       ]);
-      expect(sum).toBeCloseTo(0.001_003, 9);
+      expect(sumSeconds).toBeCloseTo(0.001_003, 9);
     });
   });
 

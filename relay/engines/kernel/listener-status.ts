@@ -1,5 +1,5 @@
 /** What the admin API and the metrics say of a UDP listener in the kernel. */
-import type { ReplyTimes } from '../../core/reply-times.ts';
+import type { BackendFigures } from '../../core/backend-figures.ts';
 import type { ListenerStatus } from '../engine.ts';
 import type { KernelListener, ListenerTable } from './listener-table.ts';
 
@@ -7,10 +7,10 @@ export function statusOf(listeners: ListenerTable, listener: KernelListener): Li
   const { spec, local, pool } = listener;
   const counters = listeners.counters(listener);
   const sessionsByBackend = new Map<string, number>();
-  const replyTimesByBackend = new Map<string, ReplyTimes>();
+  const figuresByBackend = new Map<string, BackendFigures>();
   for (const { slot, entry, liveSessions } of pool.backends()) {
     sessionsByBackend.set(entry.id, liveSessions);
-    replyTimesByBackend.set(entry.id, pool.replyTimes(slot));
+    figuresByBackend.set(entry.id, pool.figures(slot));
   }
   return {
     name: spec.name,
@@ -22,7 +22,7 @@ export function statusOf(listeners: ListenerTable, listener: KernelListener): Li
     upstreamSockets: 0,
     // Datagrams pass before there is a buffer.
     receiveBuffer: { askedBytes: spec.receiveBufferBytes, grantedBytes: undefined },
-    replyTimesByBackend,
+    figuresByBackend,
   };
 }
 

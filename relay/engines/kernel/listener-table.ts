@@ -10,16 +10,13 @@ import type { UdpListenerSpec } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
 import { ListenerSource, type RelaySource } from './listener-source.ts';
-import { ALGORITHM_NUMBERS, LISTENER, RULES } from './maps.ts';
+import { ALGORITHM_NUMBERS, LISTENER, RULES, TICK_NS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import type { Timeouts } from './sweeper.ts';
 import assert from 'node:assert/strict';
 
 const NS_PER_MS = 1e6;
 const NS_PER_S = 1e9;
-
-/** The rate that players are expected to send at, for the figures of their pacing: 128 a second. */
-const TICK_NS = NS_PER_S / 128;
 
 export interface KernelListener {
   readonly index: number;

@@ -24,7 +24,7 @@ import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
 import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
-export const LAYOUT_VERSION = 2;
+export const LAYOUT_VERSION = 3;
 
 // ---- what the engine decides -----------------------------------------------------------------------------------------
 
@@ -164,6 +164,9 @@ export const PIN_VIEW = struct({
 /** Key of `sessions`. */
 export const SESSION_KEY = struct({ address: ADDRESS, port: U16, listener: U16 });
 
+/** The interval at which players are expected to send, for the figures of their pacing: 128 datagrams a second. */
+export const TICK_NS = 1e9 / 128;
+
 /** Buckets of `interArrival`: a bucket for each power of two around the tick; the first and the last are open. */
 export const INTER_ARRIVAL_BUCKETS = 8;
 /** The bucket of intervals within a factor of sqrt(2) of the tick. */
@@ -254,7 +257,13 @@ export const FIGURES = struct({
   /** u64 counts of times from a client's datagram to its backend's next reply. */
   replyTime: REPLY_TIME_BUCKETS * U64,
   replyTimeSumNs: U64,
-  replies: U64,
+  datagramsDownstream: U64,
+  bytesDownstream: U64,
+  datagramsUpstream: U64,
+  bytesUpstream: U64,
+  /** As in SESSION, of all its players: u64 counts. */
+  gaps: U64,
+  interArrival: INTER_ARRIVAL_BUCKETS * U64,
 });
 
 /** The one record of `gauges`. */

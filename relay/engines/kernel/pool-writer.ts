@@ -9,24 +9,28 @@
  */
 import assert from 'node:assert/strict';
 import { Endpoint, IpAddress } from '../../../net/address.ts';
+import type { BackendFigures, Traffic } from '../../core/backend-figures.ts';
 import { backendRef, nextIncarnation, type BackendRef } from '../../core/backend-ref.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
-import type { ReplyTimes } from '../../core/reply-times.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import {
   BACKEND,
   ENDPOINT,
   ENDPOINT_KEY,
   FIGURES,
+  INTER_ARRIVAL_BUCKETS,
+  INTER_ARRIVAL_TICK_BUCKET,
   LIVE,
   POOL,
   PORT,
   PORT_BACKEND,
   REPLY_TIME_BUCKETS,
   SNAPSHOT,
+  TICK_NS,
 } from './maps.ts';
 import type { MappedArray } from './mapped-array.ts';
+import { U64 } from './struct.ts';
 import { TCP_LIVE } from './tcp-maps.ts';
 
 /** A program that read the switch just before a flip is done with the old half after some 10 us; it gets this long, in ms. */
@@ -122,14 +126,28 @@ export class PoolWriter {
     }
   }
 
-  /** Reply times of the backend in this slot. */
-  replyTimes(slot: number): ReplyTimes {
+  /** Figures of the backend in this slot. */
+  figures(slot: number): BackendFigures {
     const { figures } = this.#maps.mapped;
-    const at = figures.at(this.index * MAX_BACKENDS + slot, FIGURES.at.replyTime);
+    const read = (name: keyof typeof FIGURES.at, i = 0): number =>
+      figures.getU64(figures.at(this.index * MAX_BACKENDS + slot, FIGURES.at[name] + i * U64));
+    const traffic = (direction: 'Downstream' | 'Upstream'): Traffic => ({
+      datagrams: read(`datagrams${direction}`),
+      bytes: read(`bytes${direction}`),
+    });
     return {
-      boundsSeconds: REPLY_BOUNDS_SECONDS,
-      counts: Array.from({ length: REPLY_TIME_BUCKETS }, (_, i) => figures.getU64(at + i * 8)),
-      sumSeconds: figures.getU64(at + FIGURES.at.replyTimeSumNs) / 1e9,
+      downstream: traffic('Downstream'),
+      upstream: traffic('Upstream'),
+      gaps: read('gaps'),
+      intervals: {
+        boundsSeconds: INTERVAL_BOUNDS_SECONDS,
+        counts: Array.from({ length: INTER_ARRIVAL_BUCKETS }, (_, i) => read('interArrival', i)),
+      },
+      replyTimes: {
+        boundsSeconds: REPLY_BOUNDS_SECONDS,
+        counts: Array.from({ length: REPLY_TIME_BUCKETS }, (_, i) => read('replyTime', i)),
+        sumSeconds: read('replyTimeSumNs') / 1e9,
+      },
     };
   }
 
@@ -240,6 +258,12 @@ export class PoolWriter {
     return key;
   }
 }
+
+/** Bucket i counts intervals below sqrt(2) * 2^(i - 4) ticks, and the last one the rest. */
+const INTERVAL_BOUNDS_SECONDS = Array.from(
+  { length: INTER_ARRIVAL_BUCKETS - 1 },
+  (_, i) => (TICK_NS * Math.SQRT2 * 2 ** (i - INTER_ARRIVAL_TICK_BUCKET)) / 1e9,
+);
 
 /** Bucket i counts times below 2^(i + 11) ns, and the last one the rest. */
 const REPLY_BOUNDS_SECONDS = Array.from({ length: REPLY_TIME_BUCKETS - 1 }, (_, i) => 2 ** (i + 11) / 1e9);

@@ -2,9 +2,9 @@
  * Whose a backend's reply is, once its reverse record is known, and what it changes: steps 3 and 4 of the way back (program.ts).
  */
 import { UPSTREAM } from '../../core/counters.ts';
-import { MAX_BACKENDS } from '../../core/limits.ts';
 import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION } from './maps.ts';
-import { field, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import { field, memory, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import { countTraffic, findFigures } from './program-figures.ts';
 import {
   add,
   type Code,
@@ -14,7 +14,6 @@ import {
   jumpUnlessSame,
   local,
   lookup,
-  lookupAt,
   reverseKey,
   sessionKey,
 } from './program-frame.ts';
@@ -84,12 +83,14 @@ function limitAmplification(a: Code): void {
   a.label('may reply');
 }
 
-/** A reply to the session (r7): counted, and timed if it is the first since the client's last datagram. */
+/** A reply to the session (r7): counted, also for its backend, and timed if it is the first since the client's last datagram. */
 function reply(a: Code): void {
   a.load(r2, local('bytes'));
   add(a, field(r7, SESSION, 'bytesUpstream'), { by: r2 });
   a.load(r2, local('datagrams'));
   add(a, field(r7, SESSION, 'datagramsUpstream'), { by: r2 });
+  findFigures(a, local('ref'), 'reply is timed');
+  countTraffic(a, 'Upstream');
   a.load(r3, field(r7, SESSION, 'lastReplyNs'));
   a.load(r4, field(r7, SESSION, 'lastSeenNs'));
   a.load(r5, local('nowNs'));
@@ -97,17 +98,8 @@ function reply(a: Code): void {
   a.jumpIf(r3, '>', r4, 'reply is timed');
   a.alu('sub', r5, r4);
   a.jumpIf(r5, 'signed <', 0, 'reply is timed');
-  a.store(part(local('victim'), 0, U64), r5);
-  a.load(r1, field(r8, RULES, 'pool'));
-  a.alu('mul', r1, MAX_BACKENDS);
-  a.load(r2, local('ref'));
-  a.alu('and', r2, MAX_BACKENDS - 1);
-  a.alu('add', r1, r2);
-  lookupAt(a, 'figures', { index: r1, otherwise: 'reply is timed' });
-  a.load(r5, part(local('victim'), 0, U64));
   a.atomicAdd(field(r0, FIGURES, 'replyTimeSumNs'), r5);
   a.mov(r1, 1);
-  a.atomicAdd(field(r0, FIGURES, 'replies'), r1);
   a.alu('shiftRight', r5, 11);
   for (let bucket = 0; bucket < REPLY_TIME_BUCKETS - 1; bucket++) {
     a.jumpIf(r5, '==', 0, 'reply has its bucket');

@@ -3,9 +3,10 @@
  * whether its backend is still the one that it was.
  */
 import { SESSIONS_EXPIRED } from '../../core/counters.ts';
-import { BACKEND, INTER_ARRIVAL_BUCKETS, RULES, SESSION } from './maps.ts';
+import { BACKEND, FIGURES, INTER_ARRIVAL_BUCKETS, RULES, SESSION } from './maps.ts';
 import { field, memory, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { endSession } from './program-end.ts';
+import { findFigures } from './program-figures.ts';
 import {
   add,
   type Code,
@@ -20,7 +21,7 @@ import {
 } from './program-frame.ts';
 import { OPEN, REPIN } from './program-open.ts';
 import { confirmPin } from './program-pin.ts';
-import { U32 } from './struct.ts';
+import { U32, U64 } from './struct.ts';
 
 /** r7 = the client's session, if it is alive; else goes to OPEN. */
 export function findSession(a: Code): void {
@@ -64,8 +65,12 @@ export function touch(a: Code): void {
   a.label('same address');
 }
 
-/** The time since the client's last datagram, against the tick: bucket i is up to sqrt(2) * 2^(i - 4) ticks. */
+/**
+ * The time since the client's last datagram, against the tick, in the session and in its backend's figures: bucket i is up to
+ * sqrt(2) * 2^(i - 4) ticks.
+ */
 function noteInterval(a: Code): void {
+  findFigures(a, field(r7, SESSION, 'ref'), 'interval is noted');
   a.load(r1, local('nowNs'));
   a.load(r2, field(r7, SESSION, 'lastSeenNs'));
   a.alu('sub', r1, r2);
@@ -77,6 +82,8 @@ function noteInterval(a: Code): void {
   a.load(r4, field(r7, SESSION, 'gaps'));
   a.alu('add', r4, 1);
   a.store(field(r7, SESSION, 'gaps'), r4);
+  a.mov(r4, 1);
+  a.atomicAdd(field(r0, FIGURES, 'gaps'), r4);
   a.label('no gap');
   // sqrt(2) is about 181 / 128; the first bound is that, over 16.
   a.alu('mul', r3, 181);
@@ -86,12 +93,15 @@ function noteInterval(a: Code): void {
     a.jumpIf(r1, '<', r3, 'interval has its bucket');
     a.alu('shiftLeft', r3, 1);
     a.alu('add', r2, U32);
+    a.alu('add', r0, U64);
   }
   a.label('interval has its bucket');
   const count = memory(r2, SESSION.at.interArrival, U32);
   a.load(r1, count);
   a.alu('add', r1, 1);
   a.store(count, r1);
+  a.mov(r1, 1);
+  a.atomicAdd(memory(r0, FIGURES.at.interArrival, U64), r1);
   a.label('interval is noted');
 }
 

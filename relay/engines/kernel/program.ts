@@ -35,6 +35,7 @@ import {
 import { field, r0, r1, r6, r7, r8, type Register } from './memory.ts';
 import { attach, releaseDirect } from './program-attach.ts';
 import { endSubprograms } from './program-end.ts';
+import { countTraffic, findFigures } from './program-figures.ts';
 import {
   type Code,
   copy,
@@ -126,6 +127,9 @@ function ingress(a: Code, linkHeaderBytes: number): void {
   a.jumpIf(r1, '!=', 0, 'attached');
   a.label('unattached');
   attach(a);
+  findFigures(a, field(r7, SESSION, 'ref'), 'backend has no figures');
+  countTraffic(a, 'Downstream');
+  a.label('backend has no figures');
 
   rewrite(a, {
     linkHeaderBytes,

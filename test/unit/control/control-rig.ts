@@ -68,8 +68,17 @@ export class FakeRelay implements RelayView {
       sessionsByBackend: new Map([['static-1', 3]]),
       upstreamSockets: 2,
       receiveBuffer: { grantedBytes: 212_992 },
-      replyTimesByBackend: new Map([
-        ['static-1', { boundsSeconds: [0.001, 0.002], counts: [4, 2, 1], sumSeconds: 0.0095 }],
+      figuresByBackend: new Map([
+        [
+          'static-1',
+          {
+            downstream: { datagrams: 9, bytes: 126 },
+            upstream: { datagrams: 8, bytes: 1_184 },
+            gaps: 2,
+            intervals: { boundsSeconds: [0.008], counts: [5, 1] },
+            replyTimes: { boundsSeconds: [0.001, 0.002], counts: [4, 2, 1], sumSeconds: 0.0095 },
+          },
+        ],
       ]),
     },
   ];
