@@ -1,8 +1,12 @@
 /** Who moves when servers fail, come back, drain and leave: the same on every engine. */
 import { expect, test } from 'vitest';
+import { Endpoint } from '../../net/address.ts';
+import { BackendPool } from '../../relay/core/backend-pool.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 import { describeEachEngine } from './each-engine.ts';
 import { RULES } from './engine-harness.ts';
+
+const LOCAL = Endpoint.parse('127.0.0.1:0');
 
 describeEachEngine('a changing pool', ({ bed }) => {
   test('when a backend fails, only its players move, with their next datagram', async () => {
@@ -136,5 +140,48 @@ describeEachEngine('a changing pool', ({ bed }) => {
     expect(b.engine.capacity().liveSessions).toBe(1);
     b.peer(local.toString(), () => Buffer.from('back'));
     expect((await client.ask(b.listener, 'again')).payload.toString()).toBe('back');
+  });
+});
+
+describeEachEngine('pools that come and go', ({ bed }) => {
+  test('a hundred of them one after the other are no more than one', async () => {
+    const b = bed();
+    const [client] = b.clients(1) as [UdpPeer];
+    const server = b.addServer('a');
+    for (let i = 0; i < 100; i++) {
+      const pool = new BackendPool(`pool-${i}`);
+      pool.add({ id: 'a', endpoint: server.local, weight: 1 });
+      await b.engine.publish(pool.snapshot());
+      b.listener = await b.engine.addListener({ ...RULES, name: 'game', listen: LOCAL, pool: pool.name });
+      expect(await b.serverOf(client)).toBe('a');
+      await b.engine.removeListener('game');
+      await b.engine.publish(new BackendPool(pool.name).snapshot());
+    }
+    expect(b.engine.capacity()).toMatchObject({ liveSessions: 0, livePins: 0 });
+  });
+
+  test('a pool in the place of one that is gone has none of its players, sessions or late replies', async () => {
+    const b = await bed().start(['a']);
+    const [player, stranger] = b.clients(2) as [UdpPeer, UdpPeer];
+    expect(await b.serversOf([player, stranger])).toEqual(['a', 'a']);
+    const listen = b.listener;
+    const zombie = b.servers.get('a')!;
+    const late = zombie.received.map(({ from }) => from);
+    await b.engine.removeListener('game');
+    await b.engine.publish(new BackendPool('game').snapshot());
+
+    const pool = new BackendPool('arena');
+    const server = b.peer('127.0.0.1:0', () => Buffer.from('z:'));
+    pool.add({ id: 'z', endpoint: server.local, weight: 1 });
+    await b.engine.publish(pool.snapshot());
+    b.listener = await b.engine.addListener({ ...RULES, name: 'arena', listen, pool: 'arena' });
+    const [arena] = b.engine.listeners();
+    expect([arena!.liveSessions, [...arena!.sessionsByBackend]]).toEqual([0, [['z', 0]]]);
+    for (const from of late) zombie.send(from, 'a late reply of a pool that is gone');
+    expect(await b.serverOf(player)).toBe('z');
+    expect(b.engine.listeners()[0]!.sessionsByBackend.get('z')).toBe(1);
+    // Who asks nothing is sent nothing; nor was the one who asked.
+    expect([player, stranger].map(({ received }) => received.length)).toEqual([2, 1]);
+    expect(b.counts().sessionsRepinned).toBe(0);
   });
 });

@@ -26,6 +26,7 @@ import { statusOf, withoutSessions } from './listener-status.ts';
 import { type KernelListener, ListenerTable } from './listener-table.ts';
 import type { Bpf } from './loader.ts';
 import { GAUGES, SESSION_KEY, SETTINGS } from './maps.ts';
+import type { PoolWriter } from './pool-writer.ts';
 import { Attachments } from './programs.ts';
 import { Reach } from './reach.ts';
 import type { PortRange } from './relay-ports.ts';
@@ -136,6 +137,7 @@ export class KernelEngine implements Engine {
       relayPorts: ports,
       nowNs: () => this.#nowNs(),
       poolOf: (pool) => this.#pools.of(pool),
+      letGo: (pool) => this.#letGo(pool),
       prepare: (listen) => {
         if (hasInterface(listen)) this.#attachments.prepare(interfacesOf(listen, options.interfaces));
       },
@@ -161,7 +163,9 @@ export class KernelEngine implements Engine {
     }
     if (adopted !== false) {
       this.#attachments.adopt({ sharesMaps: adopted === true });
-      this.#claimTimer = setTimeout(() => this.#removeUnclaimed(), CLAIM_MS).unref();
+      this.#claimTimer = setTimeout(() => {
+        this.#removeUnclaimed().catch((error: unknown) => options.onTrouble?.(error));
+      }, CLAIM_MS).unref();
     }
     this.origin = this.#describeOrigin(adopted);
     // Keeps the process alive, as sockets would: the programs need none.
@@ -180,13 +184,15 @@ export class KernelEngine implements Engine {
     const bound = this.#listeners.bind(spec);
     let listener: KernelListener;
     let interfaces: readonly string[];
+    let pool: PoolWriter | undefined;
     try {
       interfaces = interfacesOf(bound.local, this.#options.interfaces);
-      const pool = await this.#pools.of(spec.pool);
+      pool = await this.#pools.of(spec.pool);
       listener = this.#listeners.open(spec, bound, pool);
       this.#pinGroups.writeViews();
     } catch (error) {
       this.#listeners.unbind(bound.socket);
+      if (pool !== undefined) await this.#letGo(pool);
       throw error;
     }
     try {
@@ -195,7 +201,7 @@ export class KernelEngine implements Engine {
       if (!this.#isClosed) this.#reach.reachBackends(listener.pool);
       return listener.local;
     } catch (error) {
-      this.#remove(spec.name);
+      await this.removeListener(spec.name);
       throw error;
     }
   }
@@ -207,8 +213,10 @@ export class KernelEngine implements Engine {
   }
 
   async removeListener(name: string): Promise<void> {
-    this.#remove(name);
+    const { index, pool } = this.#listeners.remove(name);
+    this.#pinGroups.removeView(index);
     await this.sweep();
+    await this.#letGo(pool);
   }
 
   async publish(snapshot: PoolSnapshot): Promise<void> {
@@ -329,9 +337,9 @@ export class KernelEngine implements Engine {
     await this.sweep();
   }
 
-  #remove(listener: string): void {
-    const { index } = this.#listeners.remove(listener);
-    this.#pinGroups.removeView(index);
+  /** A listener whose sessions and connections have ended does not use the pool any more. */
+  async #letGo(pool: PoolWriter): Promise<void> {
+    if (!this.#isClosed) await this.#pools.letGo(pool);
   }
 
   get #quarantineMs(): number {
@@ -352,12 +360,14 @@ export class KernelEngine implements Engine {
   }
 
   /** What the relay before this one served and this one was not asked for. */
-  #removeUnclaimed(): void {
+  async #removeUnclaimed(): Promise<void> {
     const removed = this.#listeners.removeUnclaimed();
-    this.tcp.removeUnclaimed();
+    const cut = this.tcp.removeUnclaimed();
     this.#attachments.dropInherited();
-    // Before another listener takes their place.
-    if (removed > 0) void this.sweep().catch((error: unknown) => this.#options.onTrouble?.(error));
+    // Before another listener takes their place, and another pool that of theirs.
+    if (removed > 0) await this.sweep();
+    await cut;
+    if (!this.#isClosed) await this.#pools.letGoInherited();
   }
 
   #describeOrigin(adopted: Ground['adopted']): string {

@@ -1,37 +1,53 @@
-/** The pools that listeners use, by name, each with its place in the maps; and what the control plane last said of every pool. */
+/**
+ * The pools that listeners use, by name, each with its place in the maps; and what the control plane last said of every pool.
+ *
+ * A place is given up when no listener uses its pool and the control plane has no backend in it, or earlier if another pool
+ * needs it. By then all sessions and connections of the pool's listeners have ended; what rests of them (reverse records,
+ * pins, ended connections) refers to backends that nobody has any more, since references go on counting in a place,
+ * whichever pool has it.
+ *
+ *     of: a listener takes hold  ->  letGo: the last one does  ->  empty snapshot  ->  the name is cleared, the place free
+ */
+import assert from 'node:assert/strict';
 import { RelayError } from '../../../net/relay-error.ts';
 import { BackendPool } from '../../core/backend-pool.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { PoolWriter } from './pool-writer.ts';
 
-/** Pools that listeners of one relay may use. */
-export const MAX_POOLS = 32;
+/** Pools that listeners of one relay may use at a time, those that a relay before it left included. */
+export const MAX_POOLS = 64;
 
-const INDEXES = Array.from({ length: MAX_POOLS }, (_, index) => index);
+interface Place {
+  readonly writer: PoolWriter;
+  /** Listeners that use the pool; those of a relay before this one count as one. */
+  users: number;
+}
 
 export class KernelPools {
   readonly #maps: KernelMaps;
-  readonly #pools = new Map<string, PoolWriter>();
+  readonly #places = new Map<string, Place>();
+  /** Names of pools that listeners of a relay before this one may use. */
+  #inherited: readonly string[] = [];
   readonly #snapshots = new Map<string, PoolSnapshot>();
+  /** Until the places that are being given up are free. */
+  #leaving: Promise<unknown> = Promise.resolve();
 
   constructor(maps: KernelMaps) {
     this.#maps = maps;
   }
 
-  /** Takes over the pools of a relay before this one. */
+  /** Takes over the pools of a relay before this one, whose listeners hold them until `letGoInherited`. */
   adopt(): void {
-    for (const index of INDEXES) {
+    for (const index of this.#indexes()) {
       const name = this.#maps.names.pool(index);
-      if (name === '') continue;
-      const pool = new PoolWriter(this.#maps, index);
-      pool.adopt();
-      this.#pools.set(name, pool);
+      if (name !== '') this.#newPlace(name, index).users = 1;
     }
+    this.#inherited = [...this.#places.keys()];
   }
 
   get all(): Iterable<PoolWriter> {
-    return this.#pools.values();
+    return Array.from(this.#places.values(), ({ writer }) => writer);
   }
 
   /** What was last published of a pool; one that was not is empty. */
@@ -42,33 +58,110 @@ export class KernelPools {
   /** @returns the pool's writer, if a listener uses it and it has not to settle first */
   async publish(snapshot: PoolSnapshot): Promise<PoolWriter | undefined> {
     this.#snapshots.set(snapshot.pool, snapshot);
-    const pool = this.#pools.get(snapshot.pool);
+    const place = this.#places.get(snapshot.pool);
     // What is known from a relay before this one holds until the pool has settled.
-    if (pool === undefined || snapshot.isSettling === true) return undefined;
-    await pool.publish(snapshot);
-    return pool;
+    if (snapshot.isSettling === true) return undefined;
+    await place?.writer.publish(snapshot);
+    await this.#forgetIfUnused(snapshot.pool);
+    return this.#places.get(snapshot.pool)?.writer;
   }
 
-  /** The pool's writer, for a listener. @throws RelayError TICKRELAY_ERR_LIMIT when there is no room for another pool */
+  /** The pool's writer, for a listener, which lets it go in the end. @throws RelayError TICKRELAY_ERR_LIMIT when there is no room */
   async of(name: string): Promise<PoolWriter> {
-    let pool = this.#pools.get(name);
-    if (pool !== undefined) return pool;
-    const index = INDEXES.find((i) => this.#maps.names.pool(i) === '');
-    if (index === undefined) {
-      throw new RelayError(
-        'TICKRELAY_ERR_LIMIT',
-        `engine kernel has room for ${MAX_POOLS} pools, and "${name}" is one more`,
-      );
+    for (;;) {
+      await this.#leaving;
+      const known = this.#places.get(name);
+      if (known !== undefined) {
+        known.users++;
+        return known.writer;
+      }
+      const index = this.#indexes().find((i) => this.#maps.names.pool(i) === '');
+      if (index !== undefined) {
+        return this.#take(name, index);
+      }
+      const unused = Array.from(this.#places).find(([, { users }]) => users === 0);
+      if (unused === undefined) throw noRoom(name, this.#maps.sizes.maxPools);
+      await this.#leave(unused[0]);
     }
-    pool = new PoolWriter(this.#maps, index);
-    this.#maps.names.setPool(index, name);
-    this.#pools.set(name, pool);
-    await pool.publish(this.snapshotOf(name));
-    return pool;
+  }
+
+  /** A listener that has no session or connection any more uses the pool no longer. */
+  async letGo(writer: PoolWriter): Promise<void> {
+    const entry = Array.from(this.#places).find(([, place]) => place.writer === writer);
+    assert(entry !== undefined && entry[1].users > 0, 'the pool is not in use');
+    entry[1].users--;
+    await this.#forgetIfUnused(entry[0]);
+  }
+
+  /** Listeners of a relay before this one that were not claimed are gone, and so are the pools that only they used. Idempotent. */
+  async letGoInherited(): Promise<void> {
+    const names = this.#inherited;
+    this.#inherited = [];
+    for (const name of names) {
+      this.#places.get(name)!.users--;
+      await this.#forgetIfUnused(name);
+    }
   }
 
   /** When nothing is being published any more. */
   async idle(): Promise<void> {
     await Promise.all(Array.from(this.all, (pool) => pool.idle()));
+    await this.#leaving;
   }
+
+  async #take(name: string, index: number): Promise<PoolWriter> {
+    const place = this.#newPlace(name, index);
+    place.users++;
+    this.#maps.names.setPool(index, name);
+    try {
+      await place.writer.publish(this.snapshotOf(name));
+      return place.writer;
+    } catch (error) {
+      place.users--;
+      throw error;
+    }
+  }
+
+  #indexes(): readonly number[] {
+    return Array.from({ length: this.#maps.sizes.maxPools }, (_, index) => index);
+  }
+
+  /** Knows what the place had before: a pool of this name, or the references of others. */
+  #newPlace(name: string, index: number): Place {
+    const writer = new PoolWriter(this.#maps, index);
+    writer.adopt();
+    const place = { writer, users: 0 };
+    this.#places.set(name, place);
+    return place;
+  }
+
+  async #forgetIfUnused(name: string): Promise<void> {
+    const snapshot = this.#snapshots.get(name);
+    if (snapshot?.isSettling === true || snapshot?.backends.some((entry) => entry !== undefined) === true)
+      return;
+    const place = this.#places.get(name);
+    if (place !== undefined && place.users > 0) return;
+    this.#snapshots.delete(name);
+    await this.#leave(name);
+  }
+
+  /** Gives up the place of a pool that nobody uses. */
+  async #leave(name: string): Promise<void> {
+    const place = this.#places.get(name);
+    if (place === undefined) return;
+    this.#places.delete(name);
+    const left = place.writer
+      .publish(new BackendPool(name).snapshot())
+      .then(() => this.#maps.names.setPool(place.writer.index, ''));
+    this.#leaving = Promise.allSettled([this.#leaving, left]);
+    await left;
+  }
+}
+
+function noRoom(name: string, maxPools: number): RelayError {
+  return new RelayError(
+    'TICKRELAY_ERR_LIMIT',
+    `engine kernel has room for ${maxPools} pools that listeners use, and "${name}" is one more; ` +
+      'let listeners share pools (for 10 s after a restart, those of the relay before it have theirs)',
+  );
 }

@@ -46,6 +46,8 @@ export interface KernelTcpOptions {
   readonly relayPorts: PortRange | undefined;
   readonly nowNs: () => number;
   readonly poolOf: (name: string) => Promise<PoolWriter>;
+  /** A listener does not use the pool any more. */
+  readonly letGo: (pool: PoolWriter) => Promise<void>;
   /** Loads what `attach` will need for a listener on this address. @throws RelayError */
   readonly prepare: (listen: Endpoint) => void;
   /** Attaches the programs where clients of this address arrive, and the answers of the pool's backends. @throws RelayError */
@@ -76,6 +78,15 @@ export class KernelTcp implements TcpPath {
     this.#loadPrograms();
     this.#options.prepare(spec.listen);
     const pool = await this.#options.poolOf(spec.pool);
+    try {
+      return await this.#open(spec, pool);
+    } catch (error) {
+      await this.#options.letGo(pool);
+      throw error;
+    }
+  }
+
+  async #open(spec: TcpListenerSpec, pool: PoolWriter): Promise<Endpoint> {
     const server = await this.#listeners.bind(spec);
     let listener: KernelTcpListener;
     try {
@@ -99,10 +110,11 @@ export class KernelTcp implements TcpPath {
   }
 
   async removeListener(name: string): Promise<void> {
-    const { index } = this.#listeners.remove(name);
+    const { index, pool } = this.#listeners.remove(name);
     // A connection that opened at that moment is found the second time.
     for (let rounds = 0; rounds < 2; rounds++)
       await this.#cutWhere('listener-removed', (listener) => listener === index);
+    await this.#options.letGo(pool);
   }
 
   listeners(): readonly TcpListenerStatus[] {
@@ -181,8 +193,10 @@ export class KernelTcp implements TcpPath {
     return this.#listeners.refresh(pool);
   }
 
-  removeUnclaimed(): void {
+  /** Those of a relay before this one. */
+  async removeUnclaimed(): Promise<void> {
     this.#listeners.removeUnclaimed();
+    await this.#cutWhere('listener-removed', (listener) => !this.#listeners.isKnown(listener));
   }
 
   /** Frees the addresses; the programs open no connection any more. */
@@ -279,7 +293,10 @@ export class KernelTcp implements TcpPath {
     if (this.#steward === undefined || this.records === 0) return;
     const walk = this.#newWalk(this.#steward);
     try {
-      while (!walk.step(visit)) await new Promise((resolve) => setImmediate(resolve));
+      while (!walk.step(visit)) {
+        await new Promise((resolve) => setImmediate(resolve));
+        if (this.#final !== undefined) return;
+      }
     } finally {
       walk.close();
     }

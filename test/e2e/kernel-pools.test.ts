@@ -1,0 +1,91 @@
+/** A relay in the kernel whose pools come and go by reloads, more of them than it has places for, and a restart after that. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { Endpoint } from '../../net/address.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
+import { Stage } from '../support/stage.ts';
+import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
+import type { UdpPeer } from '../support/udp-peer.ts';
+
+const RELOADS = 100;
+
+const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
+
+if (unavailable !== undefined) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  let stage: Stage;
+  let bpffs: BpfFileSystem;
+
+  beforeEach(() => {
+    stage = new Stage();
+    bpffs = stage.closing(new BpfFileSystem());
+  });
+  afterEach(() => stage.close());
+
+  /** A server that answers its name. */
+  const server = (name: string): UdpPeer => stage.peer('127.0.0.1:0', () => Buffer.from(name));
+
+  /** The listener `game` stays; the listener `arena` has the pool with this number. */
+  const config = (options: {
+    readonly listen: readonly [game: string, arena: string];
+    readonly game: Endpoint;
+    readonly arena: Endpoint;
+    readonly number: number;
+  }): object => {
+    const { listen, game, arena, number } = options;
+    return {
+      name: 'tickrelay',
+      engine: 'kernel',
+      kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+      admin: { listen: '127.0.0.1:0' },
+      listeners: [
+        { name: 'game', protocol: 'udp', listen: listen[0], pool: 'game-servers' },
+        { name: 'arena', protocol: 'udp', listen: listen[1], pool: `arena-${number}` },
+      ],
+      pools: {
+        'game-servers': { backends: [game.toString()] },
+        [`arena-${number}`]: { backends: [arena.toString()] },
+      },
+    };
+  };
+
+  test('pools come and go by reloads without end, also after a restart, and other players notice nothing', async () => {
+    expect(RELOADS).toBeGreaterThan(MAX_POOLS);
+    const game = (await stage.gameServer({ id: 1 })).endpoint;
+    const arenas = [server('odd'), server('even')] as const;
+    const configOf = (
+      number: number,
+      listen: readonly [string, string] = ['127.0.0.1:0', '127.0.0.1:0'],
+    ): object => config({ listen, game, arena: arenas[number % 2]!.local, number });
+    const first = await stage.relay(configOf(0));
+    const listen = [first.listener('game').toString(), first.listener('arena').toString()] as const;
+    const players = await stage.players(4, first.listener('game'));
+    const client = stage.peer('127.21.0.1:0');
+    const served = async (): Promise<string> =>
+      (await client.ask(first.listener('arena'), 'who')).payload.toString();
+
+    for (let number = 1; number <= RELOADS; number++) {
+      first.writeConfig(configOf(number));
+      expect(await first.reload(), `reload ${number}`).toBe(true);
+      expect(await served()).toBe(number % 2 === 0 ? 'odd' : 'even');
+    }
+    expect(await first.metric('sessions_repinned_total')).toBe(0);
+    first.process.signal('SIGKILL');
+    await first.process.ended(20_000);
+    await answers(players);
+
+    const second = await stage.relay(configOf(RELOADS + 1, listen));
+    expect(second.process.stderr).toMatch(/adopted \d+ sessions/);
+    expect(await served()).toBe('even');
+    expect(await second.metric('sessions_opened_total', { listener: 'game' })).toBe(players.length);
+    await answers(players);
+    await settle(players);
+    expect(disturbed(players)).toEqual([]);
+  });
+
+  const answers = (players: readonly SteadyPlayer[]): Promise<unknown> =>
+    Promise.all(players.map((player) => player.answers(20)));
+}
