@@ -43,20 +43,28 @@ interface RunningRelay {
 }
 
 async function runRelay(args: RelayArguments): Promise<void> {
-  const starting = startRelay(args);
   const hasFile = args.config !== undefined;
+  // Without a file there is nothing to read again: SIGHUP is the terminal that was closed.
+  const stopSignals = ['SIGINT', 'SIGTERM', ...(hasFile ? [] : ['SIGHUP' as const])] as const;
+  const stop = new AbortController();
+  const stopped = new Promise<NodeJS.Signals>((resolve) => {
+    onStopSignal((signal) => {
+      resolve(signal);
+      stop.abort();
+    }, stopSignals);
+  });
+  const starting = startRelay(args, stop.signal);
   // A file may change while the relay starts; the reload then follows at once.
   if (hasFile)
     process.on('SIGHUP', () => {
       void starting.then(
-        ({ relay }) => relay.reload(),
+        (running) => running?.relay.reload(),
         () => undefined,
       );
     });
-  const { relay, addresses, logger } = await starting;
-  // Without a file there is nothing to read again: SIGHUP is the terminal that was closed.
-  const stopSignals = ['SIGINT', 'SIGTERM', ...(hasFile ? [] : ['SIGHUP' as const])] as const;
-  const stopped = new Promise<NodeJS.Signals>((resolve) => onStopSignal(resolve, stopSignals));
+  const running = await starting;
+  if (running === undefined) return;
+  const { relay, addresses, logger } = running;
   printReady(relay, addresses, args.json);
   logger.info({ signal: await stopped }, 'ending');
   await relay.drain();
@@ -65,7 +73,8 @@ async function runRelay(args: RelayArguments): Promise<void> {
   if (args.json) printEvent('summary', relay.summary());
 }
 
-async function startRelay(args: RelayArguments): Promise<RunningRelay> {
+/** @returns undefined when `stop` came before the relay was ready: nothing has begun then */
+async function startRelay(args: RelayArguments, stop: AbortSignal): Promise<RunningRelay | undefined> {
   requireSingle(args, LIST_FLAGS);
   const { config: read, warnings } = await readConfig(args);
   const overrides = args.config === undefined ? {} : overridesOf(args);
@@ -75,7 +84,13 @@ async function startRelay(args: RelayArguments): Promise<RunningRelay> {
   const relay = new Relay({ config, configPath: args.config, overrides, logger });
   // All code is loaded, and nobody waits for the relay yet.
   await trimHeap();
-  return { relay, logger, addresses: await relay.start() };
+  try {
+    return { relay, logger, addresses: await relay.start(stop) };
+  } catch (error) {
+    if (error !== stop.reason) throw error;
+    logger.info('ended before it was ready');
+    return undefined;
+  }
 }
 
 async function readConfig(args: RelayArguments): Promise<CheckedConfig> {

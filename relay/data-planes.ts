@@ -113,6 +113,13 @@ export class DataPlanes {
     });
   }
 
+  /** The start is complete: what a relay before this one left is this one's from now on. @throws RelayError */
+  takeOver(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.engine.takeOver?.();
+    });
+  }
+
   /** No new sessions and connections from now on. */
   drain(): Promise<void> {
     return this.#inTurn(async () => {

@@ -2,12 +2,13 @@
  * The relay: data planes, control plane and admin server joined. One way in and one way down, as docs/lifecycle.md
  * states:
  *
- *     start   pools are published, listeners bound, the admin server answers; then the relay is ready
+ *     start   pools are published, listeners bound, the admin server answers, what a relay before this one left is taken over; then
+ *             the relay is ready
  *     drain   not ready; after a delay no new sessions or connections; those that live go on until they end or a deadline
  *     close   checks end, sessions and connections end, sockets close, the admin server last
  */
 import { randomInt } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Endpoint } from '../net/address.ts';
 import { VERSION } from '../version.ts';
@@ -126,17 +127,26 @@ export class Relay {
   }
 
   /**
+   * @param signal gives the start up, as a failure does
    * @returns the bound addresses
-   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; everything is closed again
+   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; the signal's reason. Everything is closed again, and
+   *   what a relay before this one left goes on as it was
    */
-  async start(): Promise<RelayAddresses> {
+  async start(signal?: AbortSignal): Promise<RelayAddresses> {
     try {
+      signal?.throwIfAborted();
       this.#control.start();
       await this.#planes.apply(this.#config.listeners, this.#config);
       this.#logTcpPlaces();
       this.#warnOfSmallBuffers();
       if (this.#config.admin !== undefined)
         this.#adminAddress = await this.#admin.listen(this.#config.admin.listen);
+      // Programs are verified for a second and longer; a signal that came meanwhile is heard in a whole turn of the event loop, which
+      // lies between these two.
+      await setImmediate();
+      await setImmediate();
+      signal?.throwIfAborted();
+      await this.#planes.takeOver();
     } catch (error) {
       await this.close();
       throw error;

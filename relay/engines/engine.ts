@@ -208,6 +208,13 @@ export interface Engine {
    */
   endSession?(listener: string, client: Endpoint): boolean;
 
+  /**
+   * The relay's start is complete. An engine that found what a relay before it left takes its place only now: until then that one's
+   * sessions go on by its own rules, and `close` leaves them so.
+   *
+   * @throws RelayError when it can't, with everything as it was
+   */
+  takeOver?(): Promise<void>;
   /** No new sessions from now on; live ones go on. */
   drain(): Promise<void>;
   /** Ends every session and closes every socket. Idempotent. */

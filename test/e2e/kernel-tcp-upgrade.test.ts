@@ -2,10 +2,7 @@
  * TCP connections in the kernel under a relay of another version, which takes a dead one's place under load: where it lays out its
  * maps in the same way they go on, with its programs; else they are reset, and new ones open.
  */
-import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { Endpoint } from '../../net/address.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
@@ -17,6 +14,7 @@ import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../supp
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
+import { exchangeMore, MESSAGE_BYTES, SteadyConnection } from '../support/steady-connection.ts';
 import { startTcpBackend } from '../support/tcp-backend.ts';
 import { TcpClient } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
@@ -25,7 +23,6 @@ const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 const loaded = loadLibc();
 
 const CONNECTIONS = 16;
-const MESSAGE_BYTES = 2_000;
 
 /** Other instructions in the programs of both directions; the records are the same. */
 const OTHER_PROGRAMS: readonly Change[] = [
@@ -35,48 +32,6 @@ const OTHER_PROGRAMS: readonly Change[] = [
     to: 'MOST_WINDOW = 2 ** 30 - 1;',
   },
 ];
-
-/** A connection that is never silent: as soon as a message is back whole and unchanged the next one goes. */
-class SteadyConnection {
-  exchanged = 0;
-  failure: string | undefined;
-  readonly #socket: Socket;
-  readonly #message = Buffer.alloc(MESSAGE_BYTES);
-  #received = 0;
-
-  private constructor(socket: Socket) {
-    this.#socket = socket;
-    socket.on('data', (bytes) => this.#receive(bytes));
-    socket.on('error', (error: NodeJS.ErrnoException) => (this.failure = error.code ?? error.message));
-    socket.on('end', () => (this.failure ??= 'ended'));
-    this.#send();
-  }
-
-  static async open({ ip, port }: Endpoint): Promise<SteadyConnection> {
-    const socket = connect({ host: ip.toString(), port });
-    await once(socket, 'connect');
-    return new SteadyConnection(socket);
-  }
-
-  close(): void {
-    this.#socket.destroy();
-  }
-
-  #send(): void {
-    this.#message.fill(`${this.exchanged};`);
-    this.#received = 0;
-    this.#socket.write(Buffer.from(this.#message));
-  }
-
-  #receive(bytes: Buffer): void {
-    const wanted = this.#message.subarray(this.#received, this.#received + bytes.length);
-    if (!wanted.equals(bytes)) this.failure ??= 'other bytes came back';
-    this.#received += bytes.length;
-    if (this.#received < MESSAGE_BYTES) return;
-    this.exchanged++;
-    this.#send();
-  }
-}
 
 if (unavailable !== undefined || 'unavailable' in loaded) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
@@ -90,13 +45,6 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     bpffs = stage.closing(new BpfFileSystem());
   });
   afterEach(() => stage.close());
-
-  const exchangeMore = async (count = 20): Promise<void> => {
-    const wanted = connections.map(({ exchanged }) => exchanged + count);
-    await until(`${count} exchanges on each connection`, () =>
-      connections.every(({ exchanged, failure }, i) => exchanged >= wanted[i]! || failure !== undefined),
-    );
-  };
 
   /** The tags, hashes of their instructions, of the programs that carry TCP. */
   const tags = (): string[] => {
@@ -138,17 +86,17 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
         stage.closing(await SteadyConnection.open(first.listener())),
       ),
     );
-    await exchangeMore();
+    await exchangeMore(connections);
     const before = tags();
     const cli = makeOtherVersion(`${stage.folder}/other`, changes);
     const beganMs = performance.now();
     const exchangedBefore = connections.reduce((sum, { exchanged }) => sum + exchanged, 0);
     first.process.signal('SIGKILL');
     await first.process.ended(20_000);
-    await exchangeMore();
+    await exchangeMore(connections);
     const listen = first.listener().toString();
     const second = await stage.relayOfOtherVersion(cli, config(listen, first.admin.replace('http://', '')));
-    await exchangeMore();
+    await exchangeMore(connections);
     const exchanged = connections.reduce((sum, one) => sum + one.exchanged, 0) - exchangedBefore;
     const rate = Math.round(exchanged / ((performance.now() - beganMs) / 1_000));
     const lost = connections.filter(({ failure }) => failure !== undefined).length;

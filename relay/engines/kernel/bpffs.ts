@@ -2,12 +2,21 @@
  * Where maps and links outlive the process: a directory of a BPF file system, one for each relay by its name. Whoever runs holds a
  * lock on it (name-lock.ts), so it may be there with nothing in it.
  *
- *     /sys/fs/bpf/tickrelay/NAME/maps/NAME_OF_MAP
+ *     /sys/fs/bpf/tickrelay/NAME/maps/NAME_OF_MAP       (new-maps: those that are about to take their place)
  *     /sys/fs/bpf/tickrelay/NAME/links/INTERFACE-ingress, INTERFACE-egress
  *
  * A BPF file system takes no dots in names; they are written as %2E.
  */
-import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statfsSync, unlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  statfsSync,
+  unlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { BPF_FS_MAGIC } from '../../../net/linux/abi.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
@@ -86,19 +95,34 @@ export class PinDirectory {
     rmSync(path, { force: true });
   }
 
+  /**
+   * Pins maps in the place of those that are there, which live on as long as an attached program refers to them. The old ones are
+   * unpinned when all of the new ones are pinned.
+   *
+   * @param pin is told where each map belongs; when it throws, the old ones stay
+   */
+  replaceMaps(pin: (pathOf: (name: string) => string) => void): void {
+    this.make();
+    this.#empty('new-maps');
+    const next = join(this.path, 'new-maps');
+    mkdirSync(next);
+    try {
+      pin((name) => join(next, name));
+    } catch (error) {
+      this.#empty('new-maps');
+      throw error;
+    }
+    this.#empty('maps');
+    renameSync(next, join(this.path, 'maps'));
+  }
+
   /** Unpins everything. Links without another owner are detached by it, and maps freed. */
   remove(): void {
-    this.#empty('links');
-    this.removeMaps();
+    for (const kind of ['links', 'maps', 'new-maps'] as const) this.#empty(kind);
     if (existsSync(this.path)) rmdirSync(this.path);
   }
 
-  /** Unpins the maps. Those that an attached program refers to live on with it. */
-  removeMaps(): void {
-    this.#empty('maps');
-  }
-
-  #empty(kind: 'links' | 'maps'): void {
+  #empty(kind: 'links' | 'maps' | 'new-maps'): void {
     const directory = join(this.path, kind);
     for (const name of entries(directory)) unlinkSync(join(directory, name));
     if (existsSync(directory)) rmdirSync(directory);

@@ -6,6 +6,8 @@
  *     2. maps: taken over from a relay of this name that left them, or made and pinned
  *     3. programs: loaded; the links that were left take them in place of theirs
  *     4. addListener: the address is bound, the rules written, the interfaces attached
+ *     5. takeOver: the relay's start is complete. What a relay before this one left is this one's from now on: until then steps 2 to 4 only
+ *        prepare that, and the engine's end leaves it as it was
  *
  * With `bpffs` absent nothing is pinned and everything ends with the process; tests run so.
  */
@@ -16,8 +18,7 @@ import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
 import { hasInterface, interfacesOf } from './attach.ts';
-import type { PinDirectory } from './bpffs.ts';
-import { deadRelays, type Ground, openGround } from './kernel-ground.ts';
+import { closeGround, deadRelays, type Ground, openGround } from './kernel-ground.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
 import { KernelPools, MAX_POOLS } from './kernel-pools.ts';
@@ -75,10 +76,9 @@ export class KernelEngine implements Engine {
   /** How it began, for the log: anew, or with the sessions of a relay before it. */
   readonly origin: string;
   readonly #options: KernelEngineOptions;
+  readonly #ground: Ground;
   readonly #bpf: Bpf;
   readonly #maps: KernelMaps;
-  readonly #pins: PinDirectory | undefined;
-  readonly #lock: { release(): void } | undefined;
   readonly #attachments: Attachments;
   readonly #listeners: ListenerTable;
   readonly #pinGroups: KernelPinGroups;
@@ -87,11 +87,12 @@ export class KernelEngine implements Engine {
   readonly tcp: KernelTcp;
   readonly #pools: KernelPools;
   readonly #reach: Reach;
-  readonly #sweepTimer: NodeJS.Timeout;
-  readonly #interfacesTimer: NodeJS.Timeout;
-  readonly #claimTimer: NodeJS.Timeout | undefined;
+  readonly #timers: NodeJS.Timeout[] = [];
   #clockMs: number;
   #final: readonly ListenerStatus[] | undefined;
+  /** Whether all is still as a relay before this one left it. */
+  #isTentative: boolean;
+  #isStarted = false;
   #isClosed = false;
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE saying what is missing */
@@ -103,14 +104,14 @@ export class KernelEngine implements Engine {
     const { name, bpffs, maxSessions } = options;
     const ground = openGround({ libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_POOLS } });
     const { adopted } = ground;
+    this.#ground = ground;
     this.#bpf = ground.bpf;
-    this.#lock = ground.lock;
-    this.#pins = ground.pins;
     this.#maps = ground.maps;
     this.#steward = ground.steward;
+    this.#isTentative = adopted !== false;
     this.#writeSettings();
     this.#pools = new KernelPools(this.#maps);
-    this.#attachments = new Attachments(this.#bpf, this.#maps, this.#pins);
+    this.#attachments = new Attachments(this.#bpf, this.#maps, ground.pins);
     const { relayPorts: ports, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
     this.#listeners = new ListenerTable(libc, this.#maps, ports && { libc, ports, most });
     this.#pinGroups = new KernelPinGroups({
@@ -157,27 +158,20 @@ export class KernelEngine implements Engine {
       interfaces: options.interfaces,
       onTrouble,
     });
-    if (adopted === true) {
-      this.#pools.adopt();
-      this.#pinGroups.forgetAdopted();
+    try {
+      this.origin = this.#describeOrigin(adopted);
+      if (this.#isTentative) this.#adopt();
+      else this.#startTimers();
+    } catch (error) {
+      // Another engine may run in this process now.
+      this.#closeAll({ isKept: this.#isTentative });
+      throw error;
     }
-    if (adopted !== false) {
-      this.#attachments.adopt({ sharesMaps: adopted === true });
-      this.#claimTimer = setTimeout(() => {
-        this.#removeUnclaimed().catch((error: unknown) => options.onTrouble?.(error));
-      }, CLAIM_MS).unref();
-    }
-    this.origin = this.#describeOrigin(adopted);
-    // Keeps the process alive, as sockets would: the programs need none.
-    this.#sweepTimer = setInterval(() => {
-      try {
-        this.#sweeper.sweepDue(SWEEP_BUDGET_MS);
-        this.tcp.sweep(SWEEP_BUDGET_MS);
-      } catch (error) {
-        onTrouble?.(error);
-      }
-    }, SWEEP_INTERVAL_MS);
-    this.#interfacesTimer = setInterval(() => this.#reach.follow(), INTERFACES_INTERVAL_MS).unref();
+  }
+
+  async takeOver(): Promise<void> {
+    if (this.#isTentative) await this.#replace();
+    this.#isStarted = true;
   }
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
@@ -215,7 +209,7 @@ export class KernelEngine implements Engine {
   async removeListener(name: string): Promise<void> {
     const { index, pool } = this.#listeners.remove(name);
     this.#pinGroups.removeView(index);
-    await this.sweep();
+    if (!this.#maps.isHeld) await this.sweep();
     await this.#letGo(pool);
   }
 
@@ -290,28 +284,18 @@ export class KernelEngine implements Engine {
     return Promise.resolve();
   }
 
-  /** With `keepAttached` only this process's part ends, and traffic goes on. */
+  /** With `keepAttached`, and before `takeOver`, only this process's part ends, and traffic goes on. */
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    clearInterval(this.#sweepTimer);
-    clearInterval(this.#interfacesTimer);
-    clearTimeout(this.#claimTimer);
+    for (const timer of this.#timers) clearTimeout(timer);
     await this.#pools.idle();
-    if (!this.isLasting) await this.drain();
-    await this.tcp.close(this.isLasting);
-    if (!this.isLasting) {
-      this.#attachments.detach();
-      this.#pins?.remove();
-    }
-    this.#final = this.listeners().map((status) => (this.isLasting ? status : withoutSessions(status)));
-    this.#listeners.close();
-    this.#attachments.close();
-    this.#sweeper.close();
-    this.#steward.close();
-    this.#maps.close();
-    this.#bpf.close();
-    this.#lock?.release();
+    const isKept = this.#isTentative || (this.isLasting && this.#isStarted);
+    if (!isKept) await this.drain();
+    await this.tcp.close(isKept);
+    if (!isKept) this.#attachments.detach();
+    this.#final = this.listeners().map((status) => (isKept ? status : withoutSessions(status)));
+    this.#closeAll({ isKept });
   }
 
   /**
@@ -357,6 +341,63 @@ export class KernelEngine implements Engine {
     settings.setU64(SETTINGS.at.quarantineNs, this.#quarantineMs * NS_PER_MS);
     settings.setU32(SETTINGS.at.maxResting, this.#options.maxSessions);
     settings.setU32(SETTINGS.at.hashSeed, this.#options.hashSeed);
+  }
+
+  #closeAll({ isKept }: { readonly isKept: boolean }): void {
+    this.#listeners.close();
+    this.#attachments.close();
+    this.#sweeper.close();
+    closeGround(this.#ground, isKept);
+  }
+
+  /** Reads what a relay before this one left, and loads what is to take its place. @throws RelayError */
+  #adopt(): void {
+    const sharesMaps = this.#ground.adopted === true;
+    if (sharesMaps) this.#pools.adopt();
+    this.#attachments.adopt({ sharesMaps });
+    this.tcp.adopt();
+  }
+
+  /**
+   * Takes the place of the relay before this one. What can fail comes first, and changes nothing until it has succeeded; so a packet meets
+   * the old programs or the new ones, and with maps that go on the old rules or the new ones.
+   */
+  async #replace(): Promise<void> {
+    this.#attachments.attachAwaited();
+    const { adopted, pins } = this.#ground;
+    if (adopted !== true) this.#maps.pin(pins!);
+    this.#attachments.takeOver();
+    if (adopted === true) {
+      this.#maps.releasePools();
+      await this.#pools.release();
+      // The listeners' rules have an address of this host for each of their backends, which are known only now.
+      for (const pool of this.#pools.all) this.#reach.reach(pool);
+      this.#maps.release();
+      this.#listeners.takeOver();
+      this.tcp.takeOver();
+      this.#pinGroups.forgetAdopted();
+      this.#pinGroups.writeViews();
+      for (const pool of this.#pools.all) await this.tcp.published(pool);
+    }
+    this.#isTentative = false;
+    const claim = setTimeout(() => {
+      this.#removeUnclaimed().catch((error: unknown) => this.#options.onTrouble?.(error));
+    }, CLAIM_MS);
+    this.#timers.push(claim.unref());
+    this.#startTimers();
+  }
+
+  #startTimers(): void {
+    const sweep = setInterval(() => {
+      try {
+        this.#sweeper.sweepDue(SWEEP_BUDGET_MS);
+        this.tcp.sweep(SWEEP_BUDGET_MS);
+      } catch (error) {
+        this.#options.onTrouble?.(error);
+      }
+    }, SWEEP_INTERVAL_MS);
+    // The sweep keeps the process alive, as sockets would: the programs need none.
+    this.#timers.push(sweep, setInterval(() => this.#reach.follow(), INTERFACES_INTERVAL_MS).unref());
   }
 
   /** What the relay before this one served and this one was not asked for. */

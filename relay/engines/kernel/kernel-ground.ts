@@ -27,7 +27,10 @@ export interface Ground {
   readonly pins: PinDirectory | undefined;
   readonly maps: KernelMaps;
   readonly steward: Steward;
-  /** Whether the maps are those of a relay before this one; a text says why what it left does not fit. */
+  /**
+   * Whether the maps are those of a relay before this one, which are held; a text says why what it left does not fit, and then the maps are
+   * new ones that nobody has pinned yet.
+   */
   readonly adopted: boolean | string;
 }
 
@@ -45,16 +48,27 @@ export function openGround({ libc, name, bpffs, sizes }: GroundOptions): Ground 
       if (!isLeft) pins?.remove();
     });
     const left = isLeft ? KernelMaps.adopt(bpf, sizes, pins) : undefined;
-    const maps = left instanceof KernelMaps ? left : makeMaps(bpf, sizes, pins);
+    const maps = left instanceof KernelMaps ? left : KernelMaps.create(bpf, sizes);
     opened.push(() => maps.close());
     const program = loadProgram(bpf, maps, { hook: 'steward' });
     const steward = new Steward(bpf, program, maps.mapped.requests);
+    opened.push(() => steward.close());
+    if (pins !== undefined && !isLeft) maps.pin(pins);
     const adopted = left instanceof KernelMaps ? true : (left ?? false);
     return { bpf, lock, pins, maps, steward, adopted };
   } catch (error) {
     for (const close of opened.reverse()) close();
     throw error;
   }
+}
+
+/** @param isKept whether what is pinned outlives the process */
+export function closeGround({ bpf, lock, pins, maps, steward }: Ground, isKept: boolean): void {
+  if (!isKept) pins?.remove();
+  steward.close();
+  maps.close();
+  bpf.close();
+  lock?.release();
 }
 
 /** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
@@ -67,20 +81,6 @@ export function deadRelays({ libc, name, bpffs }: Omit<GroundOptions, 'sizes'>):
     lock?.release();
     return lock !== undefined;
   });
-}
-
-/** New maps, in the place of what cannot be adopted. Its links stay, until the listeners are there to take them over. */
-function makeMaps(bpf: Bpf, sizes: MapSizes, pins: PinDirectory | undefined): KernelMaps {
-  pins?.removeMaps();
-  const maps = KernelMaps.create(bpf, sizes);
-  try {
-    pins?.make();
-    if (pins !== undefined) maps.pin(pins);
-    return maps;
-  } catch (error) {
-    maps.close();
-    throw error;
-  }
 }
 
 function findPins(libc: Libc, bpffs: string, name: string): PinDirectory {

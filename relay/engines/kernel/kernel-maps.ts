@@ -36,6 +36,10 @@ const MAPPED = [
 ] as const satisfies readonly MapName[];
 type MappedName = (typeof MAPPED)[number];
 
+/** Those that say what the programs do at which port; then those that say how. No program writes them. */
+const HELD_PORTS = ['ports', 'tcp_ports'] as const satisfies readonly MappedName[];
+const HELD_RULES = ['settings', 'rules', 'tcp_rules', 'tcp_names'] as const satisfies readonly MappedName[];
+
 export class KernelMaps {
   readonly sizes: MapSizes;
   readonly maps: Readonly<Record<MapName, BpfMap>>;
@@ -48,6 +52,9 @@ export class KernelMaps {
   readonly #namesMap: BpfMap;
   readonly #snapshots = new Map<number, { readonly map: BpfMap; readonly memory: MappedArray }>();
   #pins: PinDirectory | undefined;
+  #isHeld = false;
+  /** Snapshots that were made since the maps are held; undefined when they are not. */
+  #awaited: Set<number> | undefined;
 
   private constructor(bpf: Bpf, sizes: MapSizes, open: (spec: MapSpec) => number) {
     this.#bpf = bpf;
@@ -82,7 +89,7 @@ export class KernelMaps {
 
   /**
    * Takes over what is pinned. Maps that a later version of the programs brought with it are made; one that is there must
-   * be as this version lays it out.
+   * be as this version lays it out. What this relay changes is held back until `release`.
    *
    * @returns the maps, or why they don't fit
    */
@@ -106,6 +113,7 @@ export class KernelMaps {
       return made;
     });
     maps.#pins = pins;
+    maps.#hold();
     return maps;
   }
 
@@ -124,11 +132,33 @@ export class KernelMaps {
     }, 0);
   }
 
-  /** Lets the maps outlive the process. */
+  /** Whether the programs still go by what a relay before this one wrote. */
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
+
+  /** Ahead of `release`: what pools need that are published before the listeners are known. To the programs it means nothing yet. */
+  releasePools(): void {
+    for (const name of HELD_PORTS) this.mapped[name].release();
+    for (const index of this.#awaited ?? []) this.#publishSnapshot(index, this.#snapshots.get(index)!.map);
+    this.#awaited = undefined;
+  }
+
+  /** Lets the programs have everything that was held back. */
+  release(): void {
+    this.releasePools();
+    for (const name of HELD_RULES) this.mapped[name].release();
+    this.names.memory.release();
+    this.#isHeld = false;
+  }
+
+  /** Lets the maps outlive the process, in the place of those that are pinned there. */
   pin(pins: PinDirectory): void {
-    for (const map of [...Object.values(this.maps), this.#namesMap]) {
-      this.#bpf.pin(map.fd, pins.mapPath(map.spec.name));
-    }
+    const snapshots = Array.from(this.#snapshots, ([index, { map }]) => [snapshotName(index), map] as const);
+    const maps = [...Object.values(this.maps), this.#namesMap].map((map) => [map.spec.name, map] as const);
+    pins.replaceMaps((pathOf) => {
+      for (const [name, map] of [...maps, ...snapshots]) this.#bpf.pin(map.fd, pathOf(name));
+    });
     this.#pins = pins;
   }
 
@@ -153,14 +183,26 @@ export class KernelMaps {
     }
   }
 
+  #hold(): void {
+    for (const name of [...HELD_PORTS, ...HELD_RULES]) this.mapped[name].hold();
+    this.names.memory.hold();
+    this.#isHeld = true;
+    this.#awaited = new Set();
+  }
+
   #openSnapshot(index: number): BpfMap {
-    const path = this.#pins?.mapPath(`snapshot-${index}`);
+    const path = this.#pins?.mapPath(snapshotName(index));
     const pinned = path === undefined ? undefined : this.#bpf.open(path);
     if (pinned !== undefined) return new BpfMap(this.#bpf, SNAPSHOT_MAP, pinned);
     const map = BpfMap.create(this.#bpf, SNAPSHOT_MAP);
-    this.maps.snapshots.updateAt(index, new Uint8Array(Uint32Array.of(map.fd).buffer));
-    if (path !== undefined) this.#bpf.pin(map.fd, path);
+    if (this.#awaited === undefined) this.#publishSnapshot(index, map);
+    else this.#awaited.add(index);
     return map;
+  }
+
+  #publishSnapshot(index: number, { fd }: BpfMap): void {
+    this.maps.snapshots.updateAt(index, new Uint8Array(Uint32Array.of(fd).buffer));
+    if (this.#pins !== undefined) this.#bpf.pin(fd, this.#pins.mapPath(snapshotName(index)));
   }
 }
 
@@ -198,6 +240,10 @@ class Names {
     this.memory.clear(index);
     this.memory.bytes.set(Buffer.from(text).subarray(0, NAME_BYTES - 1), index * NAME_BYTES);
   }
+}
+
+function snapshotName(index: number): string {
+  return `snapshot-${index}`;
 }
 
 /** @returns the map's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE */

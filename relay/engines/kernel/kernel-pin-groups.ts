@@ -76,8 +76,9 @@ export class KernelPinGroups {
     if (found) this.#forget((scope) => scope >= MAX_LISTENERS);
   }
 
-  /** A listener, a pool or a group has changed. */
+  /** A listener, a pool or a group has changed. While the maps are held the programs know nothing of it. */
   writeViews(): void {
+    if (this.#options.maps.isHeld) return;
     for (const listener of this.#options.listeners()) this.#writeView(listener);
   }
 
@@ -91,7 +92,7 @@ export class KernelPinGroups {
   request(request: PinRequest): string | undefined {
     const { client, proposal, hold } = request;
     const group = this.#groups.get(request.group);
-    if (group === undefined) return proposal;
+    if (group === undefined || this.#options.maps.isHeld) return proposal;
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const key = pinKey(client, group.scope);
       const pin = this.#read(key);

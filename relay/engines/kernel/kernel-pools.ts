@@ -32,6 +32,8 @@ export class KernelPools {
   readonly #snapshots = new Map<string, PoolSnapshot>();
   /** Until the places that are being given up are free. */
   #leaving: Promise<unknown> = Promise.resolve();
+  /** Whether what is published is only remembered. */
+  #isHeld = false;
 
   constructor(maps: KernelMaps) {
     this.#maps = maps;
@@ -44,6 +46,20 @@ export class KernelPools {
       if (name !== '') this.#newPlace(name, index).users = 1;
     }
     this.#inherited = [...this.#places.keys()];
+    this.#isHeld = this.#maps.isHeld;
+  }
+
+  /** Writes what was published while the maps were held. */
+  async release(): Promise<void> {
+    this.#isHeld = false;
+    for (const [name, { writer }] of [...this.#places]) {
+      const snapshot = this.#snapshots.get(name);
+      // What is known from a relay before this one holds until the pool has settled.
+      const isKnown = this.#inherited.includes(name);
+      if (isKnown && (snapshot === undefined || snapshot.isSettling === true)) continue;
+      await writer.publish(this.snapshotOf(name));
+      await this.#forgetIfUnused(name);
+    }
   }
 
   get all(): Iterable<PoolWriter> {
@@ -60,7 +76,7 @@ export class KernelPools {
     this.#snapshots.set(snapshot.pool, snapshot);
     const place = this.#places.get(snapshot.pool);
     // What is known from a relay before this one holds until the pool has settled.
-    if (snapshot.isSettling === true) return undefined;
+    if (snapshot.isSettling === true || this.#isHeld) return undefined;
     await place?.writer.publish(snapshot);
     await this.#forgetIfUnused(snapshot.pool);
     return this.#places.get(snapshot.pool)?.writer;
@@ -114,7 +130,7 @@ export class KernelPools {
     place.users++;
     this.#maps.names.setPool(index, name);
     try {
-      await place.writer.publish(this.snapshotOf(name));
+      if (!this.#isHeld) await place.writer.publish(this.snapshotOf(name));
       return place.writer;
     } catch (error) {
       place.users--;
@@ -136,6 +152,7 @@ export class KernelPools {
   }
 
   async #forgetIfUnused(name: string): Promise<void> {
+    if (this.#isHeld) return;
     const snapshot = this.#snapshots.get(name);
     if (snapshot?.isSettling === true || snapshot?.backends.some((entry) => entry !== undefined) === true)
       return;

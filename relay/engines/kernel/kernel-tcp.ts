@@ -18,6 +18,7 @@ import { ConnectionWalk, type Visitor, type Wish } from './connection-walk.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { Bpf } from './loader.ts';
 import type { PoolWriter } from './pool-writer.ts';
+import type { ProgramName } from './program.ts';
 import { LINK_HEADERS, loadProgram } from './programs.ts';
 import { whyUnreachable } from './reachability.ts';
 import type { PortRange } from './relay-ports.ts';
@@ -54,12 +55,21 @@ export interface KernelTcpOptions {
   readonly attach: (local: Endpoint, pool: PoolWriter) => void;
 }
 
+/** A loaded program, and where the UDP programs' tail calls find it. */
+interface TcpProgram {
+  readonly map: 'tcp_programs' | 'tcp_errors';
+  readonly index: number;
+  readonly program: number;
+}
+
 export class KernelTcp implements TcpPath {
   readonly #options: KernelTcpOptions;
   readonly #listeners: TcpListenerTable;
   readonly #resets: ResetSender;
   /** Made with the first listener. */
   #steward: TcpSteward | undefined;
+  /** Programs that are to take the place of those of a relay before this one. */
+  #awaited: readonly TcpProgram[] = [];
   /** The sweep's own. */
   #walk: ConnectionWalk | undefined;
   #nextRoundMs = 0;
@@ -70,6 +80,10 @@ export class KernelTcp implements TcpPath {
     const { bpf, maps, relayPorts: ports } = options;
     this.#listeners = new TcpListenerTable(maps, ports && { libc: bpf.libc, ports });
     this.#resets = new ResetSender(bpf.libc);
+  }
+
+  /** Loads what the connections of a relay before this one need. @throws RelayError */
+  adopt(): void {
     if (this.#listeners.hasLeftovers) this.#loadPrograms();
   }
 
@@ -112,7 +126,7 @@ export class KernelTcp implements TcpPath {
   async removeListener(name: string): Promise<void> {
     const { index, pool } = this.#listeners.remove(name);
     // A connection that opened at that moment is found the second time.
-    for (let rounds = 0; rounds < 2; rounds++)
+    for (let rounds = 0; rounds < 2 && !this.#options.maps.isHeld; rounds++)
       await this.#cutWhere('listener-removed', (listener) => listener === index);
     await this.#options.letGo(pool);
   }
@@ -193,6 +207,13 @@ export class KernelTcp implements TcpPath {
     return this.#listeners.refresh(pool);
   }
 
+  /** The maps were released: the listeners and programs take the place of those of the relay before this one. */
+  takeOver(): void {
+    this.#install(this.#awaited);
+    this.#awaited = [];
+    this.#listeners.takeOver();
+  }
+
   /** Those of a relay before this one. */
   async removeUnclaimed(): Promise<void> {
     this.#listeners.removeUnclaimed();
@@ -225,6 +246,7 @@ export class KernelTcp implements TcpPath {
     if (!isLasting) await this.#cutWhere('shutdown', () => true);
     this.#final = this.listeners();
     this.#walk?.close();
+    for (const { program } of this.#awaited) this.#options.bpf.closeFd(program);
     this.#steward?.close();
     this.#steward = undefined;
     this.#resets.close();
@@ -307,24 +329,35 @@ export class KernelTcp implements TcpPath {
     return new ConnectionWalk({ bpf, maps, steward, resets: this.#resets });
   }
 
-  /** Once; those of a relay before this one are replaced. */
+  /** Once. While the maps are held, those of a relay before this one go on until `takeOver`. */
   #loadPrograms(): void {
     if (this.#steward !== undefined) return;
     const { bpf, maps } = this.#options;
-    for (const hook of ['egress', 'ingress'] as const) {
-      for (const linkHeaderBytes of LINK_HEADERS) {
-        const index = tcpProgramIndex(hook, linkHeaderBytes);
-        for (const [map, name] of [
-          ['tcp_programs', `tcp_${hook}`],
-          ['tcp_errors', `tcp_${hook}_error`],
-        ] as const) {
-          const program = loadProgram(bpf, maps, { hook: name, linkHeaderBytes });
-          maps.maps[map].updateAt(index, new Uint8Array(Uint32Array.of(program).buffer));
-          bpf.closeFd(program);
+    const programs: TcpProgram[] = [];
+    try {
+      for (const hook of ['egress', 'ingress'] as const) {
+        for (const linkHeaderBytes of LINK_HEADERS) {
+          const index = tcpProgramIndex(hook, linkHeaderBytes);
+          const load = (name: ProgramName): number => loadProgram(bpf, maps, { hook: name, linkHeaderBytes });
+          programs.push({ map: 'tcp_programs', index, program: load(`tcp_${hook}`) });
+          programs.push({ map: 'tcp_errors', index, program: load(`tcp_${hook}_error`) });
         }
       }
+      const program = loadProgram(bpf, maps, { hook: 'tcp_steward' });
+      this.#steward = new TcpSteward(bpf, program, maps.mapped.tcp_requests);
+    } catch (error) {
+      for (const { program } of programs) bpf.closeFd(program);
+      throw error;
     }
-    const program = loadProgram(bpf, maps, { hook: 'tcp_steward' });
-    this.#steward = new TcpSteward(bpf, program, maps.mapped.tcp_requests);
+    if (maps.isHeld) this.#awaited = programs;
+    else this.#install(programs);
+  }
+
+  #install(programs: readonly TcpProgram[]): void {
+    const { bpf, maps } = this.#options;
+    for (const { map, index, program } of programs) {
+      maps.maps[map].updateAt(index, new Uint8Array(Uint32Array.of(program).buffer));
+      bpf.closeFd(program);
+    }
   }
 }

@@ -116,10 +116,13 @@ export class ListenerTable {
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
     announce(this.#maps.mapped.ports, this.#maps.names, listener.local.port);
-    const value = new Uint8Array(LISTENER.size);
-    new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
-    this.#maps.maps.listeners.update(listenerKeyOf(listener.local), value);
+    if (!this.#maps.isHeld) this.#letIn(listener);
     return listener;
+  }
+
+  /** Lets datagrams in to the listeners that opened while the maps were held. */
+  takeOver(): void {
+    for (const listener of this.all()) this.#letIn(listener);
   }
 
   update(spec: UdpListenerSpec): void {
@@ -137,7 +140,8 @@ export class ListenerTable {
     assert(listener !== undefined, 'no such listener');
     this.#byName.delete(name);
     this.#byIndex[listener.index] = undefined;
-    this.#forget(listener.index, listener.local);
+    // While the maps are held its index may be one of a relay before this one; then it is one that nobody has claimed.
+    if (!this.#maps.isHeld) this.#forget(listener.index, listener.local);
     this.unbind(listener.socket);
     return listener;
   }
@@ -180,6 +184,12 @@ export class ListenerTable {
     // A session may begin on one CPU and end on another: only the sum over all of them means something.
     perCpu.forEach((count, i) => (sums[i % COUNTER_COUNT]! += Number(count)));
     return new ListenerCounters(sums);
+  }
+
+  #letIn({ index, local }: KernelListener): void {
+    const value = new Uint8Array(LISTENER.size);
+    new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
+    this.#maps.maps.listeners.update(listenerKeyOf(local), value);
   }
 
   #clear(index: number): void {

@@ -1,7 +1,10 @@
 /**
  * An array map that is mapped into this process: records are read and written in place, without a system call. Aligned
  * stores of up to 4 bytes are whole for a program that reads at the same time; what must change together does so behind
- * a switch (snapshot-writer.ts).
+ * a switch (pool-writer.ts).
+ *
+ * While an array is held, reads and writes are of a copy, and the programs go on with what was there: so a relay prepares to take over
+ * what another one left, and changes nothing of it before it can.
  */
 import { MAP_SHARED, PROT_READ_WRITE } from '../../../net/linux/abi.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
@@ -12,12 +15,13 @@ const PAGE = 4_096;
 export class MappedArray {
   /** Bytes from one record to the next. */
   readonly stride: number;
-  readonly bytes: Uint8Array;
-  readonly u16: Uint16Array;
-  readonly u32: Uint32Array;
-  readonly u64: BigUint64Array;
+  bytes!: Uint8Array;
+  u16!: Uint16Array;
+  u32!: Uint32Array;
+  u64!: BigUint64Array;
   readonly #libc: Libc;
   readonly #address: number;
+  readonly #mapping: ArrayBuffer;
 
   /** @param fd of a map with BPF_F_MMAPABLE. @throws RelayError TICKRELAY_ERR_ENGINE */
   constructor(libc: Libc, spec: MapSpec, fd: number) {
@@ -26,11 +30,21 @@ export class MappedArray {
     const size = Math.ceil((this.stride * spec.maxEntries) / PAGE) * PAGE;
     this.#address = libc.mmap(0, size, PROT_READ_WRITE, MAP_SHARED, fd, 0);
     if (this.#address === -1) throw failure(`map the map ${spec.name} into memory`, -libc.errno());
-    const buffer = libc.view(this.#address, size);
-    this.bytes = new Uint8Array(buffer);
-    this.u16 = new Uint16Array(buffer);
-    this.u32 = new Uint32Array(buffer);
-    this.u64 = new BigUint64Array(buffer);
+    this.#mapping = libc.view(this.#address, size);
+    this.#look(this.#mapping);
+  }
+
+  /** Keeps what is written from the programs until `release`. */
+  hold(): void {
+    this.#look(new Uint8Array(this.bytes).buffer);
+  }
+
+  /** Lets the programs have what was written. Without `hold` before it nothing happens. */
+  release(): void {
+    const written = this.u32;
+    this.#look(this.#mapping);
+    // Word by word, so that a program that reads meanwhile finds each one whole.
+    for (let i = 0; i < written.length; i++) if (this.u32[i] !== written[i]) this.u32[i] = written[i]!;
   }
 
   /** Offset of a field of the record at `index`. */
@@ -66,6 +80,13 @@ export class MappedArray {
 
   /** Gives the mapping back; the views must not be used any more. */
   unmap(): void {
-    this.#libc.munmap(this.#address, this.bytes.length);
+    this.#libc.munmap(this.#address, this.#mapping.byteLength);
+  }
+
+  #look(at: ArrayBuffer): void {
+    this.bytes = new Uint8Array(at);
+    this.u16 = new Uint16Array(at);
+    this.u32 = new Uint32Array(at);
+    this.u64 = new BigUint64Array(at);
   }
 }

@@ -55,6 +55,12 @@ export class Attachments {
   readonly #links = new Map<string, number>();
   /** Links with programs on the maps of a relay before this one, likewise. */
   readonly #inherited = new Map<string, number>();
+  /** Links that are to take programs of this relay, likewise. */
+  readonly #adopted = new Map<string, number>();
+  /** Links that are pinned, and attached to no interface here. */
+  readonly #strays = new Map<string, number>();
+  /** Interfaces to attach to when the relay takes over; undefined when it has, or has nothing to take over. */
+  #awaited: Set<string> | undefined;
 
   constructor(bpf: Bpf, maps: KernelMaps, pins: PinDirectory | undefined) {
     this.#bpf = bpf;
@@ -62,54 +68,61 @@ export class Attachments {
     this.#pins = pins;
   }
 
-  /** Interfaces that the programs are attached to. */
-  get interfaces(): readonly string[] {
-    return [...new Set(Array.from(this.#links.keys(), (name) => name.slice(0, name.lastIndexOf('-'))))];
-  }
-
   /**
-   * Takes over the pinned links. They take this version's programs where these share their maps with those that they hold.
-   * Else the old programs go on, on their own maps, behind those that `add` attaches, until `dropInherited`.
+   * Finds the pinned links, and loads programs for them. Those that share their maps with the ones that a link holds are to take their
+   * place; else the old ones are to go on, on their own maps, behind those that `add` attaches, until `dropInherited`. Nothing
+   * changes before `takeOver`.
    */
   adopt({ sharesMaps }: { readonly sharesMaps: boolean }): void {
     if (this.#pins === undefined) return;
+    this.#awaited = new Set();
     for (const name of this.#pins.links()) {
-      const path = this.#pins.linkPath(name);
-      const link = this.#bpf.open(path)!;
-      const at = name.lastIndexOf('-');
-      const target = { interface: name.slice(0, at), hook: name.slice(at + 1) as Hook };
+      const link = this.#bpf.open(this.#pins.linkPath(name))!;
+      const target = targetOf(name);
       // An interface that is gone, or another one under the same name, here or in the network of a relay before, has no link of ours.
-      if (!isAttachedTo(this.#bpf, link, target)) {
-        this.#pins.unlink(path);
-        this.#bpf.closeFd(link);
-      } else if (sharesMaps) {
-        replaceProgram(this.#bpf, link, this.#program(target));
-        this.#links.set(name, link);
-      } else this.#inherited.set(name, link);
+      if (!HOOKS.includes(target.hook) || !isAttachedTo(this.#bpf, link, target))
+        this.#strays.set(name, link);
+      else {
+        (sharesMaps ? this.#adopted : this.#inherited).set(name, link);
+        if (sharesMaps) this.#program(target);
+      }
     }
   }
 
   /**
    * Attaches both directions to each interface that does not have them yet; egress first, so that the first reply already
-   * finds its way. Inherited programs stay behind them, and so still know the replies to what they have let in.
+   * finds its way. Inherited programs stay behind them, and so still know the replies to what they have let in. Between `adopt` and
+   * `attachAwaited` it only makes sure that this can be done.
    *
    * @throws RelayError TICKRELAY_ERR_BIND for an interface that is not there, TICKRELAY_ERR_ENGINE
    */
   add(interfaces: readonly string[]): void {
     for (const name of interfaces) interfaceIndex(this.#bpf.libc, name);
-    for (const hook of ['egress', 'ingress'] as const) {
-      for (const name of interfaces) {
-        const key = `${name}-${hook}`;
-        if (this.#links.has(key)) continue;
-        const target = { interface: name, hook, isFirst: this.#inherited.has(key) };
-        const link = attach(this.#bpf, this.#program(target), target);
-        this.#links.set(key, link);
-        if (this.#pins === undefined) continue;
-        const path = this.#pins.linkPath(key);
-        if (target.isFirst) this.#pins.unlink(path);
-        this.#bpf.pin(link, path);
-      }
+    if (this.#awaited === undefined) {
+      for (const name of this.#attach(interfaces)) this.#pin(name);
+      return;
     }
+    this.prepare(interfaces);
+    for (const name of interfaces) this.#awaited.add(name);
+  }
+
+  /** Attaches to what `add` was asked for since `adopt`. Nothing is pinned yet: it ends with the process. @throws RelayError as `add` does */
+  attachAwaited(): void {
+    for (const [name, link] of this.#adopted) this.#links.set(name, link);
+    this.#attach([...(this.#awaited ?? [])]);
+    this.#awaited = undefined;
+  }
+
+  /** Puts the links in the place of those of the relay before this one, and the programs into those that go on. */
+  takeOver(): void {
+    for (const [name, link] of this.#adopted) replaceProgram(this.#bpf, link, this.#program(targetOf(name)));
+    for (const name of this.#links.keys()) if (!this.#adopted.has(name)) this.#pin(name);
+    this.#adopted.clear();
+    for (const [name, link] of this.#strays) {
+      if (!this.#links.has(name)) this.#pins!.unlink(this.#pins!.linkPath(name));
+      this.#bpf.closeFd(link);
+    }
+    this.#strays.clear();
   }
 
   /** Loads what `add` needs for these interfaces: to verify it takes half a second. @throws RelayError as `add` does */
@@ -148,11 +161,32 @@ export class Attachments {
 
   /** Lets go of descriptors. Links that are pinned stay attached. */
   close(): void {
-    const fds = [this.#links, this.#inherited, this.#programs].flatMap((map) => [...map.values()]);
-    for (const fd of fds) this.#bpf.closeFd(fd);
-    this.#links.clear();
-    this.#inherited.clear();
-    this.#programs.clear();
+    const maps = [this.#links, this.#inherited, this.#adopted, this.#strays, this.#programs];
+    for (const fd of new Set(maps.flatMap((map) => [...map.values()]))) this.#bpf.closeFd(fd);
+    for (const map of maps) map.clear();
+  }
+
+  /** @returns the new links, by name */
+  #attach(interfaces: readonly string[]): readonly string[] {
+    const attached: string[] = [];
+    for (const hook of ['egress', 'ingress'] as const) {
+      for (const name of interfaces) {
+        const key = `${name}-${hook}`;
+        if (this.#links.has(key)) continue;
+        const target = { interface: name, hook, isFirst: this.#inherited.has(key) };
+        this.#links.set(key, attach(this.#bpf, this.#program(target), target));
+        attached.push(key);
+      }
+    }
+    return attached;
+  }
+
+  /** Lets a link outlive the process, in the place of one that was pinned before it. */
+  #pin(name: string): void {
+    if (this.#pins === undefined) return;
+    const path = this.#pins.linkPath(name);
+    this.#pins.unlink(path);
+    this.#bpf.pin(this.#links.get(name)!, path);
   }
 
   #program({ interface: name, hook }: Target): number {
@@ -165,6 +199,12 @@ export class Attachments {
     }
     return program;
   }
+}
+
+/** @param name of a link: `INTERFACE-HOOK` */
+function targetOf(name: string): Target {
+  const at = name.lastIndexOf('-');
+  return { interface: name.slice(0, at), hook: name.slice(at + 1) as Hook };
 }
 
 /** @returns the descriptor of the program */

@@ -51,7 +51,12 @@ export class Reach {
     this.#try(() => attachments.prune());
     const locals = [...listeners.all().map(({ local }) => local), ...otherLocals()];
     for (const local of locals) this.#try(() => this.#follow(local));
-    for (const pool of pools()) this.#try(() => this.reachBackends(pool));
+    for (const pool of pools()) this.reach(pool);
+  }
+
+  /** The same as `reachBackends`; what fails is reported, and tried again by `follow`. */
+  reach(pool: PoolWriter): void {
+    this.#try(() => this.reachBackends(pool));
   }
 
   /** Attaches to the listener's interfaces that are there. */

@@ -106,8 +106,13 @@ export class TcpListenerTable {
     this.#byName.set(spec.name, listener);
     this.#writeRules(listener);
     announce(this.#maps.mapped.tcp_ports, this.#maps.tcpNames, local.port);
-    this.#maps.maps.tcp_listeners.update(listenerKeyOf(local), new Uint8Array(Uint32Array.of(index).buffer));
+    if (!this.#maps.isHeld) this.#letIn(listener);
     return listener;
+  }
+
+  /** Lets connections in to the listeners that opened while the maps were held. */
+  takeOver(): void {
+    for (const listener of this.all()) this.#letIn(listener);
   }
 
   update(spec: TcpListenerSpec): void {
@@ -125,7 +130,8 @@ export class TcpListenerTable {
     assert(listener !== undefined, 'no such listener');
     this.#byName.delete(name);
     this.#byIndex[listener.index] = undefined;
-    this.#forget(listener.index, listener.local);
+    // While the maps are held its index may be one of a relay before this one; then it is one that nobody has claimed.
+    if (!this.#maps.isHeld) this.#forget(listener.index, listener.local);
     listener.server.close();
     return listener;
   }
@@ -168,6 +174,10 @@ export class TcpListenerTable {
       upstreamBytes: sums[TCP_COUNTERS.upstreamBytes]!,
       droppedSegments: sums[TCP_COUNTERS.dropped]!,
     };
+  }
+
+  #letIn({ index, local }: KernelTcpListener): void {
+    this.#maps.maps.tcp_listeners.update(listenerKeyOf(local), new Uint8Array(Uint32Array.of(index).buffer));
   }
 
   #clear(index: number): void {
