@@ -9,7 +9,15 @@ import { MAX_LISTENERS } from '../../core/limits.ts';
 import { BpfMap, isMapLike } from './bpf-map.ts';
 import type { PinDirectory } from './bpffs.ts';
 import type { Bpf, MapSpec } from './loader.ts';
-import { LAYOUT_VERSION, type MapName, type MapSizes, mapSpecs, SETTINGS, SNAPSHOT_MAP } from './maps.ts';
+import {
+  halfOpenPlaces,
+  LAYOUT_VERSION,
+  type MapName,
+  type MapSizes,
+  mapSpecs,
+  SETTINGS,
+  SNAPSHOT_MAP,
+} from './maps.ts';
 import { MappedArray } from './mapped-array.ts';
 
 /** Bytes of a name in `names`: NAME_PATTERN of the configuration allows 64 characters. */
@@ -84,6 +92,7 @@ export class KernelMaps {
   static create(bpf: Bpf, sizes: MapSizes): KernelMaps {
     const maps = new KernelMaps(bpf, sizes, (spec) => makeMap(bpf, spec));
     maps.mapped.settings.setU32(SETTINGS.at.layoutVersion, LAYOUT_VERSION);
+    maps.mapped.settings.setU32(SETTINGS.at.halfOpenMask, halfOpenPlaces(sizes.maxSessions) - 1);
     return maps;
   }
 

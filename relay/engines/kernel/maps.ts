@@ -24,7 +24,7 @@ import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
 import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
-export const LAYOUT_VERSION = 3;
+export const LAYOUT_VERSION = 4;
 
 // ---- what the engine decides -----------------------------------------------------------------------------------------
 
@@ -41,6 +41,8 @@ export const SETTINGS = struct({
   maxResting: U32,
   /** Seed of ip-hash. */
   hashSeed: U32,
+  /** Places of `half_open`, a power of two, less 1. Of the maps' maker. */
+  halfOpenMask: U32,
 });
 
 /** Bits of a record of `ports` (index: the port): which lookups a datagram from or to it is worth. */
@@ -176,8 +178,8 @@ export const INTER_ARRIVAL_TICK_BUCKET = 4;
 export const SESSION = struct({
   /** Backend reference. */
   ref: U32,
-  /** 1 when the reverse record of its backend and this client leads here, else 0. */
-  attached: U32,
+  /** Its place among the half-open (HALF_OPEN), or 0. */
+  place: U32,
   /** Last datagram from the client. */
   lastSeenNs: U64,
   openedNs: U64,
@@ -195,7 +197,8 @@ export const SESSION = struct({
   backendPort: U16,
   seenPort: U16,
   localPort: U16,
-  reserved: U16,
+  /** 1 when the reverse record of its backend and this client leads here, else 0. */
+  attached: U16,
   /** Intervals of more than two ticks between datagrams from the client. */
   gaps: U32,
   /** The interface that the client's last datagram came in on. */
@@ -276,8 +279,24 @@ export const GAUGES = struct({
   resting: U64,
 });
 
-/** An element of the queue `half_open`: a session when it was opened, for eviction in the order of age. */
-export const HALF_OPEN = struct({ session: SESSION_KEY.size, reserved: U32, openedNs: U64 });
+/** `half_open`, by place & SETTINGS.halfOpenMask: sessions in the order of their opening (program-half-open.ts). */
+export const HALF_OPEN = struct({
+  /** Places count from 1. */
+  place: U32,
+  /** 0: the session is half-open. Else how many from this place on are not, itself included: as many as are known. */
+  run: U32,
+  /** The same backwards. */
+  back: U32,
+  session: SESSION_KEY.size,
+});
+
+/** The one record of `half_open_ends`. */
+export const HALF_OPEN_ENDS = struct({
+  /** Places that were given away, ever. */
+  openings: U64,
+  /** Of those, the ones that no half-open session has any more. */
+  looked: U64,
+});
 
 /** What the steward does to the record that a request names. */
 export const STEWARD = {
@@ -351,6 +370,7 @@ export type MapName =
   | 'figures'
   | 'gauges'
   | 'half_open'
+  | 'half_open_ends'
   | 'pin_order'
   | 'counters'
   | 'requests'
@@ -360,6 +380,11 @@ export type MapName =
 const PINS_PER_SESSION = 2;
 /** A session has one reverse record, and as many may rest (SETTINGS.maxResting). */
 const REVERSES_PER_SESSION = 2;
+
+/** Places of `half_open`: a power of two, so that places go on counting when their numbers come round. */
+export function halfOpenPlaces(maxSessions: number): number {
+  return 2 ** Math.ceil(Math.log2(maxSessions));
+}
 
 /** An inner map of `snapshots`. */
 export const SNAPSHOT_MAP: MapSpec = {
@@ -427,7 +452,8 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     live: array('live', MAX_BACKENDS * LIVE.size, maxPools),
     figures: array('figures', FIGURES.size, maxPools * MAX_BACKENDS),
     gauges: array('gauges', GAUGES.size, 1),
-    half_open: queue('half_open', HALF_OPEN.size, maxSessions),
+    half_open: array('half_open', HALF_OPEN.size, halfOpenPlaces(maxSessions)),
+    half_open_ends: array('half_open_ends', HALF_OPEN_ENDS.size, 1),
     pin_order: queue('pin_order', PIN_KEY.size, maxSessions * PINS_PER_SESSION),
     counters: perCpu('counters', COUNTER_COUNT * U64, MAX_LISTENERS),
     requests: array('requests', REQUESTS.size, 1),

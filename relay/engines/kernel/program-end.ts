@@ -42,7 +42,8 @@ import {
   type Register,
 } from './memory.ts';
 import { type Code, copy } from './program-frame.ts';
-import { struct, U32, U64 } from './struct.ts';
+import { halfOpenSubprogram, leaveHalfOpen } from './program-half-open.ts';
+import { struct, U16, U32, U64 } from './struct.ts';
 
 const END_SESSION = 'end session';
 const LEAVE_REVERSE = 'leave reverse record';
@@ -54,8 +55,10 @@ const LOCALS = new Frame(
     index: U32,
     reverse: REVERSE_KEY.size,
     ref: U32,
-    attached: U32,
-    mayRest: U32,
+    /** Of a session that is half-open; else 0. */
+    place: U32,
+    attached: U16,
+    mayRest: U16,
   }),
 );
 const local = (name: Parameters<typeof LOCALS.at>[0]): Memory => LOCALS.at(name);
@@ -94,6 +97,7 @@ export function changeGauge(a: Code, name: keyof typeof GAUGES.at, by: 1 | -1): 
 export function endSubprograms(a: Code): void {
   endSessionBody(a);
   leaveReverseBody(a);
+  halfOpenSubprogram(a);
 }
 
 /** r6 key, r7 time, r8 counter, r9 the session and then the listener's index. */
@@ -117,6 +121,8 @@ function endSessionBody(a: Code): void {
   leaveBackend(a);
   countEnd(a);
   leavePin(a);
+  a.load(r1, local('place'));
+  leaveHalfOpen(a);
   a.load(r1, local('attached'));
   a.jumpIf(r1, '==', 0, 'session has ended');
   a.addressOf(r1, local('reverse'));
@@ -136,10 +142,14 @@ function copySession(a: Code): void {
   copy(a, local('pinAddress'), { from: field(r6, SESSION_KEY, 'address') });
   a.load(r1, field(r6, SESSION_KEY, 'listener'));
   a.store(local('pinListener'), r1);
-  for (const name of ['ref', 'attached'] as const) {
+  for (const name of ['ref', 'attached', 'place'] as const) {
     a.load(r1, field(r9, SESSION, name));
     a.store(local(name), r1);
   }
+  a.load(r1, field(r9, SESSION, 'datagramsDownstream'));
+  a.jumpIf(r1, '<=', 1, 'ends half-open');
+  a.store(local('place'), 0);
+  a.label('ends half-open');
   const parts = {
     backend: 'backend',
     seen: 'seen',

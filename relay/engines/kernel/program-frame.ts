@@ -21,7 +21,6 @@ import type { Assembler } from './assembler.ts';
 import { HELPER, SKB, TCX_DROP, TCX_NEXT } from './helpers.ts';
 import {
   BACKEND,
-  HALF_OPEN,
   LISTENER_KEY,
   type MapName,
   PIN_KEY,
@@ -61,6 +60,9 @@ export const COUNT_DROP = 'count drop';
 
 /** Room for records that are being made, one after the other. */
 const SCRATCH_BYTES = SESSION.size;
+
+/** A session that may make room, when it was opened, and the relay port that it has. */
+export const VICTIM = struct({ session: SESSION_KEY.size, port: U32, openedNs: U64 });
 
 /** Locals of the packet programs. */
 export const LOCALS = new Frame(
@@ -109,8 +111,8 @@ export const LOCALS = new Frame(
     pinListener: U32,
     /** Key of arrays. */
     index: U32,
-    /** An element of a queue. */
-    victim: HALF_OPEN.size,
+    /** A session or pin that may make room. */
+    victim: VICTIM.size,
     scratch: SCRATCH_BYTES,
   }),
 );
@@ -220,14 +222,14 @@ export function add(a: Code, to: Memory, { by, via = r1 }: { by: Register | numb
 }
 
 /** Appends what r2 points to; a full queue forgets its oldest. */
-export function push(a: Code, queue: 'half_open' | 'pin_order'): void {
+export function push(a: Code, queue: 'pin_order'): void {
   a.mov(r3, BPF_EXIST);
   a.loadMap(r1, queue);
   a.call(HELPER.mapPush);
 }
 
 /** r0 = 0, and local victim = the queue's oldest element. */
-export function pop(a: Code, queue: 'half_open' | 'pin_order'): void {
+export function pop(a: Code, queue: 'pin_order'): void {
   a.addressOf(r2, local('victim'));
   a.loadMap(r1, queue);
   a.call(HELPER.mapPop);

@@ -11,19 +11,13 @@
  * A session whose backend is gone comes in at 3, and leaves with another backend.
  */
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
-import {
-  DOWNSTREAM,
-  LIVE_SESSIONS,
-  SESSIONS_EVICTED,
-  SESSIONS_OPENED,
-  SESSIONS_REPINNED,
-} from '../../core/counters.ts';
+import { DOWNSTREAM, LIVE_SESSIONS, SESSIONS_OPENED, SESSIONS_REPINNED } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
-import { BACKEND, HALF_OPEN, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './maps.ts';
+import { BACKEND, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r5, r7, r8 } from './memory.ts';
 import { admitListener, admitSource, refuseBadSource } from './program-admit.ts';
 import { choose } from './program-choose.ts';
-import { changeGauge, endSession, leaveReverse } from './program-end.ts';
+import { changeGauge, leaveReverse } from './program-end.ts';
 import {
   add,
   type Code,
@@ -36,21 +30,15 @@ import {
   local,
   lookup,
   lookupAt,
-  nextRound,
   pinKey,
-  pop,
-  push,
   reverseKey,
   sessionKey,
-  startRounds,
   update,
 } from './program-frame.ts';
 import { writeGroup } from './program-group.ts';
+import { enterHalfOpen, evictHalfOpen } from './program-half-open.ts';
 import { findPin, followPins, insertPin } from './program-pin.ts';
 import { U32, U64 } from './struct.ts';
-
-/** Half-open candidates that are looked at to make room for one session. */
-const EVICTIONS = 64;
 
 export const OPEN = 'open';
 export const REPIN = 'repin';
@@ -58,8 +46,6 @@ export const REPIN = 'repin';
 /** A field of the session that is made in the scratch. */
 const newSession = (name: keyof typeof SESSION.at): Memory =>
   part(local('scratch'), SESSION.at[name], SESSION.bytes[name]);
-const victim = (name: keyof typeof HALF_OPEN.at): Memory =>
-  part(local('victim'), HALF_OPEN.at[name], HALF_OPEN.bytes[name]);
 
 export interface OpenOptions {
   /** Where a session that another CPU opened meanwhile goes on, with its address in r7. */
@@ -145,7 +131,7 @@ function insertSession(a: Code, { existing }: OpenOptions): void {
   lookup(a, 'sessions', sessionKey());
   a.mov(r7, r0);
   a.jumpIf(r7, '!=', 0, existing);
-  evictHalfOpen(a);
+  evictHalfOpen(a, 'no room for a session');
   storeSession(a);
   a.jumpIf(r0, '==', 0, 'session is stored');
   a.label('no room for a session');
@@ -158,26 +144,6 @@ function insertSession(a: Code, { existing }: OpenOptions): void {
 
 function storeSession(a: Code): void {
   update(a, 'sessions', { key: sessionKey(), value: local('scratch'), flags: BPF_NOEXIST });
-}
-
-/** Ends the oldest session that its client has sent one datagram to and no more, or jumps. */
-function evictHalfOpen(a: Code): void {
-  startRounds(a, EVICTIONS);
-  nextRound(a, 'next half-open', 'no room for a session');
-  pop(a, 'half_open');
-  a.jumpIf(r0, '!=', 0, 'no room for a session');
-  lookup(a, 'sessions', victim('session'));
-  a.jumpIf(r0, '==', 0, 'next half-open');
-  a.load(r1, field(r0, SESSION, 'datagramsDownstream'));
-  a.jumpIf(r1, '>', 1, 'next half-open');
-  // The same client may have opened another session since.
-  a.load(r1, field(r0, SESSION, 'openedNs'));
-  a.load(r2, victim('openedNs'));
-  a.jumpIf(r1, '!=', r2, 'next half-open');
-  a.addressOf(r1, victim('session'));
-  a.load(r2, local('nowNs'));
-  endSession(a, { counter: SESSIONS_EVICTED, mayRest: false });
-  a.jumpIf(r0, '==', 0, 'next half-open');
 }
 
 /** What the opening of the session (r7) means for its pin, backend and listener. */
@@ -193,12 +159,7 @@ function account(a: Code): void {
   add(a, counter(SESSIONS_OPENED), { by: 1 });
   add(a, counter(LIVE_SESSIONS), { by: 1 });
   changeGauge(a, 'sessions', 1);
-
-  copy(a, victim('session'), { from: sessionKey() });
-  a.store(victim('reserved'), 0);
-  copy(a, victim('openedNs'), { from: local('nowNs') });
-  a.addressOf(r2, local('victim'));
-  push(a, 'half_open');
+  enterHalfOpen(a);
 }
 
 /** The backend has one session more. Counts of another incarnation are forgotten. */

@@ -22,7 +22,7 @@ import {
   HELPER,
   LOOPBACK_INTERFACE,
 } from './helpers.ts';
-import { ENDPOINT_KEY, HALF_OPEN, REVERSE, RULES, SESSION } from './maps.ts';
+import { ENDPOINT_KEY, REVERSE, RULES, SESSION } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
 import { changeGauge, endSession } from './program-end.ts';
 import {
@@ -37,13 +37,14 @@ import {
   reverseKey,
   reverseValue,
   writeReverse,
+  VICTIM,
 } from './program-frame.ts';
 import { type Ring, searchRing } from './program-ring.ts';
 import { lowerHopLimit } from './program-rewrite.ts';
 import { ADDRESS, U32 } from './struct.ts';
 
-const victim = (name: keyof typeof HALF_OPEN.at): Memory =>
-  part(local('victim'), HALF_OPEN.at[name], HALF_OPEN.bytes[name]);
+const victim = (name: keyof typeof VICTIM.at): Memory =>
+  part(local('victim'), VICTIM.at[name], VICTIM.bytes[name]);
 
 /**
  * Gives the session (r7), whose backend is in it, a relay port and its reverse record. Goes on, or drops the packet. Keeps
@@ -58,8 +59,8 @@ export function takeRelayPort(a: Code): void {
   a.label('relay address is known');
   for (const name of ['backend', 'seen', 'backendPort'] as const)
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
-  for (let at = 0; at < HALF_OPEN.size; at += 8)
-    a.store(part(local('victim'), at, 8), at === HALF_OPEN.at.openedNs ? -1 : 0);
+  for (let at = 0; at < VICTIM.size; at += 8)
+    a.store(part(local('victim'), at, 8), at === VICTIM.at.openedNs ? -1 : 0);
   const ring: Ring = {
     first: field(r8, RULES, 'firstRelayPort'),
     ports: field(r8, RULES, 'relayPorts'),
@@ -92,7 +93,7 @@ function considerOwner(a: Code, next: string): void {
   a.store(victim('openedNs'), r1);
   copy(a, victim('session'), { from: reverseValue('session') });
   a.load(r1, reverseKey('seenPort'));
-  a.store(victim('reserved'), r1);
+  a.store(victim('port'), r1);
   a.label('session of a relay port');
 }
 
@@ -106,7 +107,7 @@ function evictOwner(a: Code): void {
   a.addressOf(r1, victim('session'));
   a.load(r2, local('nowNs'));
   endSession(a, { counter: SESSIONS_EVICTED, mayRest: false });
-  a.load(r1, victim('reserved'));
+  a.load(r1, victim('port'));
   a.store(reverseKey('seenPort'), r1);
   writeReverse(a, BPF_NOEXIST);
   a.jumpIf(r0, '!=', 0, 'no upstream socket');

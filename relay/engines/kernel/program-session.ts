@@ -19,6 +19,7 @@ import {
   lookup,
   sessionKey,
 } from './program-frame.ts';
+import { leaveHalfOpen } from './program-half-open.ts';
 import { OPEN, REPIN } from './program-open.ts';
 import { confirmPin } from './program-pin.ts';
 import { U32, U64 } from './struct.ts';
@@ -47,6 +48,8 @@ export function jumpIfAlive(a: Code, target: string): void {
 export function touch(a: Code): void {
   a.load(r1, field(r7, SESSION, 'datagramsDownstream'));
   a.jumpIf(r1, '!=', 1, 'past half-open');
+  a.load(r1, field(r7, SESSION, 'place'));
+  leaveHalfOpen(a);
   confirmPin(a, 'past half-open');
   a.label('past half-open');
   noteInterval(a);
