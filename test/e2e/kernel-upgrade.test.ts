@@ -33,8 +33,8 @@ const OTHER_PROGRAMS: readonly Change[] = [
     to: 'const PORT_ATTEMPTS = 127;',
   },
   {
-    file: 'relay/engines/kernel/program-open.js',
-    from: 'const EVICTIONS = 64;',
+    file: 'relay/engines/kernel/program-half-open.js',
+    from: 'const EVICTIONS = 32;',
     to: 'const EVICTIONS = 63;',
   },
   {
