@@ -12,6 +12,7 @@ import { LIST_FLAGS, options } from './flags.ts';
 import { countLatencySteps, runLatencyBenchmark } from './latency/latency-benchmark.ts';
 import type { LoadContext } from './load-run.ts';
 import { choosePinning } from './pinning.ts';
+import { findShareHome } from './relay-share.ts';
 import { countMostPlayersSteps, findMostPlayers } from './most-players.ts';
 import { makePlan } from './plan.ts';
 import { DIAL_ENGINE, PEERS } from './routes.ts';
@@ -178,14 +179,14 @@ async function benchTcp(args: Arguments, plan: Plan): Promise<void> {
   });
 }
 
-function planOf({ engine, dial, pin, ...asked }: Arguments): Plan {
+function planOf({ engine, dial, pin, share, ...asked }: Arguments): Plan {
   if (dial !== undefined && !engine.includes(DIAL_ENGINE)) {
     throw wrongFlag('--dial', `turns --coalesce of the engine ${DIAL_ENGINE}, which must be in --engine`);
   }
   const { players, loads, ladder, rounds, seed, quick, netns } = asked;
   const peers = asked.peers ?? (quick ? [] : Object.keys(PEERS));
   const given = { players, loads, ladder, rounds, peers, seed, quick, netns };
-  return makePlan({ ...given, engines: engine, dialUs: dial ?? [], pinning: pinning(pin) });
+  return makePlan({ ...given, engines: engine, dialUs: dial ?? [], pinning: pinning(pin, share) });
 }
 
 function tcpPlanOf({ rounds, quick }: Arguments): TcpPlan {
@@ -196,12 +197,23 @@ function tcpPlanOf({ rounds, quick }: Arguments): TcpPlan {
 }
 
 /** @param asked undefined when neither --pin nor --no-pin was given */
-function pinning(asked: boolean | undefined): Pinning | undefined {
+function pinning(asked: boolean | undefined, share: number | undefined): Pinning | undefined {
+  if (share !== undefined) return { ...sharedProcessor(asked), relayShare: share };
   if (asked === false) return undefined;
   const choice = choosePinning();
   if (!('unavailable' in choice)) return choice;
   if (asked === true) throw wrongFlag('--pin', `can't be had here: ${choice.unavailable}`);
   return undefined;
+}
+
+/** @param pin undefined when neither --pin nor --no-pin was given */
+function sharedProcessor(pin: boolean | undefined): Pinning {
+  if (pin === false) throw wrongFlag('--share', 'is a part of the processor that --no-pin does not name');
+  const choice = choosePinning();
+  if ('unavailable' in choice) throw wrongFlag('--share', `can't be had here: ${choice.unavailable}`);
+  const home = findShareHome();
+  if ('unavailable' in home) throw wrongFlag('--share', `can't be had here: ${home.unavailable}`);
+  return choice;
 }
 
 /** Runs it with its children, which end with it. @returns undefined when a signal ended it; that is logged */

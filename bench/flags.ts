@@ -66,6 +66,14 @@ export const options = {
     defaultDescription: 'where taskset and two processors are there',
     type: 'boolean',
   },
+  share: {
+    describe:
+      'As root: the relay or peer gets this part of its processor, in percent, 1 to 99, so that it is at its limit before the load is',
+    defaultDescription: 'all of it',
+    requiresArg: true,
+    type: 'string',
+    coerce: integerFlag('--share', 1, 99),
+  },
   dial: {
     describe: 'Compares these values of --coalesce, in µs, like 0,200',
     requiresArg: true,

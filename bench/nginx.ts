@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RelayError } from '../net/relay-error.ts';
-import { pinned } from './pinning.ts';
+import { confineRelay, pinned } from './pinning.ts';
 import type { ManagedProcess } from './process-group.ts';
 import type { Route, RouteOptions } from './routes.ts';
 import { nginxStreamConfig } from './tcp/nginx-stream.ts';
@@ -37,6 +37,7 @@ export async function openNginx({ group, backends, pinning, site }: RouteOptions
     const spec = { name: 'nginx', program, args: ['-p', directory, '-c', config] };
     const child = group.start(pinned(spec, pinning && [pinning.relayCpu]));
     await untilListening(child, directory);
+    confineRelay(child.pid, pinning);
     return {
       info: {
         name: 'nginx',

@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import type { ProcessSpec } from './process-group.ts';
+import { limitToShare } from './relay-share.ts';
 import type { Pinning } from './results.ts';
 
 /** @returns why processes can't be pinned here, or how they are */
@@ -34,6 +35,18 @@ export function pinned(spec: ProcessSpec, cpus: readonly number[] | undefined): 
 export function pinRunning(pid: number | undefined, cpus: readonly number[] | undefined): void {
   if (pid === undefined || cpus === undefined) return;
   spawnSync('taskset', ['-a', '-c', '-p', cpus.join(','), `${pid}`], { stdio: 'ignore' });
+}
+
+/** Moves a running relay or peer to its processor, and bounds it to its share. @throws RelayError TICKRELAY_ERR_LOAD */
+export function confineRelay(pid: number | undefined, pinning: Pinning | undefined): void {
+  if (pid === undefined || pinning === undefined) return;
+  pinRunning(pid, [pinning.relayCpu]);
+  if (pinning.relayShare !== undefined) limitToShare(pid, pinning.relayShare);
+}
+
+/** What a report says of a relay's processor: its number, and how much of it. */
+export function describeRelayCpu({ relayCpu, relayShare }: Pinning): string {
+  return relayShare === undefined ? `${relayCpu}` : `${relayCpu} (${relayShare} % of it)`;
 }
 
 /** Processors of a list like `0-3,8`, as the kernel writes it. */

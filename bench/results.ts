@@ -42,6 +42,8 @@ export interface AbsentPeer {
 export interface Pinning {
   /** The relay or peer: one processor. */
   readonly relayCpu: number;
+  /** The part of it that the relay or peer may take, in percent; absent: all. */
+  readonly relayShare?: number;
   /** Players and game servers: all others. */
   readonly loadCpus: readonly number[];
 }

@@ -6,7 +6,7 @@ import { loadLibc } from '../net/linux/libc.ts';
 import { RelayError } from '../net/relay-error.ts';
 import { whyUnavailable } from '../relay/engines/kernel/availability.ts';
 import { openNginx } from './nginx.ts';
-import { pinRunning } from './pinning.ts';
+import { confineRelay } from './pinning.ts';
 import { tickrelay, type EventFields, type ProcessGroup } from './process-group.ts';
 import { readRelayMetrics, type RelayMetrics } from './relay-metrics.ts';
 import { LOOPBACK, type Site } from './site.ts';
@@ -89,7 +89,7 @@ export async function openRelay(
     ]),
   );
   const { udp, admin } = relayAddresses(await child.event('ready'));
-  pinRunning(child.pid, pinning && [pinning.relayCpu]);
+  confineRelay(child.pid, pinning);
   return {
     info: {
       name: [engine, ...flags].join(' '),

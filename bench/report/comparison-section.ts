@@ -8,6 +8,7 @@ import {
   type Pinning,
   type RunSummary,
 } from '../results.ts';
+import { describeRelayCpu } from '../pinning.ts';
 import { mergeHistograms } from '../summary.ts';
 import { percentilePlot } from './percentile-plot.ts';
 import { figure, formatKnown, formatNumber, formatRatio, formatShare, formatTime, text } from './section.ts';
@@ -68,7 +69,7 @@ export function countRounds(runs: readonly LoadRun[]): string {
 export function pinningSentence(pinning: Pinning | undefined): string {
   return pinning === undefined
     ? 'Every process ran on any processor.'
-    : `The relay or peer ran on processor ${pinning.relayCpu} only, players and game servers on ${pinning.loadCpus.join(', ')} only.`;
+    : `The relay or peer ran on processor ${describeRelayCpu(pinning)} only, players and game servers on ${pinning.loadCpus.join(', ')} only.`;
 }
 
 function deliveryFinding({ name, sent, lost, loss, wrongServer }: RunSummary): Finding {

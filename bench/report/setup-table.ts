@@ -1,4 +1,5 @@
 /** The table that ends every report: where and how its figures came about. */
+import { describeRelayCpu } from '../pinning.ts';
 import type { Machine, Pinning } from '../results.ts';
 import { formatNumber, formatShare, text, type Table } from './section.ts';
 
@@ -30,5 +31,5 @@ export function setupTable({ machine, startedAt, rows }: SetupTable): Table {
 export function describePinning(pinning: Pinning | undefined): string {
   return pinning === undefined
     ? 'every process on any'
-    : `relay or peer on ${pinning.relayCpu}, players and game servers on ${pinning.loadCpus.join(', ')}`;
+    : `relay or peer on ${describeRelayCpu(pinning)}, players and game servers on ${pinning.loadCpus.join(', ')}`;
 }

@@ -190,6 +190,7 @@ describe('tickrelay bench', () => {
     ['--loads', '300,100', '--loads takes ascending integers from 2 to 10000'],
     ['--soak', '1s', '--soak 1s is too short: at least 3000ms'],
     ['--sessions', '99', '--sessions takes an integer from 100 to 65536'],
+    ['--share', '100', '--share takes an integer from 1 to 99'],
   ])('refuses %s %s before anything is started', async (flag, value, problem) => {
     const bench = start(flag, value);
     expect(await bench.ended(DEADLINE_MS)).toEqual({ code: 2, signal: null });
