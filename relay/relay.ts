@@ -22,12 +22,10 @@ import type { Readiness, RelayView } from './control/relay-view.ts';
 import { DataPlanes } from './data-planes.ts';
 import { chooseEngine } from './engines/choose-engine.ts';
 import { openTcpPlane } from './tcp/tcp-plane.ts';
+import { TroubleLog } from './trouble-log.ts';
 
 /** How often a draining relay looks whether its last session has ended. */
 const DRAIN_POLL_MS = 100;
-
-/** Between two log lines about failing sockets; the counters have them all. */
-const TROUBLE_LOG_INTERVAL_MS = 10_000;
 
 export interface RelayOptions {
   readonly config: RelayConfig;
@@ -58,7 +56,6 @@ export class Relay {
   #state: State = 'starting';
   #adminAddress: Endpoint | undefined;
   #closing: Promise<void> | undefined;
-  #troubleLoggedMs = Number.NEGATIVE_INFINITY;
   readonly #loggedPlaces = new Map<string, string>();
 
   /**
@@ -68,6 +65,7 @@ export class Relay {
   constructor({ config, configPath, overrides, logger }: RelayOptions) {
     this.#config = config;
     this.#logger = logger;
+    const trouble = new TroubleLog(logger, this.#now);
     const { engine, reason } = chooseEngine(config.engine, {
       maxSessions: config.limits.maxSessions,
       maxUpstreamSockets: config.limits.maxUpstreamSockets,
@@ -78,7 +76,7 @@ export class Relay {
       hashSeed: config.hashSeed,
       tableSeed: randomInt(2 ** 32),
       now: this.#now,
-      onTrouble: (error) => this.#logTrouble(error),
+      onTrouble: (error) => trouble.add(error),
     });
     this.#engineReason = reason;
     const { plane, reason: tcpReason } = openTcpPlane({
@@ -292,15 +290,6 @@ export class Relay {
       ({ config }) => `pool "${config.name}" is settling: its servers register again`,
     );
     return { ready: reasons.length === 0, reasons };
-  }
-
-  #logTrouble(error: unknown): void {
-    if (this.#now() - this.#troubleLoggedMs < TROUBLE_LOG_INTERVAL_MS) return;
-    this.#troubleLoggedMs = this.#now();
-    this.#logger.warn(
-      { err: error },
-      'a socket is in trouble; the metrics count every datagram that this costs',
-    );
   }
 }
 

@@ -33,7 +33,7 @@ const ATTACH_TYPE: Readonly<Record<Hook, number>> = { ingress: BPF_TCX_INGRESS, 
 const MOST_LINKS = 64;
 
 /** Clients on this machine arrive here, whichever address they contact. */
-const LOOPBACK_INTERFACE = 'lo';
+export const LOOPBACK_INTERFACE = 'lo';
 
 /**
  * The interfaces on which a listener's clients arrive: those that are named; else the one that has the address, and all

@@ -17,7 +17,7 @@ import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
-import { hasInterface, interfacesOf } from './attach.ts';
+import { hasInterface, interfacesOf, LOOPBACK_INTERFACE } from './attach.ts';
 import { closeGround, deadRelays, type Ground, openGround } from './kernel-ground.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
@@ -161,7 +161,11 @@ export class KernelEngine implements Engine {
     try {
       this.origin = this.#describeOrigin(adopted);
       if (this.#isTentative) this.#adopt();
-      else this.#startTimers();
+      else {
+        const { interfaces } = options;
+        this.#attachments.rehearse(interfaces.length > 0 ? interfaces : [LOOPBACK_INTERFACE]);
+        this.#startTimers();
+      }
     } catch (error) {
       // Another engine may run in this process now.
       this.#closeAll({ isKept: this.#isTentative });

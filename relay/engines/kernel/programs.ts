@@ -130,6 +130,24 @@ export class Attachments {
     for (const name of interfaces) for (const hook of HOOKS) this.#program({ interface: name, hook });
   }
 
+  /**
+   * Attaches to these interfaces for a moment, those of them that are there, so that what the system refuses shows before anything relies
+   * on it. The programs are loaded once: `add` takes the same ones. To them no packet is a listener's yet.
+   *
+   * @throws RelayError TICKRELAY_ERR_ENGINE
+   */
+  rehearse(interfaces: readonly string[]): void {
+    const there = interfaces.filter((name) => this.#bpf.libc.if_nametoindex(name) !== 0);
+    for (const name of there) {
+      for (const hook of HOOKS) {
+        const target = { interface: name, hook };
+        const link = attach(this.#bpf, this.#program(target), target);
+        detach(this.#bpf, link);
+        this.#bpf.closeFd(link);
+      }
+    }
+  }
+
   /** Forgets the links of interfaces that are gone, or are others under the same name. */
   prune(): void {
     for (const [key, link] of this.#links) {
