@@ -106,24 +106,31 @@ if (unavailable !== undefined) {
       expect(page.value('backend_client_interval_seconds_count')).toBeGreaterThan(24 * 20);
     });
 
-    test('moves nobody whose servers register themselves, although the next relay has yet to hear of them', async () => {
-      const pool = { healthCheck: HEARTBEAT, registration: { ...LOOPBACK, settle: '2s' } };
-      const first = await stage.relay(gameConfig({ pool, rest: kernel() }));
-      await stage.gameServers(3, { register: first });
-      await first.untilStates({ 'server-1': 'ready', 'server-2': 'ready', 'server-3': 'ready' });
-      const players = await stage.players(12, first.listener());
-      first.process.signal('SIGKILL');
-      await first.process.ended(20_000);
-      const second = await again(first, pool);
-      expect((await second.request('/readyz')).status).toBe(503);
-      await playOn(players);
-      await second.untilStates({ 'server-1': 'ready', 'server-2': 'ready', 'server-3': 'ready' });
-      await playOn(players);
-      expect(await second.metric('sessions_repinned_total')).toBe(0);
-      await settle(players);
-      report('kill -9 with servers that register', players);
-      expect(disturbed(players)).toEqual([]);
-    });
+    test.each(['client', 'relay'])(
+      'moves nobody whose servers register themselves, although the next relay has yet to hear of them; with the address of the %s',
+      async (sourceAddress) => {
+        const rest = kernel({ sourceAddress });
+        const pool = { healthCheck: HEARTBEAT, registration: { ...LOOPBACK, settle: '2s' } };
+        const first = await stage.relay(gameConfig({ pool, rest }));
+        await stage.gameServers(3, { register: first });
+        await first.untilStates({ 'server-1': 'ready', 'server-2': 'ready', 'server-3': 'ready' });
+        const players = await stage.players(12, first.listener());
+        first.process.signal('SIGKILL');
+        await first.process.ended(20_000);
+        const second = await again(first, pool, rest);
+        expect((await second.request('/readyz')).status).toBe(503);
+        // One who comes meanwhile plays as well.
+        const newcomer = stage.player('127.21.0.1:0', second.listener());
+        await newcomer.start();
+        await playOn([...players, newcomer]);
+        await second.untilStates({ 'server-1': 'ready', 'server-2': 'ready', 'server-3': 'ready' });
+        await playOn([...players, newcomer]);
+        expect(await second.metric('sessions_repinned_total')).toBe(0);
+        await settle([...players, newcomer]);
+        report(`kill -9 with servers that register, backends see the ${sourceAddress}`, players);
+        expect(disturbed([...players, newcomer])).toEqual([]);
+      },
+    );
 
     test('leaves what `tickrelay detach` removes', async () => {
       const relay = await stage.relay(gameConfig({ pool: staticPool(1), rest: kernel() }));

@@ -1,6 +1,6 @@
 /** The lock on a relay's name, in a BPF file system of the test's own. */
 import { readdirSync, rmdirSync } from 'node:fs';
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { loadLibc } from '../../net/linux/libc.ts';
@@ -49,6 +49,16 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     before.release();
     expect(takeName(libc, path)).toBeUndefined();
     after.release();
+  });
+
+  test('where nothing can be written the error says so, and what helps', () => {
+    execFileSync('mount', ['-o', 'remount,ro', bpffs.path]);
+    expect(() => takeName(libc, path)).toThrow(
+      expect.objectContaining({
+        code: 'TICKRELAY_ERR_ENGINE',
+        message: expect.stringMatching(/can't make or open .*kernel\.bpffs to none/) as string,
+      }),
+    );
   });
 
   test('a child of the owner does not have the lock', () => {

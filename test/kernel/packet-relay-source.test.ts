@@ -45,6 +45,19 @@ whereAvailable(() => {
       expect(rig.session(CLIENT)).toMatchObject({ seenPort: seen.port, datagramsUpstream: 1 });
     });
 
+    test('without an address towards the backend nothing is sent, and the session begins when there is one', async () => {
+      await listenAsRelay(16);
+      const { rules } = rig.maps.mapped;
+      const at = rules.at(0, RULES.at.relayV4);
+      rules.bytes.fill(0, at, at + 16);
+      expect(send(CLIENT).verdict).toBe(DROP);
+      expect(rig.drops()).toEqual({ 'no-upstream-socket': 1 });
+      rules.bytes.set(Endpoint.parse(`${RELAY}:1`).ip.bytes, at);
+      const { packet } = send(CLIENT);
+      expect(Endpoint.parse(packet.source).ip.toString()).toBe(RELAY);
+      expect(reply(A, packet.source).packet.destination).toBe(CLIENT);
+    });
+
     test('each session has a port of its own towards its backend', async () => {
       await listenAsRelay(16);
       const seen = Array.from({ length: 16 }, (_, i) => send(`10.0.0.${i + 1}:5000`).packet.source);

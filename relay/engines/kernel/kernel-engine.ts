@@ -93,6 +93,8 @@ export class KernelEngine implements Engine {
   /** Whether all is still as a relay before this one left it. */
   #isTentative: boolean;
   #isStarted = false;
+  /** Until what a relay before this one left, and nobody claimed, is removed. */
+  #claimed: Promise<void> = Promise.resolve();
   #isClosed = false;
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE saying what is missing */
@@ -137,7 +139,7 @@ export class KernelEngine implements Engine {
       maps: this.#maps,
       relayPorts: ports,
       nowNs: () => this.#nowNs(),
-      poolOf: (pool) => this.#pools.of(pool),
+      poolOf: (pool) => this.#poolOf(pool),
       letGo: (pool) => this.#letGo(pool),
       prepare: (listen) => {
         if (hasInterface(listen)) this.#attachments.prepare(interfacesOf(listen, options.interfaces));
@@ -185,7 +187,7 @@ export class KernelEngine implements Engine {
     let pool: PoolWriter | undefined;
     try {
       interfaces = interfacesOf(bound.local, this.#options.interfaces);
-      pool = await this.#pools.of(spec.pool);
+      pool = await this.#poolOf(spec.pool);
       listener = this.#listeners.open(spec, bound, pool);
       this.#pinGroups.writeViews();
     } catch (error) {
@@ -385,7 +387,7 @@ export class KernelEngine implements Engine {
     }
     this.#isTentative = false;
     const claim = setTimeout(() => {
-      this.#removeUnclaimed().catch((error: unknown) => this.#options.onTrouble?.(error));
+      this.#claimed = this.#removeUnclaimed().catch((error: unknown) => this.#options.onTrouble?.(error));
     }, CLAIM_MS);
     this.#timers.push(claim.unref());
     this.#startTimers();
@@ -402,6 +404,12 @@ export class KernelEngine implements Engine {
     }, SWEEP_INTERVAL_MS);
     // The sweep keeps the process alive, as sockets would: the programs need none.
     this.#timers.push(sweep, setInterval(() => this.#reach.follow(), INTERFACES_INTERVAL_MS).unref());
+  }
+
+  /** For a new listener, which may get an index that was freed: what was left under that is gone by then. */
+  async #poolOf(name: string): Promise<PoolWriter> {
+    await this.#claimed;
+    return this.#pools.of(name);
   }
 
   /** What the relay before this one served and this one was not asked for. */

@@ -133,7 +133,8 @@ export class KernelPools {
       if (!this.#isHeld) await place.writer.publish(this.snapshotOf(name));
       return place.writer;
     } catch (error) {
-      place.users--;
+      this.#places.delete(name);
+      this.#maps.names.setPool(index, '');
       throw error;
     }
   }

@@ -105,8 +105,7 @@ export class ListenerSource {
 
   #relayAddresses(pool: PoolWriter): Partial<ReturnType<typeof relayAddresses>> {
     if (this.#relay === undefined) return {};
-    const backends = Array.from(pool.backends(), ({ entry }) => entry.endpoint);
-    return relayAddresses(this.#relay.libc, backends);
+    return relayAddresses(this.#relay.libc, pool.endpoints());
   }
 
   #keptRange(index: number): PortRange | undefined {

@@ -23,7 +23,11 @@ export interface NameLock {
 export function takeName(libc: Libc, path: string): NameLock | undefined {
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     // Nothing in it yet: else its owner could not remove it.
-    mkdirSync(path, { recursive: true });
+    try {
+      mkdirSync(path, { recursive: true });
+    } catch (error) {
+      throw unusable(path, error);
+    }
     const locked = lockDirectory(libc, path);
     if (locked !== 'gone') return locked;
   }
@@ -58,6 +62,15 @@ function openDirectory(path: string): number | undefined {
     return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
+    throw unusable(path, error);
   }
+}
+
+function unusable(path: string, error: unknown): RelayError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  return new RelayError(
+    'TICKRELAY_ERR_ENGINE',
+    `can't make or open ${path} (${code ?? message}); the relay's user must be able to write to the BPF file system: run as root, ` +
+      'or mount one for it and name that (kernel.bpffs), or set kernel.bpffs to none',
+  );
 }

@@ -77,12 +77,15 @@ export class PoolWriter {
 
   /** @returns resolves when the programs obey; publications of a pool take effect in their order */
   publish(snapshot: PoolSnapshot): Promise<void> {
-    this.#last = this.#last.then(async () => {
-      const waitMs = this.#publishedMs + GRACE_MS - performance.now();
-      if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, Math.ceil(waitMs)));
-      this.#write(snapshot);
-      this.#publishedMs = performance.now();
-    });
+    // What failed before is told to who published that.
+    this.#last = this.#last
+      .catch(() => undefined)
+      .then(async () => {
+        const waitMs = this.#publishedMs + GRACE_MS - performance.now();
+        if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, Math.ceil(waitMs)));
+        this.#write(snapshot);
+        this.#publishedMs = performance.now();
+      });
     return this.#last;
   }
 
@@ -124,6 +127,11 @@ export class PoolWriter {
       const { ref, entry, isUsable } = place;
       yield { slot, ref, isUsable, entry, liveSessions, liveConnections };
     }
+  }
+
+  /** Addresses of all backends, those included that only a relay before this one has published so far. */
+  endpoints(): readonly Endpoint[] {
+    return this.#places.flatMap((place) => (place === undefined ? [] : [place.endpoint]));
   }
 
   /** Figures of the backend in this slot. */

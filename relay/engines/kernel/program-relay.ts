@@ -41,14 +41,14 @@ import {
 } from './program-frame.ts';
 import { type Ring, searchRing } from './program-ring.ts';
 import { lowerHopLimit } from './program-rewrite.ts';
-import { ADDRESS, U32 } from './struct.ts';
+import { ADDRESS, U32, U64 } from './struct.ts';
 
 const victim = (name: keyof typeof VICTIM.at): Memory =>
   part(local('victim'), VICTIM.at[name], VICTIM.bytes[name]);
 
 /**
- * Gives the session (r7), whose backend is in it, a relay port and its reverse record. Goes on, or drops the packet. Keeps
- * r6 to r9.
+ * Gives the session (r7), whose backend is in it, a relay port and its reverse record. Goes on, or drops the packet, also where
+ * the relay has no address towards the backend. Keeps r6 to r9.
  */
 export function takeRelayPort(a: Code): void {
   jumpIfV6(a, 'relay IPv6');
@@ -57,6 +57,10 @@ export function takeRelayPort(a: Code): void {
   a.label('relay IPv6');
   copy(a, field(r7, SESSION, 'seen'), { from: field(r8, RULES, 'relayV6') });
   a.label('relay address is known');
+  a.load(r1, part(field(r7, SESSION, 'seen'), 0, U64));
+  a.load(r2, part(field(r7, SESSION, 'seen'), U64, U64));
+  a.alu('or', r1, r2);
+  a.jumpIf(r1, '==', 0, 'no upstream socket');
   for (const name of ['backend', 'seen', 'backendPort'] as const)
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
   for (let at = 0; at < VICTIM.size; at += 8)
