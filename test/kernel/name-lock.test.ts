@@ -1,9 +1,9 @@
 /** The lock on a relay's name, in a BPF file system of the test's own. */
-import { readdirSync, rmdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmdirSync } from 'node:fs';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { loadLibc } from '../../net/linux/libc.ts';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Libc, loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { takeName, takeNameOfDead } from '../../relay/engines/kernel/name-lock.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
@@ -49,6 +49,48 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     before.release();
     expect(takeName(libc, path)).toBeUndefined();
     after.release();
+  });
+
+  describe('a directory that its owner removes between opening and locking', () => {
+    /** System calls before whose first locks the directory changes. */
+    const racing = (change: () => void, locks = 1): Libc => ({
+      ...libc,
+      flock: (fd, operation) => {
+        if (locks-- > 0) change();
+        return libc.flock(fd, operation);
+      },
+    });
+    const replace = (): void => {
+      rmdirSync(path);
+      mkdirSync(path);
+    };
+
+    test.each([
+      ['is made anew', () => rmdirSync(path)],
+      ['and that another one makes anew is locked as the other one’s', replace],
+    ])('%s', (_what, change) => {
+      const lock = takeName(racing(change), path)!;
+      expect(takeName(libc, path)).toBeUndefined();
+      lock.release();
+      takeName(libc, path)!.release();
+    });
+
+    test.each([
+      ['is nobody’s', () => rmdirSync(path)],
+      ['and that another one makes anew is not the dead relay’s', replace],
+    ])('%s, when it is asked for as a dead relay’s', (_what, change) => {
+      takeName(libc, path)!.release();
+      expect(takeNameOfDead(racing(change), path)).toBeUndefined();
+    });
+
+    test('again and again is an error that says so', () => {
+      expect(() => takeName(racing(replace, Infinity), path)).toThrow(
+        expect.objectContaining({
+          code: 'TICKRELAY_ERR_ENGINE',
+          message: `can't lock ${path}: it is removed again and again`,
+        }),
+      );
+    });
   });
 
   test('where nothing can be written the error says so, and what helps', () => {
