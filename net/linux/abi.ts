@@ -204,6 +204,7 @@ export const BPF_OBJ_GET = 7;
 export const BPF_PROG_TEST_RUN = 10;
 export const BPF_OBJ_GET_INFO_BY_FD = 15;
 export const BPF_PROG_QUERY = 16;
+export const BPF_BTF_LOAD = 18;
 export const BPF_MAP_LOOKUP_BATCH = 24;
 export const BPF_MAP_UPDATE_BATCH = 26;
 export const BPF_MAP_DELETE_BATCH = 27;
@@ -234,7 +235,12 @@ export const BPF_PROG_ATTR = {
   log: 32,
   name: 48,
   attachType: 68,
+  btf: 72,
+  functionInfoSize: 76,
+  functionInfo: 80,
+  functionCount: 88,
 } as const;
+export const BPF_BTF_ATTR = { btf: 0, size: 16 } as const;
 export const BPF_OBJ_ATTR = { path: 0, fd: 8 } as const;
 export const BPF_QUERY_ATTR = {
   interface: 0,

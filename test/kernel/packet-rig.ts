@@ -29,7 +29,8 @@ import {
   SETTINGS,
 } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
-import { assembleProgram, type ProgramName } from '../../relay/engines/kernel/program.ts';
+import type { ProgramName } from '../../relay/engines/kernel/program.ts';
+import { loadProgram } from '../../relay/engines/kernel/programs.ts';
 import { Steward, type StewardOperation } from '../../relay/engines/kernel/steward.ts';
 import { type PacketOptions, packet, type Parsed, parsePacket } from './packet.ts';
 
@@ -80,8 +81,7 @@ export class PacketRig {
     this.bpf = new Bpf(loaded.libc);
     this.maps = KernelMaps.create(this.bpf, { maxSessions, maxPools: 2 });
     const load = (hook: ProgramName): number => {
-      const instructions = assembleProgram({ hook, linkHeaderBytes }).link(this.maps.fds);
-      return this.bpf.loadProgram({ name: hook, instructions });
+      return loadProgram(this.bpf, this.maps, { hook, linkHeaderBytes });
     };
     this.#programs = { ingress: load('ingress'), egress: load('egress'), steward: load('steward') };
     this.steward = new Steward(this.bpf, this.#programs.steward, this.maps.mapped.requests);

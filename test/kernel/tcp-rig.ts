@@ -20,7 +20,8 @@ import {
   SOURCE_RELAY,
 } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
-import { assembleProgram } from '../../relay/engines/kernel/program.ts';
+import type { ProgramName } from '../../relay/engines/kernel/program.ts';
+import { loadProgram } from '../../relay/engines/kernel/programs.ts';
 import {
   closedCounter,
   TCP_CONNECTION,
@@ -80,9 +81,8 @@ export class TcpRig {
     if (!('libc' in loaded)) throw new Error(loaded.unavailable);
     this.bpf = new Bpf(loaded.libc);
     this.maps = KernelMaps.create(this.bpf, { maxSessions, maxPools: 2 });
-    const load = (hook: Parameters<typeof assembleProgram>[0]['hook']): number => {
-      const instructions = assembleProgram({ hook, linkHeaderBytes: 14 }).link(this.maps.fds);
-      return this.bpf.loadProgram({ name: hook, instructions });
+    const load = (hook: ProgramName): number => {
+      return loadProgram(this.bpf, this.maps, { hook, linkHeaderBytes: 14 });
     };
     this.#programs = { ingress: load('ingress'), egress: load('egress') };
     for (const hook of HOOKS) {

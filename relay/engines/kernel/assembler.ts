@@ -62,6 +62,7 @@ const TO_BIG_ENDIAN = 0xdc;
 const LOAD_WIDE = 0x18;
 const PSEUDO_MAP = 1;
 const PSEUDO_MAP_VALUE = 2;
+const PSEUDO_FUNCTION = 4;
 const PSEUDO_CALL = 1;
 const FETCH = 0x01;
 const COMPARE_EXCHANGE = 0xf1;
@@ -78,11 +79,20 @@ export class AssemblyError extends Error {
   }
 }
 
+/** The program itself, at 0, and its subprograms. */
+export interface FunctionStart {
+  readonly name: string;
+  /** Its first instruction, by number. */
+  readonly at: number;
+}
+
 export interface Assembled<MapName extends string> {
   /** The bytes for bpf(2), with the descriptors of the maps in. */
   readonly link: (descriptors: Readonly<Record<MapName, number>>) => Uint8Array;
   /** The source line of each instruction, `program.ts:12`: the verifier speaks of instructions by number. */
   readonly lines: () => readonly string[];
+  /** In the order in which they stand. */
+  readonly functions: readonly FunctionStart[];
 }
 
 interface Instruction {
@@ -93,7 +103,7 @@ interface Instruction {
   readonly immediate: number;
   /** Where it was asked for. Naming the line takes long, so it is done when somebody asks. */
   readonly site: Error;
-  /** Jumps and calls of subprograms: where to. */
+  /** Jumps, calls and addresses of subprograms: where to. */
   readonly target?: string;
   readonly map?: string;
 }
@@ -104,6 +114,9 @@ export class Assembler<MapName extends string> {
   readonly #maps: ReadonlySet<string>;
   readonly #instructions: Instruction[] = [];
   readonly #labels = new Map<string, number>();
+  readonly #subprograms: (() => void)[] = [];
+  /** The register that stands for r10. */
+  #frame = FRAME_POINTER;
   #unnamed = 0;
 
   /** @param maps the maps that the program may name */
@@ -142,13 +155,13 @@ export class Assembler<MapName extends string> {
   }
 
   load(destination: Register, from: Memory): void {
-    const parts = { destination: this.#writable(destination), source: from.base.number };
+    const parts = { destination: this.#writable(destination), source: this.#base(from) };
     this.#append(CLASS.load | MEMORY_MODE | this.#width(from), { ...parts, offset: this.#place(from) });
   }
 
   /** An immediate operand is sign-extended to 8 bytes. */
   store(to: Memory, operand: Register | number): void {
-    const parts = { destination: to.base.number, offset: this.#place(to) };
+    const parts = { destination: this.#base(to), offset: this.#place(to) };
     const mode = MEMORY_MODE | this.#width(to);
     if (typeof operand === 'number')
       this.#append(CLASS.storeImmediate | mode, {
@@ -159,7 +172,8 @@ export class Assembler<MapName extends string> {
   }
 
   addressOf(destination: Register, of: Memory): void {
-    this.mov(destination, of.base);
+    const parts = { destination: this.#writable(destination), source: this.#base(of) };
+    this.#append(CLASS.alu | OPERATIONS.mov | FROM_REGISTER, parts);
     if (of.offset !== 0) this.alu('add', destination, of.offset);
   }
 
@@ -203,6 +217,21 @@ export class Assembler<MapName extends string> {
     this.#append(CLASS.jump | CALL, { source: PSEUDO_CALL, target });
   }
 
+  /** What `body` appends stands behind the program, as a subprogram with this label. */
+  subprogram(label: string, body: () => void): void {
+    this.#subprograms.push(() => {
+      this.label(label);
+      body();
+    });
+  }
+
+  /** In `body` what is on the stack is in another frame: the one that the register has the frame pointer of. */
+  inFrame(frame: Register, body: () => void): void {
+    this.#frame = frame.number;
+    body();
+    this.#frame = FRAME_POINTER;
+  }
+
   exit(): void {
     this.#append(CLASS.jump | EXIT, {});
   }
@@ -217,6 +246,11 @@ export class Assembler<MapName extends string> {
     this.#wide(destination, { source: PSEUDO_MAP_VALUE, map, upper: this.#immediate(offset, 32) });
   }
 
+  /** destination = the address of a subprogram, as an argument of helpers. */
+  loadSubprogram(destination: Register, target: string): void {
+    this.#wide(destination, { source: PSEUDO_FUNCTION, target });
+  }
+
   /** destination = 64 bits. */
   loadWide(destination: Register, value: bigint): void {
     const [lower, upper] = new Int32Array(BigInt64Array.of(BigInt.asIntN(64, value)).buffer) as unknown as [
@@ -228,6 +262,7 @@ export class Assembler<MapName extends string> {
 
   /** @throws AssemblyError for an unknown label, a jump too far, instructions that nothing reaches, or a missing end */
   finish(): Assembled<MapName> {
+    for (const append of this.#subprograms) append();
     const code = this.#instructions;
     const targets = code.map((instruction, i) => this.#distance(instruction, i));
     this.#findUnreachable(targets);
@@ -235,7 +270,7 @@ export class Assembler<MapName extends string> {
     const view = new DataView(template.buffer);
     code.forEach(({ opcode, destination, source, offset, immediate, target }, i) => {
       const at = i * INSTRUCTION_BYTES;
-      const isCall = opcode === (CLASS.jump | CALL);
+      const isCall = !isJump(opcode);
       template[at] = opcode;
       template[at + 1] = (source << 4) | destination;
       view.setInt16(at + 2, target === undefined || isCall ? offset : targets[i]!, true);
@@ -244,6 +279,7 @@ export class Assembler<MapName extends string> {
     const references = code.flatMap(({ map }, i) => (map === undefined ? [] : [{ map: map as MapName, i }]));
     return {
       lines: () => code.map(({ site }) => lineOf(site)),
+      functions: this.#functions(),
       link: (descriptors) => {
         const bytes = template.slice();
         const linked = new DataView(bytes.buffer);
@@ -289,16 +325,21 @@ export class Assembler<MapName extends string> {
 
   #atomic(to: Memory, operand: Register, immediate: number): void {
     if (to.bytes !== 4 && to.bytes !== 8) this.#refuse(`an atomic operation on ${to.bytes} bytes`);
-    const parts = { destination: to.base.number, source: operand.number, offset: this.#place(to), immediate };
+    const parts = {
+      destination: this.#base(to),
+      source: operand.number,
+      offset: this.#place(to),
+      immediate,
+    };
     this.#append(CLASS.store | ATOMIC_MODE | this.#width(to), parts);
   }
 
   #wide(
     destination: Register,
-    { source = 0, immediate = 0, upper = 0, map }: Parts & { upper?: number },
+    { source = 0, immediate = 0, upper = 0, map, target }: Parts & { upper?: number },
   ): void {
     if (map !== undefined && !this.#maps.has(map)) this.#refuse(`there is no map "${map}"`);
-    const reference = map === undefined ? {} : { map };
+    const reference = { ...(map === undefined ? {} : { map }), ...(target === undefined ? {} : { target }) };
     this.#append(LOAD_WIDE, { destination: this.#writable(destination), source, immediate, ...reference });
     this.#append(0, { immediate: upper });
   }
@@ -306,6 +347,10 @@ export class Assembler<MapName extends string> {
   #append(opcode: number, parts: Parts): void {
     const none = { destination: 0, source: 0, offset: 0, immediate: 0 };
     this.#instructions.push({ ...none, ...parts, opcode, site: new Error() });
+  }
+
+  #base({ base }: Memory): number {
+    return base.number === FRAME_POINTER ? this.#frame : base.number;
   }
 
   #writable(register: Register): number {
@@ -341,12 +386,19 @@ export class Assembler<MapName extends string> {
     const to = this.#labels.get(target);
     if (to === undefined) throw new AssemblyError(lineOf(site), `there is no label "${target}"`);
     const distance = to - i - 1;
-    if (opcode !== (CLASS.jump | CALL) && (distance < -0x8000 || distance > 0x7fff))
+    if (isJump(opcode) && (distance < -0x8000 || distance > 0x7fff))
       throw new AssemblyError(
         lineOf(site),
         `"${target}" is ${distance} instructions away, which does not fit into 16 bits`,
       );
     return distance;
+  }
+
+  #functions(): readonly FunctionStart[] {
+    const starts = new Map([[0, 'program']]);
+    for (const { target, opcode } of this.#instructions)
+      if (target !== undefined && !isJump(opcode)) starts.set(this.#labels.get(target)!, target);
+    return [...starts].map(([at, name]) => ({ at, name })).sort((one, other) => one.at - other.at);
   }
 
   /** Follows every path from the first instruction. */
@@ -371,6 +423,11 @@ export class Assembler<MapName extends string> {
   #refuse(problem: string): never {
     throw new AssemblyError(lineOf(new Error()), problem);
   }
+}
+
+/** Else what has a target calls or names a subprogram. */
+function isJump(opcode: number): boolean {
+  return opcode !== (CLASS.jump | CALL) && opcode !== LOAD_WIDE;
 }
 
 /** The nearest line of the call stack that is not of this file: `program.ts:12`. */

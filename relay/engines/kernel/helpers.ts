@@ -22,6 +22,7 @@ export const HELPER = {
   mapPop: 88,
   redirectNeigh: 152,
   checkMtu: 163,
+  loop: 181,
 } as const;
 
 /** struct __sk_buff, as far as it is used. */

@@ -7,6 +7,8 @@
  */
 import {
   BPF_ATTR_SIZE,
+  BPF_BTF_ATTR,
+  BPF_BTF_LOAD,
   BPF_INFO_ATTR,
   BPF_INFO_SIZE,
   BPF_MAP_ATTR,
@@ -30,6 +32,8 @@ import {
 import { Arena } from '../../../net/linux/arena.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
+import type { FunctionStart } from './assembler.ts';
+import { FUNCTION_INFO_BYTES, functionInfo, functionTypes } from './btf.ts';
 
 /** What a map is made of; sizes in bytes. */
 export interface MapSpec {
@@ -48,6 +52,8 @@ export interface ProgramSpec {
   readonly name: string;
   /** 8 bytes each, map references already descriptors. */
   readonly instructions: Uint8Array;
+  /** The program and its subprograms; only needed where a helper takes one of them. */
+  readonly functions?: readonly FunctionStart[];
   /** BPF_PROG_TYPE_...; default: a classifier, which tcx links attach. */
   readonly type?: number;
   /** Helpers such as bpf_ktime_get_ns are for GPL-compatible programs only; the licence is the program's, declared to the kernel. */
@@ -126,13 +132,17 @@ export class Bpf {
 
   /** @returns the program's descriptor. @throws RelayError TICKRELAY_ERR_ENGINE with the end of the verifier's log */
   loadProgram(spec: ProgramSpec): number {
-    const { instructions } = spec;
-    const memory = new Arena(this.libc, instructions.length + 64 + LOG_SIZE);
+    const { instructions, functions = [] } = spec;
+    const info = functionInfo(functions);
+    const memory = new Arena(this.libc, instructions.length + info.length + 256 + LOG_SIZE);
+    const types = functions.length === 0 ? 0 : this.#loadTypes(functions);
     try {
+      const infoAt = memory.take(info.length);
       const code = memory.take(instructions.length);
       const license = memory.take(64);
       const log = memory.take(LOG_SIZE - 128);
       memory.bytes.set(instructions, code);
+      memory.bytes.set(info, infoAt);
       memory.bytes.set(Buffer.from(`${spec.license ?? 'GPL'}\0`), license);
       const load = (logLevel: number): number =>
         this.run(BPF_PROG_LOAD, (attributes) => {
@@ -141,6 +151,12 @@ export class Bpf {
           attributes.pointer(BPF_PROG_ATTR.instructions, memory.address + code);
           attributes.pointer(BPF_PROG_ATTR.license, memory.address + license);
           attributes.text(BPF_PROG_ATTR.name, spec.name);
+          if (functions.length > 0) {
+            attributes.u32(BPF_PROG_ATTR.btf, types);
+            attributes.u32(BPF_PROG_ATTR.functionInfoSize, FUNCTION_INFO_BYTES);
+            attributes.pointer(BPF_PROG_ATTR.functionInfo, memory.address + infoAt);
+            attributes.u32(BPF_PROG_ATTR.functionCount, functions.length);
+          }
           if (logLevel === 0) return;
           attributes.u32(BPF_PROG_ATTR.logLevel, logLevel);
           attributes.u32(BPF_PROG_ATTR.logSize, LOG_SIZE - 128);
@@ -157,6 +173,7 @@ export class Bpf {
       }
       throw failure(`load the program ${spec.name}`, fd, endOfLog(memory.bytes.subarray(log)));
     } finally {
+      if (functions.length > 0) this.closeFd(types);
       memory.free();
     }
   }
@@ -238,6 +255,18 @@ export class Bpf {
   close(): void {
     this.#attributes.free();
     this.#scratch.free();
+  }
+
+  /** @returns the descriptor of the types of a program's functions */
+  #loadTypes(functions: readonly FunctionStart[]): number {
+    const types = functionTypes(functions);
+    this.#scratch.bytes.set(types, 0);
+    const fd = this.run(BPF_BTF_LOAD, (attributes) => {
+      attributes.pointer(BPF_BTF_ATTR.btf, this.#scratch.address);
+      attributes.u32(BPF_BTF_ATTR.size, types.length);
+    });
+    if (fd < 0) throw failure('load the types of a program’s functions', fd);
+    return fd;
   }
 
   #path(path: string): number {

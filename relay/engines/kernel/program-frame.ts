@@ -41,6 +41,7 @@ import {
   part,
   r0,
   r1,
+  r10,
   r2,
   r3,
   r4,
@@ -235,23 +236,32 @@ export function pop(a: Code, queue: 'pin_order'): void {
   a.call(HELPER.mapPop);
 }
 
-/** Rounds left of a loop. */
-const roundsLeft = (): Memory => local('rules');
-
-/** Before a loop of at most so many rounds: the verifier follows each of them. */
-export function startRounds(a: Code, rounds: number): void {
-  // From a register: what an instruction brings along, verifiers before Linux 6.3 forget on the stack.
-  a.mov(r1, rounds);
-  a.store(roundsLeft(), r1);
-}
-
-/** Begins a round, or jumps when none is left; r1 = the rounds left after this one. */
-export function nextRound(a: Code, label: string, otherwise: string): void {
-  a.label(label);
-  a.load(r1, roundsLeft());
-  a.jumpIf(r1, '==', 0, otherwise);
-  a.alu('sub', r1, 1);
-  a.store(roundsLeft(), r1);
+/**
+ * Does `round` up to `most` times, until it goes to `stop`; `next` is its end. The verifier follows a round until the next one is
+ * nothing new, whatever `most` is. A round is a subprogram without a stack of its own: locals are the program's, r1 is the number of the
+ * round from 0, r9 is taken, r0 to r8 are free, and what a register had outside must come by a local. Loses r0 to r5.
+ */
+export function loop(
+  a: Code,
+  { name, most }: { readonly name: string; readonly most: number },
+  round: (ways: { readonly next: string; readonly stop: string }) => void,
+): void {
+  const ways = { next: `${name}: next round`, stop: `${name}: stop` };
+  a.mov(r1, most);
+  a.loadSubprogram(r2, name);
+  a.mov(r3, r10);
+  a.mov(r4, 0);
+  a.call(HELPER.loop);
+  a.subprogram(name, () => {
+    a.mov(r9, r2);
+    a.inFrame(r9, () => round(ways));
+    a.label(ways.next);
+    a.mov(r0, 0);
+    a.exit();
+    a.label(ways.stop);
+    a.mov(r0, 1);
+    a.exit();
+  });
 }
 
 /** A counter of the listener. */

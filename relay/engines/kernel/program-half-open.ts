@@ -35,7 +35,7 @@ import {
   type Register,
 } from './memory.ts';
 import { endSession } from './program-end.ts';
-import { type Code, copy, local, lookup, nextRound, sessionKey, startRounds } from './program-frame.ts';
+import { type Code, copy, local, lookup, loop, sessionKey } from './program-frame.ts';
 import { struct, U32 } from './struct.ts';
 
 const LEAVE = 'leave the half-open';
@@ -147,16 +147,35 @@ export function halfOpenSubprogram(a: Code): void {
   }
 }
 
-/** Ends the oldest half-open session, or jumps. Loses r7, and the locals `victim`, `context` and `counters`. */
+/** Ends the oldest half-open session, or jumps. Loses the locals `victim`, `context`, `counters` and `rules`. */
 export function evictHalfOpen(a: Code, none: string): void {
   const victim = part(local('victim'), 0, SESSION_KEY.size);
+  const isFound = local('rules');
+  a.store(isFound, 0);
+  loop(a, { name: 'look for the oldest half-open', most: EVICTIONS }, ({ next, stop }) => {
+    findOldest(a, victim, { next, stop });
+    a.store(isFound, 1);
+    a.jump(stop);
+  });
+  a.load(r1, isFound);
+  a.jumpIf(r1, '==', 0, none);
+  a.addressOf(r1, victim);
+  a.load(r2, local('nowNs'));
+  // Whoever else ended it has made room too.
+  endSession(a, { counter: SESSIONS_EVICTED, mayRest: false });
+}
+
+/** One round of the search. */
+function findOldest(
+  a: Code,
+  victim: Memory,
+  { next, stop }: { readonly next: string; readonly stop: string },
+): void {
   const [looked, place] = [local('context'), local('counters')];
-  startRounds(a, EVICTIONS);
-  nextRound(a, 'next half-open', none);
   a.loadMapValue(r1, 'half_open_ends');
   a.load(r3, ends('looked'));
   a.load(r2, ends('openings'));
-  a.jumpIf(r3, '>=', r2, none);
+  a.jumpIf(r3, '>=', r2, stop);
   a.store(looked, r3);
   loadMask(a, r5);
   a.alu('sub', r2, r3);
@@ -174,7 +193,7 @@ export function evictHalfOpen(a: Code, none: string): void {
   a.alu32('and', r1, r5);
   a.store(local('index'), r1);
   lookup(a, 'half_open', local('index'));
-  a.jumpIf(r0, '==', 0, none);
+  a.jumpIf(r0, '==', 0, stop);
   a.mov(r7, 1);
   a.load(r1, field(r0, HALF_OPEN, 'place'));
   a.load(r2, place);
@@ -184,26 +203,22 @@ export function evictHalfOpen(a: Code, none: string): void {
   a.jumpIf(r7, '==', 0, 'oldest is found');
   a.label('pass');
   advance(a, { from: looked, by: r7 });
-  a.jump('next half-open');
+  a.jump(next);
 
   a.label('oldest is found');
   a.mov(r7, 1);
   advance(a, { from: looked, by: r7 });
   // Another CPU was faster.
   a.load(r1, looked);
-  a.jumpIf(r0, '!=', r1, 'next half-open');
+  a.jumpIf(r0, '!=', r1, next);
   lookup(a, 'sessions', victim);
-  a.jumpIf(r0, '==', 0, 'next half-open');
+  a.jumpIf(r0, '==', 0, next);
   a.load(r1, field(r0, SESSION, 'datagramsDownstream'));
-  a.jumpIf(r1, '>', 1, 'next half-open');
+  a.jumpIf(r1, '>', 1, next);
   // The same client may have opened another session since.
   a.load(r1, field(r0, SESSION, 'place'));
   a.load(r2, place);
-  a.jumpIf(r1, '!=', r2, 'next half-open');
-  a.addressOf(r1, victim);
-  a.load(r2, local('nowNs'));
-  endSession(a, { counter: SESSIONS_EVICTED, mayRest: false });
-  a.jumpIf(r0, '==', 0, 'next half-open');
+  a.jumpIf(r1, '!=', r2, next);
 }
 
 /** Looked at are `by` places more, unless another CPU has moved on from there: r0 = where it was. Loses r1 and r2. */

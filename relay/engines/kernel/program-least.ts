@@ -1,14 +1,11 @@
 /**
  * least-connections, for sessions and for connections: of the ready backends the one with the fewest per weight, and of several
  * the first one behind the one that the hash prefers. The same answers as core/select.ts.
- *
- * The verifier follows a loop round by round, and at each fork both ways. So a round has no fork but its end: what is better is
- * kept by masks.
  */
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { BACKEND, SNAPSHOT } from './maps.ts';
-import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, type Register } from './memory.ts';
-import { type Code, local } from './program-frame.ts';
+import { field, memory, part, r0, r1, r2, r3, r4, r5, r7, r8, type Register } from './memory.ts';
+import { type Code, local, loop } from './program-frame.ts';
 import { U16, U64 } from './struct.ts';
 
 /** What is compared, of the slot (below MAX_BACKENDS) that a register holds. Loses r1. */
@@ -17,50 +14,54 @@ export type Figures = (
   registers: { readonly slot: Register; readonly count: Register; readonly weight: Register },
 ) => void;
 
-/** The locals that the walk needs beside those that keep r6, r8 and r9. */
-const place = () => part(local('victim'), 0, U64);
-const kept = () => part(local('victim'), U64, U64);
+/** The locals that the walk needs beside those that keep r6, r8 and r9: where it begins, and the best so far. */
+const start = () => part(local('victim'), 0, U64);
+const best = {
+  slot: () => part(local('victim'), U64, U64),
+  count: () => part(local('victim'), 2 * U64, U64),
+  weight: () => part(local('victim'), 3 * U64, U64),
+};
+/** Where r8 is found. */
+const figured = () => part(local('scratch'), local('scratch').bytes - U64, U64);
 
 /**
- * r0 = the slot, r4 and r5 its figures. From the slot in r0 on, with the snapshot in r7; `figures` may need r8. Loses all but
- * r7 and r8.
+ * r0 = the slot, r5 its weight as `figures` has it. From the slot in r0 on, with the snapshot in r7, which is the local too;
+ * `figures` may need r8. Loses r1 to r4.
  */
 export function fewestPerWeight(a: Code, figures: Figures): void {
   figures(a, { slot: r0, count: r4, weight: r5 });
+  a.store(best.slot(), r0);
+  a.store(best.count(), r4);
+  a.store(best.weight(), r5);
   findSlot(a, r0);
   a.load(r1, field(r1, BACKEND, 'readyIndex'));
-  a.store(place(), r1);
-  a.mov(r6, 0);
-  a.label('next ready');
-  a.alu('add', r6, 1);
-  a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
-  a.jumpIf(r6, '>=', r1, 'least is found');
-  a.load(r2, place());
-  a.alu('add', r2, r6);
-  a.alu('mod', r2, r1);
-  a.alu('and', r2, MAX_BACKENDS - 1);
-  loadSlot(a, r2, 'ready');
-  figures(a, { slot: r2, count: r3, weight: r9 });
-  // count / weight < best count / best weight, in whole numbers below 2^48: the difference has its highest bit set
-  a.mov(r1, r3);
-  a.alu('mul', r1, r5);
-  a.store(kept(), r4);
-  a.alu('mul', r4, r9);
-  a.alu('sub', r1, r4);
-  a.load(r4, kept());
-  a.alu('shiftRight', r1, 63);
-  a.alu('mul', r1, -1);
-  for (const [best, other] of [
-    [r0, r2],
-    [r4, r3],
-    [r5, r9],
-  ] as const) {
-    a.alu('xor', other, best);
-    a.alu('and', other, r1);
-    a.alu('xor', best, other);
-  }
-  a.jumpIf(r6, '<', MAX_BACKENDS, 'next ready');
-  a.label('least is found');
+  a.store(start(), r1);
+  a.store(figured(), r8);
+  loop(a, { name: 'fewest per weight', most: MAX_BACKENDS - 1 }, ({ next, stop }) => {
+    a.alu('add', r1, 1);
+    a.mov(r2, r1);
+    a.load(r7, local('snapshot'));
+    a.load(r8, figured());
+    a.load(r1, field(r7, SNAPSHOT, 'readyCount'));
+    a.jumpIf(r2, '>=', r1, stop);
+    a.load(r3, start());
+    a.alu('add', r2, r3);
+    a.alu('mod', r2, r1);
+    a.alu('and', r2, MAX_BACKENDS - 1);
+    loadSlot(a, r2, 'ready');
+    figures(a, { slot: r2, count: r3, weight: r4 });
+    // count / weight < best count / best weight, in whole numbers below 2^48
+    a.load(r0, best.weight());
+    a.alu('mul', r0, r3);
+    a.load(r1, best.count());
+    a.alu('mul', r1, r4);
+    a.jumpIf(r0, '>=', r1, next);
+    a.store(best.slot(), r2);
+    a.store(best.count(), r3);
+    a.store(best.weight(), r4);
+  });
+  a.load(r0, best.slot());
+  a.load(r5, best.weight());
   a.alu('and', r0, MAX_BACKENDS - 1);
 }
 

@@ -12,12 +12,11 @@ import {
   findBackend,
   local,
   lookup,
-  nextRound,
+  loop,
   pinKey,
   pop,
   push,
   sessionKey,
-  startRounds,
   update,
 } from './program-frame.ts';
 import { followGroup, newPin } from './program-group.ts';
@@ -78,10 +77,8 @@ export function insertPin(a: Code): void {
   a.jumpIf(r0, '==', 0, 'pin is new');
   lookup(a, 'pins', pinKey());
   a.jumpIf(r0, '!=', 0, 'pin is there');
-  a.store(local('context'), r7);
   evictPin(a);
   storePin(a);
-  a.load(r7, local('context'));
   a.jumpIf(r0, '==', 0, 'pin is new');
   a.label('no room for a pin');
   a.addressOf(r2, sessionKey());
@@ -105,31 +102,32 @@ function storePin(a: Code): void {
 }
 
 /**
- * Forgets a pin without sessions, or jumps: of the oldest PIN_EVICTIONS one that was never past half-open, else of as many
- * more any. Those that stay go to the end of the queue. Loses r7.
+ * Forgets a pin without sessions, if there is one: of the oldest PIN_EVICTIONS one that was never past half-open, else of as many
+ * more any. Those that stay go to the end of the queue.
  */
 function evictPin(a: Code): void {
   const candidate = part(local('victim'), 0, PIN_KEY.size);
-  startRounds(a, 2 * PIN_EVICTIONS);
-  nextRound(a, 'next pin', 'no room for a pin');
-  a.mov(r7, r1);
-  pop(a, 'pin_order');
-  a.jumpIf(r0, '!=', 0, 'no room for a pin');
-  lookup(a, 'pins', candidate);
-  a.jumpIf(r0, '==', 0, 'next pin');
-  a.load(r1, field(r0, PIN, 'live'));
-  a.jumpIf(r1, '!=', 0, 'pin stays');
-  a.jumpIf(r7, '<', PIN_EVICTIONS, 'pin goes');
-  a.load(r1, field(r0, PIN, 'confirmed'));
-  a.jumpIf(r1, '==', 0, 'pin goes');
-  a.label('pin stays');
-  a.addressOf(r2, candidate);
-  push(a, 'pin_order');
-  a.jump('next pin');
-  a.label('pin goes');
-  a.addressOf(r2, candidate);
-  a.loadMap(r1, 'pins');
-  a.call(HELPER.mapDelete);
-  a.jumpIf(r0, '!=', 0, 'next pin');
-  changeGauge(a, 'pins', -1);
+  loop(a, { name: 'look for a pin to forget', most: 2 * PIN_EVICTIONS }, ({ next, stop }) => {
+    a.mov(r7, r1);
+    pop(a, 'pin_order');
+    a.jumpIf(r0, '!=', 0, stop);
+    lookup(a, 'pins', candidate);
+    a.jumpIf(r0, '==', 0, next);
+    a.load(r1, field(r0, PIN, 'live'));
+    a.jumpIf(r1, '!=', 0, 'pin stays');
+    a.jumpIf(r7, '>=', PIN_EVICTIONS, 'pin goes');
+    a.load(r1, field(r0, PIN, 'confirmed'));
+    a.jumpIf(r1, '==', 0, 'pin goes');
+    a.label('pin stays');
+    a.addressOf(r2, candidate);
+    push(a, 'pin_order');
+    a.jump(next);
+    a.label('pin goes');
+    a.addressOf(r2, candidate);
+    a.loadMap(r1, 'pins');
+    a.call(HELPER.mapDelete);
+    a.jumpIf(r0, '!=', 0, next);
+    changeGauge(a, 'pins', -1);
+    a.jump(stop);
+  });
 }

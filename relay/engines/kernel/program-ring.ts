@@ -4,12 +4,9 @@
  *
  *  1. ports are tried, one after the other, until one is free towards the backend;
  *  2. when none is, those who have the first of them are looked at, for one who may give up its own.
- *
- * The two are loops apart, since the verifier follows each round: of the first one a round has no fork but its end, so many are
- * cheap; those of the second one have.
  */
-import { type Memory, part, r0, r1, r2, r3 } from './memory.ts';
-import { type Code, local, nextRound, startRounds } from './program-frame.ts';
+import { type Memory, part, r0, r1, r2, r3, r7, r8 } from './memory.ts';
+import { type Code, local, loop } from './program-frame.ts';
 
 /** Relay ports that are tried for one session. */
 const PORT_ATTEMPTS = 128;
@@ -19,13 +16,13 @@ const OWNERS = 32;
 /** 2^32 divided by the golden ratio: its products spread neighbouring numbers over the upper bits. */
 const SPREAD = 0x9e37_79b1;
 
-const NEXT_PORT = 'next relay port';
-const NEXT_OWNER = 'next owner of a relay port';
-const NONE_IS_FREE = 'no relay port is free';
-const NO_MORE_OWNERS = 'owners of relay ports are known';
-
-/** Where in the ring the search is. */
+/** Where in the ring the search begins. */
 const place = (): Memory => local('counters');
+/** 1 when a port was free. */
+const isFound = (): Memory => local('index');
+// Where r7 and r8 are found.
+const subject = (): Memory => local('context');
+const rules = (): Memory => local('rules');
 
 export interface Ring {
   /** The listener's first relay port, and how many it has: u16 each. */
@@ -39,24 +36,28 @@ export interface Ring {
   readonly considerOwner: (next: string) => void;
 }
 
-/** Goes to `found` with a port, or goes on when none is free. Keeps r6 to r9. */
+/** Goes to `found` with a port, or goes on when none is free. Keeps r6 to r9. In `ring` r7 and r8 are what they are outside. */
 export function searchRing(a: Code, ring: Ring, found: string): void {
-  startSearch(a, PORT_ATTEMPTS);
-  nextRound(a, NEXT_PORT, NONE_IS_FREE);
-  nextPort(a, ring, { rounds: PORT_ATTEMPTS, otherwise: NONE_IS_FREE });
-  ring.take();
-  a.jumpIf(r0, '!=', 0, NEXT_PORT);
-  a.jump(found);
-  a.label(NONE_IS_FREE);
-  startSearch(a, OWNERS);
-  nextRound(a, NEXT_OWNER, NO_MORE_OWNERS);
-  nextPort(a, ring, { rounds: OWNERS, otherwise: NO_MORE_OWNERS });
-  ring.considerOwner(NEXT_OWNER);
-  a.jump(NEXT_OWNER);
-  a.label(NO_MORE_OWNERS);
+  a.store(subject(), r7);
+  a.store(rules(), r8);
+  startSearch(a);
+  a.store(isFound(), 0);
+  loop(a, { name: 'try relay ports', most: PORT_ATTEMPTS }, ({ next, stop }) => {
+    nextPort(a, ring, stop);
+    ring.take();
+    a.jumpIf(r0, '!=', 0, next);
+    a.store(isFound(), 1);
+    a.jump(stop);
+  });
+  a.load(r1, isFound());
+  a.jumpIf(r1, '!=', 0, found);
+  loop(a, { name: 'look at owners of relay ports', most: OWNERS }, ({ next, stop }) => {
+    nextPort(a, ring, stop);
+    ring.considerOwner(next);
+  });
 }
 
-function startSearch(a: Code, rounds: number): void {
+function startSearch(a: Code): void {
   a.load(r1, part(local('client'), 0, 8));
   a.load(r2, part(local('client'), 8, 8));
   a.alu('xor', r1, r2);
@@ -68,22 +69,17 @@ function startSearch(a: Code, rounds: number): void {
   a.load(r2, local('clientPort'));
   a.alu('add', r1, r2);
   a.store(place(), r1);
-  startRounds(a, rounds);
 }
 
-/** The next port of the ring, or a jump when all that there are had their round. r1 = the rounds left after this one. */
-function nextPort(
-  a: Code,
-  { first, ports, to }: Ring,
-  { rounds, otherwise }: { rounds: number; otherwise: string },
-): void {
-  a.mov(r2, rounds - 1);
-  a.alu('sub', r2, r1);
+/** The port of the ring for the round in r1, or a jump when all that there are had their round. */
+function nextPort(a: Code, { first, ports, to }: Ring, otherwise: string): void {
+  a.load(r7, subject());
+  a.load(r8, rules());
   a.load(r3, ports);
-  a.jumpIf(r2, '>=', r3, otherwise);
+  a.jumpIf(r1, '>=', r3, otherwise);
   a.load(r2, place());
+  a.alu('add', r2, r1);
   a.alu('add', r2, 1);
-  a.store(place(), r2);
   a.alu('mod', r2, r3);
   a.load(r3, first);
   a.alu('add', r2, r3);

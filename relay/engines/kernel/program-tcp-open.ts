@@ -26,10 +26,9 @@ import {
   local,
   lookup,
   lookupAt,
+  loop,
   NEXT,
-  nextRound,
   pinKey,
-  startRounds,
   update,
 } from './program-frame.ts';
 import { findLive } from './program-tcp-admit.ts';
@@ -253,26 +252,38 @@ function storeConnection(a: Code): void {
 
 /** Makes room by the oldest connection that is still opening, or has ended. Loses r7. */
 function evict(a: Code): void {
+  const isFound = local('index');
   a.label('evict');
-  startRounds(a, EVICTIONS);
-  nextRound(a, 'next candidate', 'no room');
-  a.addressOf(r2, room(TCP_SPARE.size));
-  a.loadMap(r1, 'tcp_spare');
-  a.call(HELPER.mapPop);
-  a.jumpIf(r0, '!=', 0, 'no room');
-  lookup(a, 'tcp_connections', spare('key'));
-  a.jumpIf(r0, '==', 0, 'next candidate');
-  a.mov(r7, r0);
-  a.load(r1, connection('state'));
-  a.jumpIf(r1, '==', TCP_STATE.open, 'next candidate');
-  a.load(r1, connection('id'));
-  a.load(r2, spare('id'));
-  a.jumpIf(r1, '!=', r2, 'next candidate');
+  a.store(isFound, 0);
+  loop(a, { name: 'look for a spare connection', most: EVICTIONS }, ({ next, stop }) => {
+    a.addressOf(r2, room(TCP_SPARE.size));
+    a.loadMap(r1, 'tcp_spare');
+    a.call(HELPER.mapPop);
+    a.jumpIf(r0, '!=', 0, stop);
+    findSpare(a, next);
+    a.store(isFound, 1);
+    a.jump(stop);
+  });
+  a.load(r1, isFound);
+  a.jumpIf(r1, '==', 0, 'no room');
+  findSpare(a, 'no room');
   endConnection(a, spare('key'), { open: 0, opening: 0, to: 'over' });
   a.load(r1, connection('state'));
-  a.jumpIf(r1, '<', TCP_STATE.over, 'next candidate');
+  a.jumpIf(r1, '<', TCP_STATE.over, 'no room');
   forgetConnection(a, spare('key'));
   a.jump('store connection');
+}
+
+/** r7 = the connection that the element of the queue names, if it still is that one, and not open. */
+function findSpare(a: Code, otherwise: string): void {
+  lookup(a, 'tcp_connections', spare('key'));
+  a.jumpIf(r0, '==', 0, otherwise);
+  a.mov(r7, r0);
+  a.load(r1, connection('state'));
+  a.jumpIf(r1, '==', TCP_STATE.open, otherwise);
+  a.load(r1, connection('id'));
+  a.load(r2, spare('id'));
+  a.jumpIf(r1, '!=', r2, otherwise);
 }
 
 /**

@@ -232,8 +232,8 @@ export function loadProgram(
   options: { readonly hook: ProgramName; readonly linkHeaderBytes?: number },
 ): number {
   const { hook, linkHeaderBytes = ETHERNET_HEADER } = options;
-  const { link } = assembleProgram({ hook, linkHeaderBytes });
-  return bpf.loadProgram({ name: `tickrelay_${hook}`, instructions: link(maps.fds) });
+  const { link, functions } = assembleProgram({ hook, linkHeaderBytes });
+  return bpf.loadProgram({ name: `tickrelay_${hook}`, instructions: link(maps.fds), functions });
 }
 
 /** @throws RelayError TICKRELAY_ERR_ENGINE for a kind of interface that the programs can't parse */

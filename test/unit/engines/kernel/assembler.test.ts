@@ -181,6 +181,52 @@ test('a subprogram is called by its distance', () => {
   expect(bytes.slice(0, 2)).toEqual(['8510000001000000', '9500000000000000']);
 });
 
+test('a subprogram stands behind the program, whose address is loaded by its distance', () => {
+  const program: Program = (a) => {
+    a.subprogram('one', () => {
+      a.mov(r0, 1);
+      a.exit();
+    });
+    a.loadSubprogram(r2, 'one');
+    a.mov(r0, 0);
+    a.exit();
+  };
+  expect(bytesOf(program)).toEqual([
+    '1842000003000000',
+    '0000000000000000',
+    'b700000000000000',
+    '9500000000000000',
+    'b700000001000000',
+    '9500000000000000',
+  ]);
+  expect(assembled(program).functions).toEqual([
+    { at: 0, name: 'program' },
+    { at: 4, name: 'one' },
+  ]);
+});
+
+test('in the frame of a register what is on the stack is found by it', () => {
+  const inFrame = encoded((a) => {
+    a.inFrame(r6, () => {
+      a.load(r1, memory(r10, -8, 8));
+      a.store(memory(r10, -8, 8), r1);
+      a.addressOf(r2, memory(r10, -8, 8));
+      a.atomicAdd(memory(r10, -8, 8), r1);
+      a.load(r1, memory(r3, 0, 8));
+    });
+    a.load(r1, memory(r10, -8, 8));
+  });
+  expect(inFrame).toEqual([
+    '7961f8ff00000000',
+    '7b16f8ff00000000',
+    'bf62000000000000',
+    '07020000f8ffffff',
+    'db16f8ff00000000',
+    '7931000000000000',
+    '79a1f8ff00000000',
+  ]);
+});
+
 test('each instruction has the line that asked for it', () => {
   const { lines } = assembled((a) => {
     a.loadMap(r1, 'pins');
