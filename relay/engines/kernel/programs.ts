@@ -125,7 +125,7 @@ export class Attachments {
     this.#strays.clear();
   }
 
-  /** Loads what `add` needs for these interfaces: to verify it takes half a second. @throws RelayError as `add` does */
+  /** Loads what `add` needs for these interfaces: to verify it takes some 0.1 s. @throws RelayError as `add` does */
   prepare(interfaces: readonly string[]): void {
     for (const name of interfaces) for (const hook of HOOKS) this.#program({ interface: name, hook });
   }
