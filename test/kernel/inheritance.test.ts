@@ -1,0 +1,124 @@
+/** What a relay of this name left that the next one was not asked for: in which order it goes. */
+import { type AddressInfo, createServer } from 'node:net';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { Endpoint } from '../../net/address.ts';
+import { loadLibc } from '../../net/linux/libc.ts';
+import { BackendPool } from '../../relay/core/backend-pool.ts';
+import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
+import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
+import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
+import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
+import { KernelPools, MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { TCP_LISTENER_STATE, tcpMapSpecs } from '../../relay/engines/kernel/tcp-maps.ts';
+import { RULES } from '../contract/engine-harness.ts';
+import { BpfFileSystem } from '../support/bpffs.ts';
+import { TcpClient } from '../support/tcp-client.ts';
+import { UdpPeer } from '../support/udp-peer.ts';
+import { until } from '../support/until.ts';
+import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
+
+const NAME = 'inherited';
+const LOCAL = Endpoint.parse('127.0.0.1:0');
+const MAX_SESSIONS = 2_000;
+const CLAIM_MS = 10_000;
+
+const PLAYERS = 3;
+/** More than one step of a walk takes, so that others have their turn before all of them are cut. */
+const CONNECTIONS = 700;
+
+const unavailable = whyUnavailable();
+const loaded = loadLibc();
+
+if (unavailable !== undefined || 'unavailable' in loaded) {
+  test.skip(`skipped: ${unavailable}`, () => undefined);
+} else {
+  const open: { close(): Promise<void> | void }[] = [];
+  let bpf: Bpf;
+  let bpffs: BpfFileSystem;
+  let before: KernelEngine;
+  const closing = <T extends { close(): Promise<void> | void }>(thing: T): T => {
+    open.push(thing);
+    return thing;
+  };
+  beforeEach(() => {
+    bpf = closing(new Bpf(loaded.libc));
+    bpffs = closing(new BpfFileSystem());
+    before = closing(start());
+  });
+  afterEach(async () => {
+    vi.restoreAllMocks();
+    for (const thing of open.splice(0).reverse()) await thing.close();
+  });
+
+  const start = (): KernelEngine =>
+    new KernelEngine({
+      libc: loaded.libc,
+      name: NAME,
+      maxSessions: MAX_SESSIONS,
+      hashSeed: 0,
+      interfaces: ['lo'],
+      bpffs: bpffs.path,
+      keepAttached: true,
+    });
+  const publish = async (name: string, backend: Endpoint): Promise<void> => {
+    const pool = new BackendPool(name);
+    pool.add({ id: 'a', endpoint: backend, weight: 1 });
+    await before.publish(pool.snapshot());
+  };
+  /** Of the one TCP listener that there is. */
+  const openConnections = (): number => {
+    const spec = tcpMapSpecs({ maxSessions: MAX_SESSIONS, maxPools: MAX_POOLS }).tcp_state;
+    const map = new BpfMap(bpf, spec, bpf.open(new PinDirectory(bpffs.path, NAME).mapPath(spec.name))!);
+    const state = new Uint8Array(TCP_LISTENER_STATE.size);
+    map.lookupAt(0, state);
+    map.close();
+    return new DataView(state.buffer).getUint32(TCP_LISTENER_STATE.at.open, true);
+  };
+  /** The relay before this one ends, and the next one, which is asked for no listener, has waited for long enough. */
+  const succeed = async (): Promise<KernelEngine> => {
+    await before.takeOver();
+    await before.close();
+    const engine = closing(start());
+    vi.useFakeTimers({ toFake: ['setTimeout'] });
+    await engine.takeOver();
+    return engine;
+  };
+  /** That nobody claims the listeners is found. @returns what `look` sees at the moment in which the pools are let go */
+  const whenPoolsGo = <T>(look: () => T): Promise<T> => {
+    const seen = new Promise<T>((resolve) => {
+      vi.spyOn(KernelPools.prototype, 'letGoInherited').mockImplementation(() => {
+        resolve(look());
+        return Promise.resolve();
+      });
+    });
+    vi.advanceTimersByTime(CLAIM_MS);
+    vi.useRealTimers();
+    return seen;
+  };
+
+  test('pools go after the sessions and pins of listeners that nobody claims', async () => {
+    const server = closing(new UdpPeer('127.0.0.1:0', ({ payload }) => payload));
+    await publish('game', server.local);
+    const game = await before.addListener({ name: 'game', listen: LOCAL, pool: 'game', ...RULES });
+    for (let i = 0; i < PLAYERS; i++) await closing(new UdpPeer(`127.9.0.${i + 1}:0`)).ask(game, 'x');
+    const engine = await succeed();
+    const left = { liveSessions: PLAYERS, livePins: PLAYERS };
+    expect(engine.capacity()).toMatchObject(left);
+    expect(await whenPoolsGo(() => engine.capacity())).toMatchObject({ liveSessions: 0, livePins: 0 });
+  });
+
+  test('pools go after the connections of TCP listeners that nobody claims', async () => {
+    const backend = createServer((socket) => socket.on('error', () => undefined).resume());
+    closing({ close: () => void backend.close() });
+    backend.listen(0, '127.0.0.1');
+    await until('the backend', () => backend.listening);
+    await publish('logins', Endpoint.parse(`127.0.0.1:${(backend.address() as AddressInfo).port}`));
+    const login = await before.tcp.addListener({ ...listenerSpec(), listen: LOCAL, pool: 'logins' });
+    for (let i = 0; i < CONNECTIONS; i++) closing(await TcpClient.connect(login));
+    await until('all connections', () => openConnections() === CONNECTIONS);
+    await succeed();
+    expect(openConnections()).toBe(CONNECTIONS);
+    expect(await whenPoolsGo(openConnections)).toBe(0);
+  });
+}
