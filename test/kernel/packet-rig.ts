@@ -154,6 +154,9 @@ export class PacketRig {
       else if (RULES.bytes[name] === 2) mapped.rules.setU16(at, value);
       else mapped.rules.setU32(at, value);
     }
+    mapped.rules.bytes.set(local.ip.bytes, mapped.rules.at(index, RULES.at.local));
+    mapped.rules.setU32(mapped.rules.at(index, RULES.at.localPort), local.port);
+    mapped.ports.setU16(mapped.ports.at(local.port, PORT.at.firstListener), index);
     const isAny = local.ip.range === 'unspecified';
     const flag = !isAny ? PORT_LISTENER : local.ip.isV4 ? PORT_ANY_V4 : PORT_ANY;
     const port = mapped.ports.at(local.port, PORT.at.flags);
@@ -283,7 +286,7 @@ export class PacketRig {
     return this.#read('reverse', { key: this.reverseKey(backend, seen), record: REVERSE });
   }
 
-  /** The numbers of a record: fields of 2, 4 and 8 bytes. */
+  /** The numbers of a record: fields of 1, 2, 4 and 8 bytes. */
   #read<Field extends string>(
     map: 'sessions' | 'pins' | 'reverse',
     {
@@ -307,6 +310,7 @@ export class PacketRig {
       if (record.bytes[name] === 8) numbers[name] = Number(view.getBigUint64(at, true));
       if (record.bytes[name] === 4) numbers[name] = view.getUint32(at, true);
       if (record.bytes[name] === 2) numbers[name] = view.getUint16(at, true);
+      if (record.bytes[name] === 1) numbers[name] = view.getUint8(at);
     }
     return numbers;
   }

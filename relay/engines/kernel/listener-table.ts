@@ -10,8 +10,9 @@ import type { UdpListenerSpec } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
 import { ListenerSource, type RelaySource } from './listener-source.ts';
-import { ALGORITHM_NUMBERS, LISTENER, RULES, TICK_NS } from './maps.ts';
+import { ALGORITHM_NUMBERS, LISTENER, PORT, RULES, SEVERAL_LISTENERS, TICK_NS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
+import { U32 } from './struct.ts';
 import type { Timeouts } from './sweeper.ts';
 import assert from 'node:assert/strict';
 
@@ -190,6 +191,8 @@ export class ListenerTable {
     const value = new Uint8Array(LISTENER.size);
     new DataView(value.buffer).setUint32(LISTENER.at.index, index, true);
     this.#maps.maps.listeners.update(listenerKeyOf(local), value);
+    const { ports } = this.#maps.mapped;
+    ports.setU16(ports.at(local.port, PORT.at.firstListener), index);
   }
 
   #clear(index: number): void {
@@ -203,12 +206,26 @@ export class ListenerTable {
     // Another listener may have the address by now: under another name, or with another pool.
     if (!this.all().some((other) => other.local.equals(local)))
       this.#maps.maps.listeners.delete(listenerKeyOf(local));
+    const { rules, ports } = this.#maps.mapped;
+    rules.bytes.fill(0, rules.at(index, RULES.at.local), rules.at(index, RULES.at.localPort) + U32);
+    const neighbour = this.all().find((other) => other.local.port === local.port);
+    if (neighbour !== undefined) ports.setU16(ports.at(local.port, PORT.at.firstListener), neighbour.index);
+    this.#forgetReplies(index);
     this.#source.release(index);
     this.#maps.names.setListener(index, '');
     announce(this.#maps.mapped.ports, this.#maps.names, local.port);
   }
 
-  #writeRules({ index, spec, pool }: KernelListener): void {
+  /** Backends' ports that the listener's players, or several listeners', were on can be another one's alone from now on. */
+  #forgetReplies(index: number): void {
+    const { ports } = this.#maps.mapped;
+    for (let at = PORT.at.repliesTo >> 1; at < ports.u16.length; at += ports.stride >> 1) {
+      const repliesTo = ports.u16[at]!;
+      if (repliesTo === index + 1 || repliesTo === SEVERAL_LISTENERS) ports.u16[at] = 0;
+    }
+  }
+
+  #writeRules({ index, spec, pool, local }: KernelListener): void {
     const { rules } = this.#maps.mapped;
     const { limits } = spec;
     const u32 = (field: keyof typeof RULES.at, value: number): void =>
@@ -220,6 +237,8 @@ export class ListenerTable {
       u64(burst, (Math.max(1, perSecond) - 1) * tokenNs);
       u64(token, tokenNs);
     };
+    rules.bytes.set(local.ip.bytes, rules.at(index, RULES.at.local));
+    u32('localPort', local.port);
     u32('pool', pool.index);
     u32('algorithm', ALGORITHM_NUMBERS[spec.algorithm]);
     this.#source.writeAddresses(index, pool);

@@ -2,8 +2,8 @@
  * Every map of the kernel engine, with its record layout: what the eBPF programs (program.ts) and the engine both read and
  * write. A change of a layout is a change of LAYOUT_VERSION, since maps outlive the process that made them.
  *
- * Who writes what. The engine: settings, ports, listeners, rules, pools, snapshots, endpoints, pin_views. The programs: all others.
- * The engine never writes those; what it wants done to a session it asks of the program `steward` (program-steward.ts),
+ * Who writes what. The engine: settings, ports (but see PORT.repliesTo), listeners, rules, pools, snapshots, endpoints, pin_views. The
+ * programs: all others. The engine never writes those; what it wants done to a session it asks of the program `steward` (program-steward.ts),
  * so that all bookkeeping is in one place and exact.
  *
  * A ports field named `...Port` is in host order. Times are in ns of CLOCK_MONOTONIC (but see SETTINGS.fixedClockNs).
@@ -20,11 +20,11 @@ import {
 import { COUNTER_COUNT } from '../../core/counters.ts';
 import { MAGLEV_SLOTS, MAX_BACKENDS, MAX_LISTENERS, MAX_WEIGHT } from '../../core/limits.ts';
 import type { MapSpec } from './loader.ts';
-import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
+import { ADDRESS, struct, U16, U32, U64, U8 } from './struct.ts';
 import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
-export const LAYOUT_VERSION = 4;
+export const LAYOUT_VERSION = 5;
 
 // ---- what the engine decides -----------------------------------------------------------------------------------------
 
@@ -50,7 +50,15 @@ export const PORT = struct({
   flags: U16,
   /** With PORT_RELAY: the listener whose relay port it is. */
   listener: U16,
+  /** With PORT_LISTENER, UDP only: a listener that has it, to be tried before `listeners` is asked. */
+  firstListener: U16,
+  /**
+   * With PORT_BACKEND, UDP only: the one listener with sourceAddress `client` that has had sessions on backends with this port, + 1; 0
+   * for none, SEVERAL_LISTENERS for more. The programs write it, and look for the session of a reply there first.
+   */
+  repliesTo: U16,
 });
+export const SEVERAL_LISTENERS = 0xffff;
 /** Some listener has exactly this port, on one address. */
 export const PORT_LISTENER = 1;
 /** Some listener has this port on `::`. */
@@ -75,6 +83,10 @@ export const SOURCE_RELAY = 1;
 
 /** `rules`, by listener index. */
 export const RULES = struct({
+  /** The listener's own address; all zero where no listener is. */
+  local: ADDRESS,
+  localPort: U32,
+  reserved: U32,
   /** Index in `pools`. */
   pool: U32,
   algorithm: U32,
@@ -174,37 +186,43 @@ export const INTER_ARRIVAL_BUCKETS = 8;
 /** The bucket of intervals within a factor of sqrt(2) of the tick. */
 export const INTER_ARRIVAL_TICK_BUCKET = 4;
 
-/** Value of `sessions`. */
+/**
+ * Value of `sessions`, in the order of need, since a player's record is seldom in a cache: what every datagram needs, in the 56 bytes
+ * behind the key; what those from the client need besides, in 64; the rest. So a reply touches two or three cache lines of the
+ * element, which has 48 bytes of the system's before its key.
+ */
 export const SESSION = struct({
   /** Backend reference. */
   ref: U32,
-  /** Its place among the half-open (HALF_OPEN), or 0. */
-  place: U32,
+  /** 1 when the reverse record of its backend and this client leads here, else 0. */
+  attached: U8,
+  /** 1 from a datagram of the client on until there is a reply. */
+  awaitsReply: U8,
+  localPort: U16,
   /** Last datagram from the client. */
   lastSeenNs: U64,
-  openedNs: U64,
-  /** Last reply, or 0. */
-  lastReplyNs: U64,
-  bytesDownstream: U64,
-  bytesUpstream: U64,
   datagramsDownstream: U64,
   datagramsUpstream: U64,
+  bytesUpstream: U64,
   /** The address that the client contacted, from which replies leave. */
   local: ADDRESS,
-  /** The backend's address, and how the backend sees the client: with `seenPort` the key of the reverse record. */
+
+  bytesDownstream: U64,
+  /** The backend's address, and how the backend sees the client: with `seen` the key of the reverse record. */
   backend: ADDRESS,
-  seen: ADDRESS,
   backendPort: U16,
   seenPort: U16,
-  localPort: U16,
-  /** 1 when the reverse record of its backend and this client leads here, else 0. */
-  attached: U16,
   /** Intervals of more than two ticks between datagrams from the client. */
   gaps: U32,
-  /** The interface that the client's last datagram came in on. */
-  interface: U32,
   /** u32 counts of intervals between datagrams from the client. */
   interArrival: INTER_ARRIVAL_BUCKETS * U32,
+
+  openedNs: U64,
+  seen: ADDRESS,
+  /** Its place among the half-open (HALF_OPEN), or 0. */
+  place: U32,
+  /** With SOURCE_RELAY: the interface that the client's last datagram came in on. */
+  interface: U32,
 });
 
 /** Key of `reverse`: a backend, and how it sees the client. */

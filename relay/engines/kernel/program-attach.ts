@@ -9,7 +9,7 @@ import { DOWNSTREAM } from '../../core/counters.ts';
 import { BPF_ANY } from '../../../net/linux/abi.ts';
 import { V4_MAPPED } from './headers.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './maps.ts';
+import { BACKEND, PORT, REVERSE, RULES, SESSION, SEVERAL_LISTENERS, SOURCE_CLIENT } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { changeGauge } from './program-end.ts';
 import {
@@ -20,6 +20,7 @@ import {
   loadIsV6,
   local,
   lookup,
+  lookupAt,
   NEXT,
   otherSession,
   reverseKey,
@@ -54,11 +55,27 @@ export function attach(a: Code): void {
   // In this order: a direct datagram on another CPU first deletes the record, then unmarks the session.
   a.store(field(r7, SESSION, 'attached'), 1);
   writeReverse(a, BPF_ANY);
-  a.jumpIf(r0, '==', 0, 'attached');
+  a.jumpIf(r0, '==', 0, 'reverse record is written');
   a.store(field(r7, SESSION, 'attached'), 0);
   changeGauge(a, 'reverses', -1);
   drop(a, DOWNSTREAM, 'no-upstream-socket');
+  a.label('reverse record is written');
+  noteWhomPortServes(a);
   a.label('attached');
+}
+
+/** PORT.repliesTo of the backend's port: this listener, unless it has served another. */
+function noteWhomPortServes(a: Code): void {
+  a.load(r1, field(r7, SESSION, 'backendPort'));
+  lookupAt(a, 'ports', { index: r1, otherwise: 'attached' });
+  a.load(r1, field(r0, PORT, 'repliesTo'));
+  a.load(r2, local('listener'));
+  a.alu('add', r2, 1);
+  a.jumpIf(r1, '==', r2, 'attached');
+  a.jumpIf(r1, '==', 0, 'port serves one');
+  a.mov(r2, SEVERAL_LISTENERS);
+  a.label('port serves one');
+  a.store(field(r0, PORT, 'repliesTo'), r2);
 }
 
 /** Copies the backend's address and port into the session, if the client can reach it by its own kind of address. */

@@ -73,7 +73,9 @@ export const LOCALS = new Frame(
     clientPort: U16,
     listener: U16,
     /** Bits of the port that decided whether to look closer. */
-    portFlags: U32,
+    portFlags: U16,
+    /** What its record says of whom the packet may be for (program-parse.ts). */
+    guess: U16,
     // The two are a LISTENER_KEY.
     contacted: ADDRESS,
     contactedPort: U32,
@@ -279,12 +281,12 @@ export function readClock(a: Code): void {
 }
 
 /** Finds rules (r8) and counters (r9) of the listener whose index `listener` holds. */
-export function findListener(a: Code, listener: Memory): void {
+export function findListener(a: Code, listener: Memory, otherwise = NEXT): void {
   a.load(r1, listener);
-  lookupAt(a, 'rules', { index: r1, otherwise: NEXT });
+  lookupAt(a, 'rules', { index: r1, otherwise });
   a.mov(r8, r0);
   lookup(a, 'counters', local('index'));
-  a.jumpIf(r0, '==', 0, NEXT);
+  a.jumpIf(r0, '==', 0, otherwise);
   a.mov(r9, r0);
 }
 

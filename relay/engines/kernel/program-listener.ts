@@ -1,9 +1,19 @@
 /** Which listener a packet is for, by the address and port that it contacts. */
 import { V4_MAPPED } from './headers.ts';
 import { AF_INET, AF_INET6, FIB, FIB_FORWARDING_DISABLED, FIB_NOT_FORWARDED, HELPER } from './helpers.ts';
-import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
+import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER, RULES } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r6, r7 } from './memory.ts';
-import { type Code, copy, jumpIfV6, listenerKey, loadContext, local, lookup } from './program-frame.ts';
+import {
+  type Code,
+  copy,
+  jumpIfV6,
+  jumpUnlessSame,
+  listenerKey,
+  loadContext,
+  local,
+  lookup,
+  lookupAt,
+} from './program-frame.ts';
 import { ADDRESS, U32 } from './struct.ts';
 
 /**
@@ -15,6 +25,7 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
   a.jumpIf(r1, 'has', PORT_LISTENER | PORT_ANY | PORT_ANY_V4, 'has a listener’s port');
   a.jump('not a listener');
   a.label('has a listener’s port');
+  if (listeners === 'listeners') tryFirst(a);
   lookup(a, listeners, listenerKey());
   a.jumpIf(r0, '!=', 0, 'listener');
   for (const [flag, word, label] of [
@@ -47,6 +58,20 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
   a.load(r1, field(r0, LISTENER, 'index'));
   a.store(local('listener'), r1);
   a.label('listener is known');
+}
+
+/** The listener that the port's record names is the one, where its address is the contacted one: that saves a look into a hash. */
+function tryFirst(a: Code): void {
+  const isNot = 'another listener';
+  a.load(r7, local('guess'));
+  lookupAt(a, 'rules', { index: r7, otherwise: isNot });
+  jumpUnlessSame(a, local('contacted'), { other: field(r0, RULES, 'local'), target: isNot });
+  a.load(r1, local('contactedPort'));
+  a.load(r2, field(r0, RULES, 'localPort'));
+  a.jumpIf(r1, '!=', r2, isNot);
+  a.store(local('listener'), r7);
+  a.jump('listener is known');
+  a.label(isNot);
 }
 
 /** Jumps unless the contacted address is one of this host's. Keeps r7. */

@@ -119,6 +119,7 @@ function insertSession(a: Code, { existing }: OpenOptions): void {
   a.load(r1, local('nowNs'));
   a.store(newSession('lastSeenNs'), r1);
   a.store(newSession('openedNs'), r1);
+  a.store(newSession('awaitsReply'), 1);
   copy(a, newSession('bytesDownstream'), { from: local('bytes') });
   copy(a, newSession('datagramsDownstream'), { from: local('datagrams') });
   copy(a, newSession('local'), { from: local('contacted') });

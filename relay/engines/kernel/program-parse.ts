@@ -88,6 +88,8 @@ export interface ParseOptions {
   readonly port: 'source' | 'destination';
   /** Bits of PORT.flags, one of which that port must have. */
   readonly wanted: number;
+  /** A field of that port's record, for the local `guess`. */
+  readonly guess?: 'firstListener' | 'repliesTo';
   /** Where to write what was found: addresses, and ports in host order. */
   readonly source: Memory;
   readonly sourcePort: Memory;
@@ -308,7 +310,7 @@ function jumpIfMapped(a: Code, address: Memory): void {
 
 function parseTransport(
   a: Code,
-  { transport, linkHeaderBytes, port, wanted, sourcePort, destinationPort }: ParseOptions,
+  { transport, linkHeaderBytes, port, wanted, guess, sourcePort, destinationPort }: ParseOptions,
 ): void {
   const { header, ports } = TRANSPORTS[transport];
   need(a, inner, header);
@@ -337,6 +339,10 @@ function parseTransport(
   a.store(local('portFlags'), r1);
   a.load(r1, field(r0, PORT, 'listener'));
   a.store(local('listener'), r1);
+  if (guess !== undefined) {
+    a.load(r1, field(r0, PORT, guess));
+    a.store(local('guess'), r1);
+  }
   loadContext(a, r1, 'gsoSegs');
   a.jumpIf(r1, '!=', 0, 'is a batch');
   a.mov(r1, 1);

@@ -1,31 +1,79 @@
 /**
- * Whose a backend's reply is, once its reverse record is known, and what it changes: steps 3 and 4 of the way back (program.ts).
+ * Whose a backend's reply is, and what it changes: steps 2 to 4 of the way back (program.ts).
  */
 import { UPSTREAM } from '../../core/counters.ts';
-import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION } from './maps.ts';
-import { field, memory, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './maps.ts';
+import { field, memory, r0, r1, r2, r3, r5, r7, r8 } from './memory.ts';
 import { countTraffic, findFigures } from './program-figures.ts';
 import {
   add,
   type Code,
   drop,
   findBackend,
+  findListener,
   findSnapshot,
   jumpUnlessSame,
   local,
   lookup,
+  readClock,
+  receive,
   reverseKey,
   sessionKey,
 } from './program-frame.ts';
 import { jumpIfAlive } from './program-session.ts';
 import { U64 } from './struct.ts';
 
-/** The checks and figures of a reply, whose reverse record is in r7. Then r7 is its session. */
-export function admitReply(a: Code): void {
+/** r7 = the session of a reply whose reverse record is in r7, if both and their backend are as they should be. */
+export function findOwner(a: Code): void {
   requireBackend(a);
   requireSession(a);
+}
+
+/** What a reply may be, and changes, once its session (r7) is known. */
+export function admitReply(a: Code): void {
   limitAmplification(a);
   reply(a);
+}
+
+/**
+ * r7 = the session of a reply, found without its reverse record: where one listener only has sessions on backends with the reply's port,
+ * and they see the clients' own addresses, the packet names the session. Else, and where anything is not as it should be, to
+ * `otherwise`. Then r8 and r9 are as findListener leaves them, and the packet is counted as received.
+ */
+export function findAwaiting(a: Code, otherwise: string): void {
+  a.load(r1, local('guess'));
+  a.jumpIf(r1, '==', 0, otherwise);
+  a.alu('sub', r1, 1);
+  a.store(local('listener'), r1);
+  findListener(a, local('listener'), otherwise);
+  a.load(r1, field(r8, RULES, 'sourceAddress'));
+  a.jumpIf(r1, '!=', SOURCE_CLIENT, otherwise);
+  lookup(a, 'sessions', sessionKey());
+  a.jumpIf(r0, '==', 0, otherwise);
+  a.mov(r7, r0);
+  a.load(r1, field(r7, SESSION, 'attached'));
+  a.jumpIf(r1, '==', 0, otherwise);
+  findSnapshot(a, otherwise);
+  a.load(r3, field(r7, SESSION, 'ref'));
+  a.store(local('ref'), r3);
+  findBackend(a, r3, r1);
+  a.load(r1, local('ref'));
+  a.load(r2, field(r3, BACKEND, 'usable'));
+  a.jumpIf(r1, '!=', r2, otherwise);
+  jumpUnlessBackends(a, otherwise);
+  readClock(a);
+  receive(a, UPSTREAM);
+  jumpIfAlive(a, 'awaiting session');
+  a.jump('late reply');
+  a.label('awaiting session');
+}
+
+/** Jumps unless the packet is from the backend (r3). Loses r1 and r2. */
+function jumpUnlessBackends(a: Code, target: string): void {
+  jumpUnlessSame(a, reverseKey('backend'), { other: field(r3, BACKEND, 'address'), target });
+  a.load(r1, reverseKey('backendPort'));
+  a.load(r2, field(r3, BACKEND, 'port'));
+  a.jumpIf(r1, '!=', r2, target);
 }
 
 export function unwantedReplies(a: Code): void {
@@ -41,13 +89,7 @@ function requireBackend(a: Code): void {
   a.load(r3, field(r7, REVERSE, 'ref'));
   a.store(local('ref'), r3);
   findBackend(a, r3, r1);
-  jumpUnlessSame(a, reverseKey('backend'), {
-    other: field(r3, BACKEND, 'address'),
-    target: 'unknown upstream',
-  });
-  a.load(r1, reverseKey('backendPort'));
-  a.load(r2, field(r3, BACKEND, 'port'));
-  a.jumpIf(r1, '!=', r2, 'unknown upstream');
+  jumpUnlessBackends(a, 'unknown upstream');
   a.load(r1, local('ref'));
   a.load(r2, field(r3, BACKEND, 'usable'));
   a.jumpIf(r1, '!=', r2, 'late reply');
@@ -91,12 +133,12 @@ function reply(a: Code): void {
   add(a, field(r7, SESSION, 'datagramsUpstream'), { by: r2 });
   findFigures(a, local('ref'), 'reply is timed');
   countTraffic(a, 'Upstream');
-  a.load(r3, field(r7, SESSION, 'lastReplyNs'));
-  a.load(r4, field(r7, SESSION, 'lastSeenNs'));
+  a.load(r1, field(r7, SESSION, 'awaitsReply'));
+  a.jumpIf(r1, '==', 0, 'reply is timed');
+  a.store(field(r7, SESSION, 'awaitsReply'), 0);
   a.load(r5, local('nowNs'));
-  a.store(field(r7, SESSION, 'lastReplyNs'), r5);
-  a.jumpIf(r3, '>', r4, 'reply is timed');
-  a.alu('sub', r5, r4);
+  a.load(r1, field(r7, SESSION, 'lastSeenNs'));
+  a.alu('sub', r5, r1);
   a.jumpIf(r5, 'signed <', 0, 'reply is timed');
   a.atomicAdd(field(r0, FIGURES, 'replyTimeSumNs'), r5);
   a.mov(r1, 1);

@@ -3,7 +3,7 @@
  * whether its backend is still the one that it was.
  */
 import { SESSIONS_EXPIRED } from '../../core/counters.ts';
-import { BACKEND, FIGURES, INTER_ARRIVAL_BUCKETS, RULES, SESSION } from './maps.ts';
+import { BACKEND, FIGURES, INTER_ARRIVAL_BUCKETS, RULES, SESSION, SOURCE_RELAY } from './maps.ts';
 import { field, memory, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { endSession } from './program-end.ts';
 import { findFigures } from './program-figures.ts';
@@ -53,10 +53,14 @@ export function touch(a: Code): void {
   confirmPin(a, 'past half-open');
   a.label('past half-open');
   noteInterval(a);
+  a.load(r1, field(r8, RULES, 'sourceAddress'));
+  a.jumpIf(r1, '!=', SOURCE_RELAY, 'needs no interface');
   loadContext(a, r1, 'interface');
   a.store(field(r7, SESSION, 'interface'), r1);
+  a.label('needs no interface');
   a.load(r1, local('nowNs'));
   a.store(field(r7, SESSION, 'lastSeenNs'), r1);
+  a.store(field(r7, SESSION, 'awaitsReply'), 1);
   a.load(r2, local('bytes'));
   add(a, field(r7, SESSION, 'bytesDownstream'), { by: r2 });
   a.load(r2, local('datagrams'));

@@ -4,14 +4,14 @@
  *  client -> backend, on ingress                     backend -> client, on egress
  *   1. its headers are read; what has nothing to       1. its headers are read; what does not come from a backend's
  *      do with the relay is passed on                     port is passed on
- *   2. its listener, by address and port               2. its reverse record, by both addresses and ports; without one it
- *   3. its session, by listener, client IP and port;      is passed on
- *      one that was idle for too long ends here        3. the record is in use, its session alive and on that backend
- *   4. the session's backend is usable; else, or       4. a half-open session is not answered with more than the
- *      without a session, program-open.ts                 limit allows
- *   5. the session has its reverse record              5. the source is rewritten to the address that the client
- *      (program-attach.ts)                                contacted
- *   6. the destination is rewritten to the backend
+ *   2. its listener, by address and port               2. its session, at the listener that its port serves alone; else, or
+ *   3. its session, by listener, client IP and port;      where that is not it, by its reverse record, by both addresses
+ *      one that was idle for too long ends here           and ports; without one it is passed on
+ *   4. the session's backend is usable; else, or       3. the session is alive and on that backend
+ *      without a session, program-open.ts              4. a half-open session is not answered with more than the
+ *   5. the session has its reverse record                 limit allows
+ *      (program-attach.ts)                             5. the source is rewritten to the address that the client
+ *   6. the destination is rewritten to the backend        contacted
  *
  * Each packet that has a listener is counted as received, and as forwarded or under one drop reason. What is forwarded goes
  * on to the next program and the routing stack as if it had arrived, or been sent, like that. What is not UDP goes to the
@@ -56,7 +56,7 @@ import { findContacted } from './program-listener.ts';
 import { open } from './program-open.ts';
 import { needOwnLinkAddress, parse } from './program-parse.ts';
 import { dropUnawaited, keyOfReply, redirect, requireRelayAddress, sendOut } from './program-relay.ts';
-import { admitReply, unwantedReplies } from './program-reply.ts';
+import { admitReply, findAwaiting, findOwner, unwantedReplies } from './program-reply.ts';
 import { rewrite } from './program-rewrite.ts';
 import { findSession, requireUsable, touch } from './program-session.ts';
 import { steward } from './program-steward.ts';
@@ -108,6 +108,7 @@ function ingress(a: Code, linkHeaderBytes: number): void {
     linkHeaderBytes,
     port: 'destination',
     wanted: PORT_LISTENER | PORT_ANY | PORT_ANY_V4 | PORT_BACKEND | PORT_RELAY,
+    guess: 'firstListener',
     source: local('client'),
     sourcePort: local('clientPort'),
     destination: local('contacted'),
@@ -197,6 +198,7 @@ function relayReply(a: Code, linkHeaderBytes: number): void {
   a.label('reply is awaited');
   a.mov(r7, r0);
   copy(a, sessionKey(), { from: field(r7, REVERSE, 'session') });
+  findOwner(a);
   admitReply(a);
   for (const [side, from, fromPort, to, toPort] of [
     ['source', 'backend', 'backendPort', field(r7, SESSION, 'local'), field(r7, SESSION, 'localPort')],
@@ -234,11 +236,18 @@ function egress(a: Code, linkHeaderBytes: number): void {
     linkHeaderBytes,
     port: 'source',
     wanted: PORT_BACKEND,
+    guess: 'repliesTo',
     source: reverseKey('backend'),
     sourcePort: reverseKey('backendPort'),
-    destination: reverseKey('seen'),
-    destinationPort: reverseKey('seenPort'),
+    destination: local('client'),
+    destinationPort: local('clientPort'),
   });
+  findAwaiting(a, 'by reverse record');
+  a.jump('reply is owned');
+
+  a.label('by reverse record');
+  copy(a, reverseKey('seen'), { from: local('client') });
+  copy(a, reverseKey('seenPort'), { from: local('clientPort') });
   lookup(a, 'reverse', local('scratch'));
   a.jumpIf(r0, '==', 0, NEXT);
   a.mov(r7, r0);
@@ -249,6 +258,8 @@ function egress(a: Code, linkHeaderBytes: number): void {
   a.jumpIf(r1, '!=', SOURCE_CLIENT, NEXT);
   readClock(a);
   receive(a, UPSTREAM);
+  findOwner(a);
+  a.label('reply is owned');
   admitReply(a);
   rewrite(a, {
     linkHeaderBytes,

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 
 /** Bytes of an address. */
 export const ADDRESS = 16;
+export const U8 = 1;
 export const U16 = 2;
 export const U32 = 4;
 export const U64 = 8;
