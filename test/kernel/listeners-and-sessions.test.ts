@@ -13,6 +13,7 @@ import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import {
   LISTENER_KEY,
   PORT,
+  SEVERAL_LISTENERS,
   PORT_ANY,
   PORT_ANY_V4,
   PORT_LISTENER,
@@ -82,6 +83,23 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       table.remove('game');
       expect(indexOf(local)).toBeUndefined();
       expect(portFlags(local.port)).toBe(0);
+    });
+
+    test('is the one that its port names first, and after it a neighbour', () => {
+      const { ports, rules } = maps.mapped;
+      const first = (port: number): number => ports.u16[ports.at(port, PORT.at.firstListener) >> 1]!;
+      const localPort = (index: number): number => rules.getU32(rules.at(index, RULES.at.localPort));
+      const a = open(spec('a', '127.0.0.1:0'));
+      const b = open(spec('b', `127.0.0.2:${a.local.port}`));
+      expect(first(a.local.port)).toBe(b.index);
+      expect([localPort(a.index), localPort(b.index)]).toEqual([a.local.port, a.local.port]);
+      const served = [9_001, 9_002, 9_003].map((port) => ports.at(port, PORT.at.repliesTo));
+      [b.index + 1, SEVERAL_LISTENERS, a.index + 1].forEach((to, i) => ports.setU16(served[i]!, to));
+      table.remove('b');
+      expect(first(a.local.port)).toBe(a.index);
+      expect(localPort(b.index)).toBe(0);
+      expect(served.map((at) => ports.u16[at >> 1])).toEqual([0, 0, a.index + 1]);
+      ports.setU16(served[2]!, 0);
     });
 
     test('on every address is announced as such', () => {

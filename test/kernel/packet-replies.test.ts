@@ -1,6 +1,7 @@
 /** Replies, and whose they are, as the packet programs see them, case by case. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
+import { PORT, SEVERAL_LISTENERS } from '../../relay/engines/kernel/maps.ts';
 import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 whereAvailable(() => {
@@ -26,6 +27,54 @@ whereAvailable(() => {
       send(CLIENT, { length: 10 });
       expect(answer(A, { length: 1_000 }).verdict).toBe(NEXT);
       expect(rig.drops()).toEqual({ 'amplification-limit': 1 });
+    });
+
+    test('finds its session whichever listeners have had sessions on its port', async () => {
+      const other = '198.51.100.2:7777';
+      await listen([A]);
+      rig.listen(other, {}, 1);
+      const repliesTo = (): number =>
+        rig.maps.mapped.ports.u16[rig.maps.mapped.ports.at(9_000, PORT.at.repliesTo) >> 1]!;
+      expect(repliesTo()).toBe(0);
+      send(CLIENT);
+      expect(repliesTo()).toBe(1);
+      expect(answer(A).packet).toMatchObject({ source: LISTENER, destination: CLIENT });
+      send('10.0.0.2:5000', { to: other });
+      expect(repliesTo()).toBe(SEVERAL_LISTENERS);
+      expect(answer(A, { to: '10.0.0.2:5000' }).packet.source).toBe(other);
+      expect(answer(A).packet.source).toBe(LISTENER);
+      expect(rig.session(CLIENT)).toMatchObject({ datagramsUpstream: 2, awaitsReply: 0 });
+      expect(rig.session('10.0.0.2:5000', 1)).toMatchObject({ datagramsUpstream: 1 });
+      expect(rig.drops()).toEqual({});
+    });
+
+    test('of the session that took the backend over from another listener’s is that one’s', async () => {
+      const other = '198.51.100.2:7777';
+      await listen([A]);
+      rig.listen(other, {}, 1);
+      send(CLIENT);
+      send(CLIENT, { to: other });
+      // As if the first listener alone had been served: its session is not attached any more.
+      rig.maps.mapped.ports.setU16(rig.maps.mapped.ports.at(9_000, PORT.at.repliesTo), 1);
+      expect(answer(A).packet.source).toBe(other);
+    });
+
+    test('of a stranger on a backend’s port is left alone, though its client has a session', async () => {
+      await listen([A]);
+      send(CLIENT);
+      const { verdict, packet } = answer('10.9.0.7:9000');
+      expect(verdict).toBe(NEXT);
+      expect(packet.source).toBe('10.9.0.7:9000');
+      expect(rig.counts().upstream.received).toBe(0);
+    });
+
+    test('of a backend in the place of one that is gone is a stranger’s to the sessions of that one', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.pool.remove('a');
+      await rig.backends(B);
+      expect(answer(B).packet.source).toBe(B);
+      expect(rig.drops()).toEqual({});
     });
 
     test('that is a fragment is a counted drop', async () => {

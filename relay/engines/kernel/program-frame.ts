@@ -52,6 +52,7 @@ import {
   type Register,
 } from './memory.ts';
 import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
+import { TCP_CONNECTION, TCP_KEY } from './tcp-maps.ts';
 
 export type Code = Assembler<MapName>;
 
@@ -59,8 +60,8 @@ export type Code = Assembler<MapName>;
 export const NEXT = 'next';
 export const COUNT_DROP = 'count drop';
 
-/** Room for records that are being made, one after the other. */
-const SCRATCH_BYTES = SESSION.size;
+/** Room for records that are being made, one after the other; the largest is a TCP connection, behind its key. */
+const SCRATCH_BYTES = 8 * Math.ceil(TCP_KEY.size / 8) + TCP_CONNECTION.size;
 
 /** A session that may make room, when it was opened, and the relay port that it has. */
 export const VICTIM = struct({ session: SESSION_KEY.size, port: U32, openedNs: U64 });
