@@ -9,6 +9,12 @@ import { doRequests, type Requests } from './requests.ts';
 
 export type StewardOperation = keyof typeof STEWARD;
 
+/** Part of an array of u32. */
+export interface WordRange {
+  readonly from: number;
+  readonly count: number;
+}
+
 export class Steward {
   readonly #requests: Requests;
   #count = 0;
@@ -21,11 +27,17 @@ export class Steward {
 
   /** @param key of the session, the pin or the reverse record */
   add(operation: StewardOperation, key: Uint8Array): void {
-    const at = REQUESTS.at.requests + this.#count * REQUEST.size;
-    this.#requests.memory.setU32(at + REQUEST.at.operation, STEWARD[operation]);
+    const at = this.#begin(operation);
     this.#requests.memory.bytes.set(key, at + REQUEST.at.key);
-    this.#count++;
-    if (this.#count === MAX_REQUESTS) this.#run();
+    this.#end();
+  }
+
+  /** The same for a key of so many words that begins at `from`: a sweep asks a million times. */
+  addWords(operation: StewardOperation, keys: Uint32Array, { from, count }: WordRange): void {
+    const at = (this.#begin(operation) + REQUEST.at.key) >> 2;
+    const { u32 } = this.#requests.memory;
+    for (let i = 0; i < count; i++) u32[at + i] = keys[from + i]!;
+    this.#end();
   }
 
   /** Does what was asked for. @returns how many requests since the last call changed anything */
@@ -34,6 +46,18 @@ export class Steward {
     const done = this.#done;
     this.#done = 0;
     return done;
+  }
+
+  /** @returns where in the list the request begins */
+  #begin(operation: StewardOperation): number {
+    const at = REQUESTS.at.requests + this.#count * REQUEST.size;
+    this.#requests.memory.setU32(at + REQUEST.at.operation, STEWARD[operation]);
+    return at;
+  }
+
+  #end(): void {
+    this.#count++;
+    if (this.#count === MAX_REQUESTS) this.#run();
   }
 
   close(): void {
