@@ -1,25 +1,17 @@
 /** Which pool has which place in the maps, and what of one that is gone the next one there meets. */
 import assert from 'node:assert/strict';
-import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { KernelPools } from '../../relay/engines/kernel/kernel-pools.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import type { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { whereBpf } from './where-bpf.ts';
 
 const PLACES = 3;
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
-
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const bpf = new Bpf(loaded.libc);
+whereBpf((bpf) => {
   let maps: KernelMaps;
   let pools: KernelPools;
 
@@ -31,7 +23,6 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     await pools.idle();
     maps.close();
   });
-  afterAll(() => bpf.close());
 
   /** A pool with a ready backend, as the control plane has it. */
   const poolOf = (name: string, address = '10.0.0.1:7777'): BackendPool => {
@@ -168,4 +159,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     await unpublish('kept');
     expect(names()).toEqual(['', '', '']);
   });
-}
+});

@@ -1,15 +1,12 @@
 /** The engine's side of listeners and sessions, against real maps and without programs: what is written, and what is read. */
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { COUNTER_COUNT, RECEIVED } from '../../relay/core/counters.ts';
 import type { UdpListenerSpec } from '../../relay/engines/engine.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { possibleCpus } from '../../relay/engines/kernel/bpf-map.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import type { RelaySource } from '../../relay/engines/kernel/listener-source.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import {
   LISTENER_KEY,
   PORT,
@@ -24,6 +21,7 @@ import {
 } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
 import { listSessions } from '../../relay/engines/kernel/session-listing.ts';
+import { whereBpf } from './where-bpf.ts';
 
 const DEFAULT_RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',
@@ -33,14 +31,8 @@ const DEFAULT_RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   limits: { sessionsPerSource: 0, sessionRatePerSource: 0, sessionRate: 0, amplification: 0 },
 };
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
-
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const { libc } = loaded;
-  const bpf = new Bpf(libc);
+whereBpf((bpf) => {
+  const { libc } = bpf;
   let maps: KernelMaps;
   let table: ListenerTable;
   let pool: PoolWriter;
@@ -54,7 +46,6 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     table.close();
     maps.close();
   });
-  afterAll(() => bpf.close());
 
   const spec = (name: string, listen: string, rules: Partial<UdpListenerSpec> = {}): UdpListenerSpec => ({
     ...DEFAULT_RULES,
@@ -395,4 +386,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       expect(byIp.total).toBe(1);
     });
   });
-}
+});

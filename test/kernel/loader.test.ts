@@ -1,5 +1,5 @@
 /** bpf(2) as the loader speaks it, against the running kernel. */
-import { afterAll, afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import {
   BPF_EXIST,
   BPF_MAP_TYPE_ARRAY,
@@ -7,13 +7,8 @@ import {
   BPF_MAP_TYPE_PERCPU_ARRAY,
   BPF_NOEXIST,
 } from '../../net/linux/abi.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap, MapDeletion, MapWalk, possibleCpus } from '../../relay/engines/kernel/bpf-map.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
-
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
+import { whereBpf } from './where-bpf.ts';
 
 const instruction = (code: number, registers: number, offset = 0, immediate = 0): number[] => [
   code,
@@ -27,12 +22,8 @@ const DROP_ALL = Uint8Array.from([...instruction(0xb7, 0, 0, 2), ...instruction(
 /** r0 = *(u32 *)(r9 + 0): a register that nobody wrote */
 const UNINITIALIZED = Uint8Array.from([...instruction(0x61, 0x90), ...instruction(0x95, 0)]);
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const bpf = new Bpf(loaded.libc);
+whereBpf((bpf) => {
   const maps: BpfMap[] = [];
-  afterAll(() => bpf.close());
   afterEach(() => {
     for (const map of maps.splice(0)) map.close();
   });
@@ -149,4 +140,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       );
     });
   });
-}
+});

@@ -1,24 +1,14 @@
 /** Loops of programs (`loop` in program-frame.ts), run by the kernel. */
-import { afterAll, expect, test } from 'vitest';
-import { loadLibc } from '../../net/linux/libc.ts';
+import { expect, test } from 'vitest';
 import { Assembler } from '../../relay/engines/kernel/assembler.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import type { MapName } from '../../relay/engines/kernel/maps.ts';
 import { r0, r1, r2 } from '../../relay/engines/kernel/memory.ts';
 import { local, loop } from '../../relay/engines/kernel/program-frame.ts';
+import { whereBpf } from './where-bpf.ts';
 
 const PACKET = new Uint8Array(64);
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
-
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const bpf = new Bpf(loaded.libc);
-  afterAll(() => bpf.close());
-
+whereBpf((bpf) => {
   /** What a program returns that adds up the numbers of its rounds in a local, and stops before the round `end`. */
   const sumOf = ({ most, end }: { most: number; end: number }): number => {
     const a = new Assembler<MapName>([]);
@@ -46,4 +36,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   test('a loop ends where it is stopped', () => {
     expect(sumOf({ most: 100, end: 10 })).toBe(45);
   });
-}
+});

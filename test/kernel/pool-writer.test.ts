@@ -1,22 +1,14 @@
 /** What the engine writes for the programs, read back from the maps. */
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { slotOf } from '../../relay/core/backend-ref.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { BACKEND, LIVE, POOL, PORT, PORT_BACKEND, SNAPSHOT } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { whereBpf } from './where-bpf.ts';
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
-
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const bpf = new Bpf(loaded.libc);
+whereBpf((bpf) => {
   let maps: KernelMaps;
   let pool: BackendPool;
 
@@ -25,7 +17,6 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     pool = new BackendPool('game');
   });
   afterEach(() => maps.close());
-  afterAll(() => bpf.close());
 
   const add = (id: string, weight = 1): void =>
     pool.add({ id, endpoint: Endpoint.parse(`10.0.0.${id.charCodeAt(0)}:7777`), weight });
@@ -182,4 +173,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       expect(seen().backends[0]!.usable).not.toBe(ref);
     });
   });
-}
+});

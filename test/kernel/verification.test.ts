@@ -2,14 +2,13 @@
  * How much the kernel's verifier has to follow until it takes a program: it is most of the time that a start takes, and kernels give
  * up at a million instructions.
  */
-import { afterAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { BPF_PROG_INFO } from '../../net/linux/abi.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
-import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import type { ProgramName } from '../../relay/engines/kernel/program.ts';
 import { LINK_HEADERS, loadProgram } from '../../relay/engines/kernel/programs.ts';
+import { closing } from './packet-rig.ts';
+import { whereBpf } from './where-bpf.ts';
 
 /** Some 0.1 s; other kernels' verifiers follow more or less than this one's. */
 const MOST_INSTRUCTIONS = 60_000;
@@ -25,18 +24,8 @@ const PROGRAMS: readonly ProgramName[] = [
   'tcp_steward',
 ];
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
-
-if (unavailable !== undefined || 'unavailable' in loaded) {
-  test.skip(`skipped: ${unavailable}`, () => undefined);
-} else {
-  const bpf = new Bpf(loaded.libc);
-  const maps = KernelMaps.create(bpf, { maxSessions: 64, maxPools: 2 });
-  afterAll(() => {
-    maps.close();
-    bpf.close();
-  });
+whereBpf((bpf) => {
+  const maps = closing(KernelMaps.create(bpf, { maxSessions: 64, maxPools: 2 }));
 
   const cases = PROGRAMS.flatMap((hook) =>
     LINK_HEADERS.map((linkHeaderBytes) => ({ hook, linkHeaderBytes })),
@@ -51,4 +40,4 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       expect(instructions).toBeLessThan(MOST_INSTRUCTIONS);
     },
   );
-}
+});
