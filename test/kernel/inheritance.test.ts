@@ -9,7 +9,9 @@ import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { KernelPools, MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { TCP_LISTENER_STATE, tcpMapSpecs } from '../../relay/engines/kernel/tcp-maps.ts';
 import { RULES } from '../contract/engine-harness.ts';
 import { BpfFileSystem } from '../support/bpffs.ts';
@@ -84,11 +86,16 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     await engine.takeOver();
     return engine;
   };
-  /** That nobody claims the listeners is found. @returns what `look` sees at the moment in which the pools are let go */
-  const whenPoolsGo = <T>(look: () => T): Promise<T> => {
-    const seen = new Promise<T>((resolve) => {
+  /** That nobody claims the listeners is found. @returns what `look` sees when their indexes are freed, and when the pools are let go */
+  const whenTheyGo = <T>(
+    table: { free(index: number): void },
+    look: () => T,
+  ): Promise<{ readonly whenFreed: readonly T[]; readonly whenPoolsGo: T }> => {
+    const whenFreed: T[] = [];
+    vi.spyOn(table, 'free').mockImplementation(() => void whenFreed.push(look()));
+    const seen = new Promise<{ whenFreed: T[]; whenPoolsGo: T }>((resolve) => {
       vi.spyOn(KernelPools.prototype, 'letGoInherited').mockImplementation(() => {
-        resolve(look());
+        resolve({ whenFreed, whenPoolsGo: look() });
         return Promise.resolve();
       });
     });
@@ -97,7 +104,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     return seen;
   };
 
-  test('pools go after the sessions and pins of listeners that nobody claims', async () => {
+  test('indexes and pools go after the sessions and pins of listeners that nobody claims', async () => {
     const server = closing(new UdpPeer('127.0.0.1:0', ({ payload }) => payload));
     await publish('game', server.local);
     const game = await before.addListener({ name: 'game', listen: LOCAL, pool: 'game', ...RULES });
@@ -105,10 +112,12 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     const engine = await succeed();
     const left = { liveSessions: PLAYERS, livePins: PLAYERS };
     expect(engine.capacity()).toMatchObject(left);
-    expect(await whenPoolsGo(() => engine.capacity())).toMatchObject({ liveSessions: 0, livePins: 0 });
+    const none = expect.objectContaining({ liveSessions: 0, livePins: 0 }) as unknown;
+    const seen = await whenTheyGo(ListenerTable.prototype, () => engine.capacity());
+    expect(seen).toEqual({ whenFreed: [none], whenPoolsGo: none });
   });
 
-  test('pools go after the connections of TCP listeners that nobody claims', async () => {
+  test('indexes and pools go after the connections of TCP listeners that nobody claims', async () => {
     const backend = createServer((socket) => socket.on('error', () => undefined).resume());
     closing({ close: () => void backend.close() });
     backend.listen(0, '127.0.0.1');
@@ -119,6 +128,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     await until('all connections', () => openConnections() === CONNECTIONS);
     await succeed();
     expect(openConnections()).toBe(CONNECTIONS);
-    expect(await whenPoolsGo(openConnections)).toBe(0);
+    const seen = await whenTheyGo(TcpListenerTable.prototype, openConnections);
+    expect(seen).toEqual({ whenFreed: [0], whenPoolsGo: 0 });
   });
 }

@@ -1,8 +1,9 @@
 /** The kernel engine on loopback, with its programs attached: in which order what belongs to a listener ends. */
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
 import { Bed, ENGINES, RULES } from '../contract/engine-harness.ts';
 
 const ENGINE = 'kernel, source client';
@@ -15,7 +16,10 @@ if (unavailable !== undefined) {
   beforeEach(() => {
     bed = new Bed(ENGINE);
   });
-  afterEach(() => bed.stop());
+  afterEach(async () => {
+    vi.restoreAllMocks();
+    await bed.stop();
+  });
 
   /** A listener of its own for the pool. */
   const listenFor = (pool: string): Promise<Endpoint> =>
@@ -35,5 +39,15 @@ if (unavailable !== undefined) {
     await removed;
     expect(bed.engine.capacity()).toMatchObject({ liveSessions: 0, livePins: 0 });
     await listenFor('one-more');
+  });
+
+  test('the index of a listener that goes is free when its sessions and pins have ended', async () => {
+    await bed.start(['a']);
+    await bed.serversOf(bed.clients(3));
+    const whenFreed: unknown[] = [];
+    const free = vi.spyOn(ListenerTable.prototype, 'free');
+    free.mockImplementation(() => void whenFreed.push(bed.engine.capacity()));
+    await bed.engine.removeListener('game');
+    expect(whenFreed).toMatchObject([{ liveSessions: 0, livePins: 0 }]);
   });
 }

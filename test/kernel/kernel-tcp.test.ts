@@ -1,9 +1,10 @@
 /** The engine's side of TCP listeners in the kernel, over a rig's maps and programs: in which order what belongs to a listener ends. */
-import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { Endpoint } from '../../net/address.ts';
 import { KernelTcp } from '../../relay/engines/kernel/kernel-tcp.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
 import { closing, unavailable, whereAvailable } from './packet-rig.ts';
@@ -24,7 +25,7 @@ whereAvailable(() => {
     await pool.publish(backends.snapshot());
   });
 
-  test('a pool is let go when the connections of the listener that goes have been cut', async () => {
+  test('an index and a pool are let go when the connections of the listener that goes have been cut', async () => {
     const connections: Conversation[] = [];
     const whenLetGo: (readonly [live: number, states: readonly string[]])[] = [];
     const live = (): number => [...pool.backends()][0]!.liveConnections;
@@ -49,7 +50,12 @@ whereAvailable(() => {
     );
     for (const connection of connections) connection.open();
     expect([live(), connections.map(({ state }) => state)]).toEqual([2, ['open', 'open']]);
+    const free = vi.spyOn(TcpListenerTable.prototype, 'free');
+    onTestFinished(() => free.mockRestore());
+    const liveWhenFreed: number[] = [];
+    free.mockImplementation(() => void liveWhenFreed.push(live()));
     await tcp.removeListener(spec.name);
+    expect(liveWhenFreed).toEqual([0]);
     expect(whenLetGo).toEqual([[0, ['cut', 'cut']]]);
     expect(rig.counts().closed).toEqual({ 'listener-removed': 2 });
   });

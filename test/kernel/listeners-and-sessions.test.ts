@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { COUNTER_COUNT, RECEIVED } from '../../relay/core/counters.ts';
+import { MAX_LISTENERS } from '../../relay/core/limits.ts';
 import type { UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { possibleCpus } from '../../relay/engines/kernel/bpf-map.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
@@ -148,8 +149,9 @@ whereBpf((bpf) => {
       const found = restarted.open(wanted, restarted.bind(wanted), pool);
       expect(found.index).toBe(index);
       expect(restarted.counters(found).dump().downstream.received).toBe(1);
-      expect(restarted.removeUnclaimed()).toBe(1);
-      expect(restarted.timeouts(index === 0 ? 1 : 0)).toBeUndefined();
+      const other = index === 0 ? 1 : 0;
+      expect(restarted.removeUnclaimed()).toEqual([other]);
+      expect(restarted.timeouts(other)).toBeUndefined();
       restarted.close();
     });
 
@@ -160,7 +162,7 @@ whereBpf((bpf) => {
       const wanted = spec('after', before.local.toString());
       const { index, local } = restarted.open(wanted, restarted.bind(wanted), pool);
       expect(index).not.toBe(before.index);
-      expect(restarted.removeUnclaimed()).toBe(1);
+      expect(restarted.removeUnclaimed()).toEqual([before.index]);
       expect(indexOf(local)).toBe(index);
       expect(portFlags(local.port)).toBe(PORT_LISTENER);
       restarted.close();
@@ -171,10 +173,47 @@ whereBpf((bpf) => {
       table.close();
       const restarted = new ListenerTable(libc, maps);
       expect(restarted.timeouts(index)).toEqual({ idleNs: 120e9, pinNs: 600e9 });
-      expect(restarted.removeUnclaimed()).toBe(1);
+      expect(restarted.removeUnclaimed()).toEqual([index]);
       expect(indexOf(local)).toBeUndefined();
       expect(portFlags(local.port)).toBe(0);
       expect(restarted.timeouts(index)).toBeUndefined();
+    });
+
+    test('that goes keeps its index from others until its sessions are gone, also past a death between', () => {
+      const { index, local } = open(spec('going', '127.0.0.1:0'));
+      table.remove('going');
+      expect(table.timeouts(index)).toBeUndefined();
+      expect(portFlags(local.port)).toBe(0);
+      expect(open(spec('next', '127.0.0.1:0')).index).not.toBe(index);
+      table.close();
+
+      const restarted = new ListenerTable(libc, maps);
+      const claimed = spec('another', '127.0.0.1:0');
+      const { index: another } = restarted.open(claimed, restarted.bind(claimed), pool);
+      expect(another).not.toBe(index);
+      expect(restarted.removeUnclaimed()).toContain(index);
+      restarted.free(index);
+      expect(restarted.removeUnclaimed()).not.toContain(index);
+      const last = spec('last', '127.0.0.1:0');
+      expect(restarted.open(last, restarted.bind(last), pool).index).toBe(index);
+      restarted.close();
+    });
+
+    test('that finds no index beside those of the relay before it is refused, and says what to do', () => {
+      for (let i = 0; i < MAX_LISTENERS; i++)
+        maps.names.setListener(i, `127.0.0.1:${i + 1} game before-${i}`);
+      const wanted = spec('one-too-many', '127.0.0.1:0');
+      const bound = table.bind(wanted);
+      expect(() => table.open(wanted, bound, pool)).toThrow(
+        expect.objectContaining({
+          code: 'TICKRELAY_ERR_LIMIT',
+          message: expect.stringMatching(/"one-too-many".* 256 .*start with fewer/s) as string,
+        }),
+      );
+      table.unbind(bound.socket);
+      table.removeUnclaimed();
+      table.free(17);
+      expect(open(wanted).index).toBe(17);
     });
   });
 
@@ -263,7 +302,7 @@ whereBpf((bpf) => {
         [61_000, 62_133],
         [62_134, 62_984],
       ]);
-      expect(second.removeUnclaimed()).toBe(1);
+      expect(second.removeUnclaimed()).toHaveLength(1);
       expect([...ownersOf().keys()]).toEqual([next.index]);
     });
 
@@ -281,7 +320,7 @@ whereBpf((bpf) => {
       expect(indexOf(local)).toBe(now.index);
       // Until then replies to sessions that are still there find them.
       expect(ownersOf().get(index)).toEqual([61_000, 62_133]);
-      expect(second.removeUnclaimed()).toBe(1);
+      expect(second.removeUnclaimed()).toEqual([index]);
       expect(ownersOf().has(index)).toBe(false);
       expect(indexOf(local)).toBe(now.index);
     });

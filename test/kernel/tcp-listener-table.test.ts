@@ -77,6 +77,22 @@ if ('unavailable' in loaded || unavailable !== undefined) {
     expect(second.isKnown(renamed.index)).toBe(false);
   });
 
+  test('one that goes keeps its index from others until its connections are gone, also past a death between', async () => {
+    const first = table();
+    const { index } = await open(first, 'going');
+    first.remove('going');
+    expect(first.isKnown(index)).toBe(false);
+    const second = table();
+    expect(second.hasLeftovers).toBe(true);
+    expect((await open(first, 'next')).index).not.toBe(index);
+    first.freeAddresses();
+    expect((await open(second, 'another')).index).not.toBe(index);
+    expect(second.removeUnclaimed()).toContain(index);
+    second.free(index);
+    expect(second.removeUnclaimed()).not.toContain(index);
+    expect((await open(second, 'last')).index).toBe(index);
+  });
+
   test('with the relay’s own address it is another listener than with the client’s, and has ports of its own', async () => {
     const relay = { libc: loaded.libc, ports: { first: 61_000, last: 61_007 } };
     const first = table();

@@ -216,6 +216,7 @@ export class KernelEngine implements Engine {
     const { index, pool } = this.#listeners.remove(name);
     this.#pinGroups.removeView(index);
     if (!this.#maps.isHeld) await this.sweep();
+    if (!this.#isClosed) this.#listeners.free(index);
     await this.#letGo(pool);
   }
 
@@ -418,9 +419,11 @@ export class KernelEngine implements Engine {
     const cut = this.tcp.removeUnclaimed();
     this.#attachments.dropInherited();
     // Before another listener takes their place, and another pool that of theirs.
-    if (removed > 0) await this.sweep();
+    if (removed.length > 0) await this.sweep();
     await cut;
-    if (!this.#isClosed) await this.#pools.letGoInherited();
+    if (this.#isClosed) return;
+    for (const index of removed) this.#listeners.free(index);
+    await this.#pools.letGoInherited();
   }
 
   #describeOrigin(adopted: Ground['adopted']): string {

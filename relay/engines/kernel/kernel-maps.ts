@@ -215,6 +215,9 @@ export class KernelMaps {
   }
 }
 
+/** In the place of a listener's name: it was removed, and what it left under its index has yet to end. Reads as an empty text. */
+const LEAVING = Uint8Array.of(0, 1);
+
 /** Texts by index; empty where there is none. */
 class Names {
   readonly memory: MappedArray;
@@ -230,6 +233,28 @@ class Names {
 
   setListener(index: number, text: string): void {
     this.#set(index, text);
+  }
+
+  /** Takes the listener's name; its index is another one's only after `freeListener`, in this relay and in one after it. */
+  leaveListener(index: number): void {
+    this.memory.clear(index);
+    this.memory.bytes.set(LEAVING, index * NAME_BYTES);
+  }
+
+  /** Whether a listener was removed from the index, and nobody has said yet that all that it left has ended. */
+  isLeaving(index: number): boolean {
+    const at = index * NAME_BYTES;
+    return LEAVING.every((byte, i) => this.memory.bytes[at + i] === byte);
+  }
+
+  /** Whether another listener may have the index. */
+  isFree(index: number): boolean {
+    return this.listener(index) === '' && !this.isLeaving(index);
+  }
+
+  /** All that a removed listener left has ended. */
+  freeListener(index: number): void {
+    if (this.isLeaving(index)) this.memory.clear(index);
   }
 
   pool(index: number): string {

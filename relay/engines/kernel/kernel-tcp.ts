@@ -114,7 +114,7 @@ export class KernelTcp implements TcpPath {
       this.#options.attach(listener.local, listener.pool);
       return listener.local;
     } catch (error) {
-      this.#listeners.remove(spec.name);
+      await this.#remove(spec.name);
       throw error;
     }
   }
@@ -124,11 +124,17 @@ export class KernelTcp implements TcpPath {
   }
 
   async removeListener(name: string): Promise<void> {
+    await this.#options.letGo(await this.#remove(name));
+  }
+
+  /** @returns the pool that the listener used */
+  async #remove(name: string): Promise<PoolWriter> {
     const { index, pool } = this.#listeners.remove(name);
     // A connection that opened at that moment is found the second time.
     for (let rounds = 0; rounds < 2 && !this.#options.maps.isHeld; rounds++)
       await this.#cutWhere('listener-removed', (listener) => listener === index);
-    await this.#options.letGo(pool);
+    if (this.#final === undefined) this.#listeners.free(index);
+    return pool;
   }
 
   listeners(): readonly TcpListenerStatus[] {
@@ -216,8 +222,9 @@ export class KernelTcp implements TcpPath {
 
   /** Those of a relay before this one. */
   async removeUnclaimed(): Promise<void> {
-    this.#listeners.removeUnclaimed();
+    const removed = this.#listeners.removeUnclaimed();
     await this.#cutWhere('listener-removed', (listener) => !this.#listeners.isKnown(listener));
+    if (this.#final === undefined) for (const index of removed) this.#listeners.free(index);
   }
 
   /** Frees the addresses; the programs open no connection any more. */

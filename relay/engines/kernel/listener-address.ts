@@ -1,5 +1,6 @@
 /** How the programs find a listener, UDP or TCP, by the address that a packet contacts: first by its port alone, then by both. */
 import { Endpoint } from '../../../net/address.ts';
+import { RelayError } from '../../../net/relay-error.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { MappedArray } from './mapped-array.ts';
 import { LISTENER_KEY, PORT, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
@@ -9,6 +10,21 @@ export const LISTENER_INDEXES: readonly number[] = Array.from({ length: MAX_LIST
 /** What makes a listener the same one for a restarted relay: then its sessions go on. */
 export function identityOf({ name, pool }: { name: string; pool: string }, local: Endpoint): string {
   return `${local.toString()} ${pool} ${name}`;
+}
+
+/**
+ * An index for a new listener.
+ *
+ * @throws RelayError TICKRELAY_ERR_LIMIT when listeners of a relay before this one still have all the others
+ */
+export function freeIndex(names: { isFree(index: number): boolean }, { name }: { name: string }): number {
+  const index = LISTENER_INDEXES.find((i) => names.isFree(i));
+  if (index !== undefined) return index;
+  throw new RelayError(
+    'TICKRELAY_ERR_LIMIT',
+    `listener "${name}" has no place beside those of the relay before this one, which go when this one has started: ` +
+      `both may have ${MAX_LISTENERS} in all; start with fewer, and add the rest by a reload after some seconds`,
+  );
 }
 
 /** The address of the listener with this identity. */

@@ -8,7 +8,14 @@ import { bindUdp, readLocal } from '../../../net/linux/mmsg-socket.ts';
 import { COUNTER_COUNT, ListenerCounters } from '../../core/counters.ts';
 import type { UdpListenerSpec } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
-import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
+import {
+  announce,
+  freeIndex,
+  identityOf,
+  LISTENER_INDEXES,
+  listenerKeyOf,
+  localOf,
+} from './listener-address.ts';
 import { ListenerSource, type RelaySource } from './listener-source.ts';
 import { ALGORITHM_NUMBERS, LISTENER, PORT, RULES, SEVERAL_LISTENERS, TICK_NS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
@@ -106,8 +113,7 @@ export class ListenerTable {
     const { names } = this.#maps;
     let index = LISTENER_INDEXES.find((i) => names.listener(i) === identity && this.#source.canKeep(i));
     const isNew = index === undefined;
-    index ??= LISTENER_INDEXES.find((i) => names.listener(i) === '');
-    assert(index !== undefined, 'too many listeners');
+    index ??= freeIndex(names, spec);
     const ports = this.#source.choose(index, { name: spec.name, isNew });
     if (isNew) this.#clear(index);
     const listener = { index, spec, pool, ...bound };
@@ -135,7 +141,7 @@ export class ListenerTable {
     this.#writeRules(listener);
   }
 
-  /** Lets no more datagrams in and frees the address. Its sessions are the caller's to end. */
+  /** Lets no more datagrams in and frees the address. Its sessions are the caller's to end; then its index is to be freed. */
   remove(name: string): KernelListener {
     const listener = this.#byName.get(name);
     assert(listener !== undefined, 'no such listener');
@@ -158,16 +164,23 @@ export class ListenerTable {
     return this.#source.addresses(pool);
   }
 
-  /** Removes what a relay before this one listened on and this one does not. @returns how many */
-  removeUnclaimed(): number {
-    let removed = 0;
+  /**
+   * Removes what a relay before this one listened on and this one does not.
+   *
+   * @returns the indexes, also of those that the relay before this one was about to remove: to be freed when no session is left
+   */
+  removeUnclaimed(): readonly number[] {
+    const { names } = this.#maps;
     for (const index of LISTENER_INDEXES) {
-      const identity = this.#maps.names.listener(index);
-      if (identity === '' || this.#byIndex[index] !== undefined) continue;
-      this.#forget(index, localOf(identity));
-      removed++;
+      const identity = names.listener(index);
+      if (identity !== '' && this.#byIndex[index] === undefined) this.#forget(index, localOf(identity));
     }
-    return removed;
+    return LISTENER_INDEXES.filter((index) => names.isLeaving(index));
+  }
+
+  /** No session of the removed listener is left: another one may have its index. */
+  free(index: number): void {
+    this.#maps.names.freeListener(index);
   }
 
   /** Frees the addresses; what the programs know stays. */
@@ -212,7 +225,7 @@ export class ListenerTable {
     if (neighbour !== undefined) ports.setU16(ports.at(local.port, PORT.at.firstListener), neighbour.index);
     this.#forgetReplies(index);
     this.#source.release(index);
-    this.#maps.names.setListener(index, '');
+    this.#maps.names.leaveListener(index);
     announce(this.#maps.mapped.ports, this.#maps.names, local.port);
   }
 

@@ -8,7 +8,14 @@ import { bindError } from '../../../net/bind-error.ts';
 import { CLOSE_REASONS, type CloseReason } from '../../core/close-reason.ts';
 import type { TcpListenerSpec, TcpListenerStatus } from '../engine.ts';
 import type { KernelMaps } from './kernel-maps.ts';
-import { announce, identityOf, LISTENER_INDEXES, listenerKeyOf, localOf } from './listener-address.ts';
+import {
+  announce,
+  freeIndex,
+  identityOf,
+  LISTENER_INDEXES,
+  listenerKeyOf,
+  localOf,
+} from './listener-address.ts';
 import { ListenerSource, type RelaySource } from './listener-source.ts';
 import { ALGORITHM_NUMBERS } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
@@ -62,9 +69,10 @@ export class TcpListenerTable {
     return this.#maps.tcpNames.listener(index) !== '';
   }
 
-  /** Whether a relay before this one left listeners. */
+  /** Whether a relay before this one left listeners, or connections of one that it was about to remove. */
   get hasLeftovers(): boolean {
-    return LISTENER_INDEXES.some((index) => this.isKnown(index) && this.#byIndex[index] === undefined);
+    const { tcpNames } = this.#maps;
+    return LISTENER_INDEXES.some((index) => !tcpNames.isFree(index) && this.#byIndex[index] === undefined);
   }
 
   /** Takes the address. @throws RelayError TICKRELAY_ERR_BIND */
@@ -95,8 +103,7 @@ export class TcpListenerTable {
     const { tcpNames } = this.#maps;
     let index = LISTENER_INDEXES.find((i) => tcpNames.listener(i) === identity && this.#source.canKeep(i));
     const isNew = index === undefined;
-    index ??= LISTENER_INDEXES.find((i) => tcpNames.listener(i) === '');
-    assert(index !== undefined, 'too many listeners');
+    index ??= freeIndex(tcpNames, spec);
     const ports = this.#source.choose(index, { name: spec.name, isNew });
     if (isNew) this.#clear(index);
     const listener = { index, local, pool, spec, server };
@@ -124,7 +131,7 @@ export class TcpListenerTable {
     this.#writeRules(listener);
   }
 
-  /** Lets no more connections in and frees the address. The listener's connections are the caller's to end. */
+  /** Lets no more connections in and frees the address. Its connections are the caller's to end; then its index is to be freed. */
   remove(name: string): KernelTcpListener {
     const listener = this.#byName.get(name);
     assert(listener !== undefined, 'no such listener');
@@ -143,13 +150,19 @@ export class TcpListenerTable {
     return listeners.length === 0 ? [] : this.#source.addresses(pool);
   }
 
-  /** Removes what a relay before this one listened on and this one does not. */
-  removeUnclaimed(): void {
+  /** As that of ListenerTable. */
+  removeUnclaimed(): readonly number[] {
+    const { tcpNames } = this.#maps;
     for (const index of LISTENER_INDEXES) {
-      const identity = this.#maps.tcpNames.listener(index);
-      if (identity === '' || this.#byIndex[index] !== undefined) continue;
-      this.#forget(index, localOf(identity));
+      const identity = tcpNames.listener(index);
+      if (identity !== '' && this.#byIndex[index] === undefined) this.#forget(index, localOf(identity));
     }
+    return LISTENER_INDEXES.filter((index) => tcpNames.isLeaving(index));
+  }
+
+  /** No connection of the removed listener is left: another one may have its index. */
+  free(index: number): void {
+    this.#maps.tcpNames.freeListener(index);
   }
 
   /** Frees the addresses; what the programs know stays. Idempotent. */
@@ -192,7 +205,7 @@ export class TcpListenerTable {
     if (!this.all().some((other) => other.local.equals(local)))
       this.#maps.maps.tcp_listeners.delete(listenerKeyOf(local));
     this.#source.release(index);
-    this.#maps.tcpNames.setListener(index, '');
+    this.#maps.tcpNames.leaveListener(index);
     announce(this.#maps.mapped.tcp_ports, this.#maps.tcpNames, local.port);
   }
 
