@@ -3,21 +3,17 @@ import { spawnSync } from 'node:child_process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type ManagedProcess, tickrelay } from '../../bench/process-group.ts';
 import { Endpoint } from '../../net/address.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { attach } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { MetricsPage } from '../support/metrics-page.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
-import { Stage } from '../support/stage.ts';
 
 const unavailable =
   whyUnavailable() ??
   enterOwnNetwork([]) ??
   (spawnSync('setpriv', ['--version']).status === 0 ? undefined : 'there is no program setpriv (util-linux)');
-const loaded = loadLibc();
 
 /** That a hook takes (linux/bpf_mprog.h: bpf_mprog_max). */
 const MOST_PROGRAMS = 63;
@@ -25,14 +21,12 @@ const MOST_PROGRAMS = 63;
 /** r0 = -1 (TCX_NEXT); exit */
 const PASS = Uint8Array.from([0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x95, 0, 0, 0, 0, 0, 0, 0]);
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
+if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   beforeEach(() => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
   });
   afterEach(() => stage.close());
 
@@ -41,7 +35,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     const server = stage.peer('127.0.0.1:0', ({ payload }) => payload);
     const config = gameConfig({
       pool: { backends: [server.local.toString()] },
-      rest: { engine: 'auto', kernel: { bpffs: bpffs.path, ...settings } },
+      rest: { engine: 'auto', kernel: { bpffs: stage.bpffs.path, ...settings } },
     });
     const own = tickrelay('relay', ['relay', '--json', '--config', stage.writeFile('auto.yaml', config)]);
     const [program, ...args] = [...prefix, process.execPath];
@@ -104,7 +98,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   });
 
   test('where programs can’t be attached it takes the next best, and leaves nothing', async () => {
-    const bpf = new Bpf(loaded.libc);
+    const { bpf } = stage;
     // As many as a hook takes; one program goes there but once.
     const fds = Array.from({ length: MOST_PROGRAMS }, (_, i) => {
       const program = bpf.loadProgram({ name: `pass_${i}`, instructions: PASS });
@@ -114,12 +108,11 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       const { engine, reason } = await engineOf(await relay({ sourceAddress: 'client' }));
       expect(engine).toBe('mmsg');
       expect(reason).toMatch(/kernel can't run: can't attach to egress of lo: ERANGE/);
-      const detach = stage.start(tickrelay('detach', ['detach', '--all', '--bpffs', bpffs.path]));
+      const detach = stage.start(tickrelay('detach', ['detach', '--all', '--bpffs', stage.bpffs.path]));
       await detach.ended(20_000);
-      expect(detach.stdout).toBe(`nothing is left in ${bpffs.path}\n`);
+      expect(detach.stdout).toBe(`nothing is left in ${stage.bpffs.path}\n`);
     } finally {
       for (const fd of fds.flat()) bpf.closeFd(fd);
-      bpf.close();
     }
   });
 }

@@ -7,25 +7,21 @@ import { createServer, type Server } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type ManagedProcess, tickrelay } from '../../bench/process-group.ts';
 import { BPF_LINK_INFO } from '../../net/linux/abi.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { type MapName, mapSpecs } from '../../relay/engines/kernel/maps.ts';
 import { MappedArray } from '../../relay/engines/kernel/mapped-array.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
-import { Stage } from '../support/stage.ts';
 import { exchangeMore, SteadyConnection } from '../support/steady-connection.ts';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import { startTcpBackend } from '../support/tcp-backend.ts';
 import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
-const loaded = loadLibc();
 
 const PLAYERS = 12;
 const CONNECTIONS = 6;
@@ -100,19 +96,16 @@ const FAILURES: readonly Failure[] = [
   },
 ];
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
+if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  const bpf = new Bpf(loaded.libc);
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let pins: PinDirectory;
   let taken: string;
 
   beforeEach(async () => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
-    pins = new PinDirectory(bpffs.path, 'survivor');
+    stage = new KernelStage();
+    pins = new PinDirectory(stage.bpffs.path, 'survivor');
     const taker: Server = createServer().listen(0, '127.0.0.1');
     stage.closing({ close: () => void taker.close() });
     await until('the taken address', () => taker.listening);
@@ -154,7 +147,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
         return {
           name: 'survivor',
           engine: 'kernel',
-          kernel: { bpffs: bpffs.path, sourceAddress, ...settings.kernel },
+          kernel: { bpffs: stage.bpffs.path, sourceAddress, ...settings.kernel },
           listeners: [game, login, ...more],
           pools: {
             'game-servers': { backends },
@@ -187,6 +180,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
 
     /** What is attached, what is pinned, and what the programs decide by. */
     const state = (): object => {
+      const { bpf } = stage;
       const links = pins.links().map((name) => {
         const link = bpf.open(pins.linkPath(name))!;
         const info = bpf.info(link);
@@ -197,7 +191,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       const specs = mapSpecs({ maxSessions: 1, maxPools: MAX_POOLS });
       const decisions = DECISIONS.map((name) => {
         const fd = bpf.open(pins.mapPath(name))!;
-        const array = new MappedArray(loaded.libc, specs[name], fd);
+        const array = new MappedArray(bpf.libc, specs[name], fd);
         const bytes = Buffer.from(array.bytes).toString('base64');
         array.unmap();
         bpf.closeFd(fd);
@@ -251,7 +245,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
         rest: {
           name: 'survivor',
           engine: 'kernel',
-          kernel: { bpffs: bpffs.path, sourceAddress: 'client', ...settings },
+          kernel: { bpffs: stage.bpffs.path, sourceAddress: 'client', ...settings },
           admin: { listen: admin },
         },
       });
@@ -262,13 +256,13 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
         const failing = start(fresh(settings, taken));
         expect(await failing.ended(20_000)).toMatchObject({ code: 1 });
         expect(failing.stderr).toMatch(ADDRESS_TAKEN);
-        expect(PinDirectory.names(bpffs.path)).toEqual([]);
+        expect(PinDirectory.names(stage.bpffs.path)).toEqual([]);
       },
     );
 
     test('a start that is given up leaves nothing', async () => {
       await giveUp(fresh({ keepAttached: true }));
-      expect(PinDirectory.names(bpffs.path)).toEqual([]);
+      expect(PinDirectory.names(stage.bpffs.path)).toEqual([]);
     });
   });
 }

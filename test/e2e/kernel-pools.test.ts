@@ -3,9 +3,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Endpoint } from '../../net/address.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
-import { Stage } from '../support/stage.ts';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 
@@ -16,12 +15,10 @@ const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
 
   beforeEach(() => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
   });
   afterEach(() => stage.close());
 
@@ -39,7 +36,7 @@ if (unavailable !== undefined) {
     return {
       name: 'tickrelay',
       engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+      kernel: { bpffs: stage.bpffs.path, sourceAddress: 'client' },
       admin: { listen: '127.0.0.1:0' },
       listeners: [
         { name: 'game', protocol: 'udp', listen: listen[0], pool: 'game-servers' },

@@ -4,10 +4,9 @@ import { type AddressInfo, createServer } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
-import { Stage } from '../support/stage.ts';
 import { TcpClient } from '../support/tcp-client.ts';
 import type { UdpPeer } from '../support/udp-peer.ts';
 
@@ -23,13 +22,11 @@ const FIRST_PORTS = [61_000, 62_134, 62_985, 63_623, 64_102, 64_461, 64_730, 64_
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let backends: { readonly game: Endpoint; readonly login: Endpoint };
 
   beforeEach(async () => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
     // Both say from which port they are spoken to.
     const game = stage.peer('127.0.0.1:0', ({ from }) => Buffer.from(`${from.port}`));
     const login = createServer((socket) => {
@@ -55,7 +52,7 @@ if (unavailable !== undefined) {
   ): object => ({
     name: 'many',
     engine: 'kernel',
-    kernel: { bpffs: bpffs.path, sourceAddress: 'relay', ...kernel },
+    kernel: { bpffs: stage.bpffs.path, sourceAddress: 'relay', ...kernel },
     listeners: names.map((name) => ({
       name,
       protocol: name.startsWith('game') ? 'udp' : 'tcp',

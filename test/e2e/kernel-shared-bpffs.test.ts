@@ -6,12 +6,11 @@ import { spawnSync } from 'node:child_process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type ManagedProcess, tickrelay } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { inOtherNetwork } from '../support/other-network.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
-import { Stage } from '../support/stage.ts';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
 
 const unavailable =
@@ -22,22 +21,20 @@ const unavailable =
 if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let config: object;
   let relay: RelayProcess;
   let players: readonly SteadyPlayer[];
 
   beforeEach(async () => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
     const [server] = await stage.gameServers(1);
     config = gameConfig({
       pool: { backends: [server!.endpoint.toString()] },
       rest: {
         name: 'shared',
         engine: 'kernel',
-        kernel: { bpffs: bpffs.path, sourceAddress: 'client' },
+        kernel: { bpffs: stage.bpffs.path, sourceAddress: 'client' },
         shutdown: { deadline: '100ms' },
       },
     });
@@ -52,7 +49,7 @@ if (unavailable !== undefined) {
   };
   const detachElsewhere = async (): Promise<object> => {
     const child = stage.start(
-      inOtherNetwork(tickrelay('detach', ['detach', 'shared', '--bpffs', bpffs.path])),
+      inOtherNetwork(tickrelay('detach', ['detach', 'shared', '--bpffs', stage.bpffs.path])),
     );
     const { code } = await child.ended(20_000);
     return { code, stdout: child.stdout, stderr: child.stderr };

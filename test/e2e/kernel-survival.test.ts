@@ -5,8 +5,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { tickrelay } from '../../bench/process-group.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig, HEARTBEAT, LOOPBACK } from '../support/game-fleet.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
 import { Stage } from '../support/stage.ts';
@@ -20,8 +20,7 @@ if (unavailable !== undefined) {
 } else {
   const fleet = new Stage();
   let backends: readonly string[];
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
 
   beforeAll(async () => {
     backends = (await fleet.gameServers(3)).map(({ endpoint }) => endpoint.toString());
@@ -29,15 +28,14 @@ if (unavailable !== undefined) {
   afterAll(() => fleet.close());
 
   beforeEach(() => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
   });
   afterEach(() => stage.close());
 
   const kernel = (settings: object = {}): object => ({
     name: 'tickrelay',
     engine: 'kernel',
-    kernel: { bpffs: bpffs.path, sourceAddress: 'client', ...settings },
+    kernel: { bpffs: stage.bpffs.path, sourceAddress: 'client', ...settings },
   });
 
   /** The same relay once more: on the same addresses. */
@@ -67,7 +65,7 @@ if (unavailable !== undefined) {
   const detach = async (
     ...flags: string[]
   ): Promise<{ code: number | null; stdout: string; stderr: string }> => {
-    const child = stage.start(tickrelay('detach', ['detach', ...flags, '--bpffs', bpffs.path]));
+    const child = stage.start(tickrelay('detach', ['detach', ...flags, '--bpffs', stage.bpffs.path]));
     const { code } = await child.ended(20_000);
     return { code, stdout: child.stdout, stderr: child.stderr };
   };
@@ -182,7 +180,10 @@ if (unavailable !== undefined) {
       const players = await stage.players(3, relay.listener());
       relay.process.signal('SIGTERM');
       expect(await relay.process.ended(20_000)).toMatchObject({ code: 0 });
-      expect(await detach('--all')).toMatchObject({ code: 0, stdout: `nothing is left in ${bpffs.path}\n` });
+      expect(await detach('--all')).toMatchObject({
+        code: 0,
+        stdout: `nothing is left in ${stage.bpffs.path}\n`,
+      });
       await settle(players);
     });
   });

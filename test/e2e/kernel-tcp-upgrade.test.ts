@@ -3,24 +3,20 @@
  * maps in the same way they go on, with its programs; else they are reset, and new ones open.
  */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { tcpMapSpecs, tcpProgramIndex } from '../../relay/engines/kernel/tcp-maps.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../support/other-version.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
-import { Stage } from '../support/stage.ts';
 import { exchangeMore, MESSAGE_BYTES, SteadyConnection } from '../support/steady-connection.ts';
 import { startTcpBackend } from '../support/tcp-backend.ts';
 import { TcpClient } from '../support/tcp-client.ts';
 import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
-const loaded = loadLibc();
 
 const CONNECTIONS = 16;
 
@@ -33,21 +29,19 @@ const OTHER_PROGRAMS: readonly Change[] = [
   },
 ];
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
+if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  const bpf = new Bpf(loaded.libc);
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let connections: readonly SteadyConnection[];
   beforeEach(() => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
   });
   afterEach(() => stage.close());
 
   /** The tags, hashes of their instructions, of the programs that carry TCP. */
   const tags = (): string[] => {
+    const { bpf, bpffs } = stage;
     const spec = tcpMapSpecs({ maxSessions: 1, maxPools: 1 }).tcp_programs;
     const map = new BpfMap(bpf, spec, bpf.open(new PinDirectory(bpffs.path, 'upgraded').mapPath(spec.name))!);
     const found = (['ingress', 'egress'] as const).map((hook) => {
@@ -69,7 +63,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     const config = (listen: string, admin: string): object => ({
       name: 'upgraded',
       engine: 'kernel',
-      kernel: { bpffs: bpffs.path, sourceAddress },
+      kernel: { bpffs: stage.bpffs.path, sourceAddress },
       listeners: [{ name: 'login', protocol: 'tcp', listen, pool: 'logins', engine: 'kernel' }],
       pools: {
         logins: {

@@ -4,14 +4,12 @@
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { BPF_LINK_INFO } from '../../net/linux/abi.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
 import { attachedTo } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { LAYOUT_VERSION } from '../../relay/engines/kernel/maps.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
 import { gameConfig } from '../support/game-fleet.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
 import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../support/other-version.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import type { RelayProcess } from '../support/relay-process.ts';
@@ -20,7 +18,6 @@ import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.t
 import { until } from '../support/until.ts';
 
 const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
-const loaded = loadLibc();
 
 const PLAYERS = 24;
 const LINKS = ['lo-ingress', 'lo-egress'] as const;
@@ -62,17 +59,15 @@ const ANOTHER_MAP: readonly Change[] = [
   },
 ];
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
+if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
   const fleet = new Stage();
   let pool: { readonly backends: readonly string[] };
-  let stage: Stage;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let players: readonly SteadyPlayer[];
   let first: RelayProcess;
   let beganMs: number;
-  const bpf = new Bpf(loaded.libc);
 
   let config: (listen: string, admin: string) => object;
 
@@ -83,8 +78,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   afterAll(() => fleet.close());
 
   beforeEach(() => {
-    stage = new Stage();
-    bpffs = stage.closing(new BpfFileSystem());
+    stage = new KernelStage();
   });
   afterEach(() => stage.close());
 
@@ -97,7 +91,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
         rest: {
           name: 'upgraded',
           engine: 'kernel',
-          kernel: { bpffs: bpffs.path, sourceAddress },
+          kernel: { bpffs: stage.bpffs.path, sourceAddress },
           admin: { listen: admin },
         },
       });
@@ -128,6 +122,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
 
   /** Identity and tag, a hash of its instructions, of the program in each link; the links' own ids. */
   const attached = (): { links: number[]; programs: number[]; tags: string[] } => {
+    const { bpf, bpffs } = stage;
     const pins = new PinDirectory(bpffs.path, 'upgraded');
     const found = LINKS.map((name) => {
       const link = bpf.open(pins.linkPath(name))!;
@@ -200,6 +195,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   ] as const)(
     '%s, with the address of the %s, can’t be adopted, which the log says, and players begin anew',
     async (...of) => {
+      const { bpf, bpffs } = stage;
       const [what, source, changes, why] = of;
       await begin(source);
       const pins = new PinDirectory(bpffs.path, 'upgraded');

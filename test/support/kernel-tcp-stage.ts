@@ -1,10 +1,9 @@
 /** A stage for TCP listeners in the kernel: one pool of backends behind one listener, in a BPF file system of the test's own. */
 import { expect, test } from 'vitest';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { BpfFileSystem } from './bpffs.ts';
+import { KernelStage } from './kernel-stage.ts';
 import { enterOwnNetwork } from './own-network.ts';
 import type { RelayProcess } from './relay-process.ts';
-import { Stage } from './stage.ts';
 import { ECHO, startTcpBackend, type TcpBackend } from './tcp-backend.ts';
 import { TcpClient } from './tcp-client.ts';
 
@@ -16,15 +15,13 @@ export interface KernelTcpChanges {
   readonly rest?: object;
 }
 
-export class KernelTcpStage extends Stage {
-  readonly #bpffs = this.closing(new BpfFileSystem());
-
+export class KernelTcpStage extends KernelStage {
   backend(id: string, program = ECHO, host = '127.0.0.1'): Promise<TcpBackend> {
     return startTcpBackend(this, id, { program, host });
   }
 
   kernelSection(sourceAddress: 'client' | 'relay' = 'client'): object {
-    return { bpffs: this.#bpffs.path, sourceAddress };
+    return { bpffs: this.bpffs.path, sourceAddress };
   }
 
   config(backends: readonly Omit<TcpBackend, 'process'>[], changes: KernelTcpChanges = {}): object {
