@@ -36,6 +36,22 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
     next.release();
   });
 
+  test('a relay that looks for dead ones at that moment does not keep another from its name', () => {
+    const looking = takeName(libc, path)!;
+    let locks = 0;
+    const later: Libc = {
+      ...libc,
+      flock: (fd, operation) => {
+        if (++locks === 2) looking.release();
+        return libc.flock(fd, operation);
+      },
+    };
+    const lock = takeName(later, path);
+    expect(lock).toBeDefined();
+    expect(takeName(libc, path)).toBeUndefined();
+    lock!.release();
+  });
+
   test('a relay that left nothing can’t be locked as a dead one', () => {
     expect(takeNameOfDead(libc, path)).toBeUndefined();
     expect(readdirSync(bpffs.path)).not.toContain('tickrelay');

@@ -11,6 +11,10 @@ import { RelayError } from '../../../net/relay-error.ts';
 /** A directory that is removed at the moment in which it is locked is looked for again; so often at most. */
 const ATTEMPTS = 100;
 
+/** Another relay that looks for dead ones has the lock for well under a millisecond: so often is tried, with so many ms between. */
+const TRIALS = 3;
+const TRIAL_PAUSE_MS = 20;
+
 export interface NameLock {
   release(): void;
 }
@@ -21,6 +25,20 @@ export interface NameLock {
  * @throws RelayError TICKRELAY_ERR_ENGINE
  */
 export function takeName(libc: Libc, path: string): NameLock | undefined {
+  for (let trial = 1; ; trial++) {
+    const lock = makeAndLock(libc, path);
+    if (lock !== undefined || trial === TRIALS) return lock;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, TRIAL_PAUSE_MS);
+  }
+}
+
+/** The same for a relay that may have left something. @returns undefined also when the directory is not there */
+export function takeNameOfDead(libc: Libc, path: string): NameLock | undefined {
+  const locked = lockDirectory(libc, path);
+  return locked === 'gone' ? undefined : locked;
+}
+
+function makeAndLock(libc: Libc, path: string): NameLock | undefined {
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     // Nothing in it yet: else its owner could not remove it.
     try {
@@ -32,12 +50,6 @@ export function takeName(libc: Libc, path: string): NameLock | undefined {
     if (locked !== 'gone') return locked;
   }
   throw new RelayError('TICKRELAY_ERR_ENGINE', `can't lock ${path}: it is removed again and again`);
-}
-
-/** The same for a relay that may have left something. @returns undefined also when the directory is not there */
-export function takeNameOfDead(libc: Libc, path: string): NameLock | undefined {
-  const locked = lockDirectory(libc, path);
-  return locked === 'gone' ? undefined : locked;
 }
 
 function lockDirectory(libc: Libc, path: string): NameLock | 'gone' | undefined {
