@@ -1,7 +1,7 @@
 /** Replies, and whose they are, as the packet programs see them, case by case. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
-import { PORT, SEVERAL_LISTENERS } from '../../relay/engines/kernel/maps.ts';
+import { GAUGES, PORT, SESSION, SEVERAL_LISTENERS } from '../../relay/engines/kernel/maps.ts';
 import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 whereAvailable(() => {
@@ -136,6 +136,29 @@ whereAvailable(() => {
       send(CLIENT);
       expect(answer(A).packet.source).toBe(LISTENER);
       expect(rig.gauges()).toEqual({ sessions: 2, pins: 2, reverses: 1, resting: 0 });
+    });
+
+    test.each([
+      ['of the client that was back at once', [LISTENER]],
+      ['that spoke through another listener at once', [LISTENER, '198.51.100.1:8888']],
+    ])('the end of a session leaves the record to the session %s', async (_whose, addresses) => {
+      await listen([A]);
+      rig.listen('198.51.100.1:8888', {}, 1);
+      for (const to of addresses) send(CLIENT, { to });
+      // As it is when another CPU has done that between the two steps of the end: the one that ended had the record.
+      const value = new Uint8Array(SESSION.size);
+      const { sessions } = rig.maps.maps;
+      sessions.lookup(rig.sessionKey(CLIENT), value);
+      value[SESSION.at.attached] = 1;
+      const other = rig.sessionKey('10.0.0.2:5000');
+      sessions.update(other, value);
+      const { gauges } = rig.maps.mapped;
+      gauges.setU64(GAUGES.at.sessions, addresses.length + 1);
+      rig.steward.add('endSession', other);
+      expect(rig.steward.flush()).toBe(1);
+      expect(rig.reverse(A, CLIENT)).toMatchObject({ leftNs: 0 });
+      expect(rig.gauges()).toMatchObject({ sessions: addresses.length, reverses: 1, resting: 0 });
+      expect(answer(A).packet.source).toBe(addresses.at(-1));
     });
 
     test('a direct datagram ends a rest', async () => {

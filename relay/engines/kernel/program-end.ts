@@ -206,21 +206,33 @@ function leavePin(a: Code): void {
   a.label('pin is left');
 }
 
-/** r6 key, r7 time, r8 whether it may rest. */
+/**
+ * r6 key, r7 time, r8 whether it may rest, r9 the record. It stays where the session that it names has it: the client is back since
+ * its session was deleted, on another CPU, or speaks through another listener.
+ */
 function leaveReverseBody(a: Code): void {
   a.label(LEAVE_REVERSE);
   a.mov(r6, r1);
   a.mov(r7, r2);
   a.mov(r8, r3);
-  a.jumpIf(r8, '==', 0, 'forget reverse record');
   lookup(a, 'reverse', r6);
   a.jumpIf(r0, '==', 0, 'reverse record is left');
+  a.mov(r9, r0);
+  a.mov(r2, r9);
+  a.alu('add', r2, REVERSE.at.session);
+  a.loadMap(r1, 'sessions');
+  a.call(HELPER.mapLookup);
+  a.jumpIf(r0, '==', 0, 'has no session');
+  a.load(r1, field(r0, SESSION, 'attached'));
+  a.jumpIf(r1, '!=', 0, 'reverse record is left');
+  a.label('has no session');
+  a.jumpIf(r8, '==', 0, 'forget reverse record');
   a.loadMapValue(r1, 'gauges', GAUGES.at.resting);
   a.load(r1, memory(r1, 0, U64));
   a.loadMapValue(r2, 'settings', SETTINGS.at.maxResting);
   a.load(r2, memory(r2, 0, U32));
   a.jumpIf(r1, '>=', r2, 'forget reverse record');
-  a.store(field(r0, REVERSE, 'leftNs'), r7);
+  a.store(field(r9, REVERSE, 'leftNs'), r7);
   changeGauge(a, 'resting', 1);
   a.jump('reverse record is left');
   a.label('forget reverse record');
