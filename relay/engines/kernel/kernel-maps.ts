@@ -44,7 +44,7 @@ const MAPPED = [
 ] as const satisfies readonly MapName[];
 type MappedName = (typeof MAPPED)[number];
 
-/** Those that say what the programs do at which port; then those that say how. No program writes them. */
+/** Those that say what the programs do at which port; then those that say how. PORT.repliesTo is the programs' own, and stays so. */
 const HELD_PORTS = ['ports', 'tcp_ports'] as const satisfies readonly MappedName[];
 const HELD_RULES = ['settings', 'rules', 'tcp_rules', 'tcp_names'] as const satisfies readonly MappedName[];
 

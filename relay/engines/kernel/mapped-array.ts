@@ -22,6 +22,8 @@ export class MappedArray {
   readonly #libc: Libc;
   readonly #address: number;
   readonly #mapping: ArrayBuffer;
+  /** While the array is held: what was there. */
+  #held: Uint32Array | undefined;
 
   /** @param fd of a map with BPF_F_MMAPABLE. @throws RelayError TICKRELAY_ERR_ENGINE */
   constructor(libc: Libc, spec: MapSpec, fd: number) {
@@ -36,15 +38,18 @@ export class MappedArray {
 
   /** Keeps what is written from the programs until `release`. */
   hold(): void {
+    this.#held = new Uint32Array(this.u32);
     this.#look(new Uint8Array(this.bytes).buffer);
   }
 
-  /** Lets the programs have what was written. Without `hold` before it nothing happens. */
+  /** Lets the programs have what was written, beside what they wrote themselves. Without `hold` before it nothing happens. */
   release(): void {
-    const written = this.u32;
+    const [held, written] = [this.#held, this.u32];
+    if (held === undefined) return;
+    this.#held = undefined;
     this.#look(this.#mapping);
     // Word by word, so that a program that reads meanwhile finds each one whole.
-    for (let i = 0; i < written.length; i++) if (this.u32[i] !== written[i]) this.u32[i] = written[i]!;
+    for (let i = 0; i < written.length; i++) if (held[i] !== written[i]) this.u32[i] = written[i]!;
   }
 
   /** Offset of a field of the record at `index`. */

@@ -53,8 +53,9 @@ export const PORT = struct({
   /** With PORT_LISTENER, UDP only: a listener that has it, to be tried before `listeners` is asked. */
   firstListener: U16,
   /**
-   * With PORT_BACKEND, UDP only: the one listener with sourceAddress `client` that has had sessions on backends with this port, + 1; 0
-   * for none, SEVERAL_LISTENERS for more. The programs write it, and look for the session of a reply there first.
+   * With PORT_BACKEND, UDP only: the one listener with sourceAddress `client` whose sessions came to backends with this port, + 1; 0
+   * for none, SEVERAL_LISTENERS for more. The programs write it, and look for the session of a reply there first; no more than a guess,
+   * which a listener that goes has begin anew.
    */
   repliesTo: U16,
 });
