@@ -184,6 +184,22 @@ whereAvailable(() => {
       expect(answer(backend, { to: client }).packet.source).toBe(contacted);
     });
 
+    test.each([
+      ['0.0.0.0:7777', '0.0.0.0:7777', '127.0.0.9:5000'],
+      ['0.0.0.0:7777', '255.255.255.255:7777', '127.0.0.9:5000'],
+      ['[::]:7777', '224.0.0.1:7777', '127.0.0.9:5000'],
+      ['[::]:7777', '[::]:7777', '[::1]:5000'],
+      ['[::]:7777', '[ff02::1]:7777', '[::1]:5000'],
+    ])('%s leaves alone what is for %s, from which nobody can answer', async (any, contacted, client) => {
+      rig.listen(any);
+      await rig.backends(client.startsWith('[') ? '[::1]:9000' : '127.0.0.2:9000');
+      expect(send(client, { to: contacted })).toMatchObject({
+        verdict: NEXT,
+        packet: { destination: contacted },
+      });
+      expect(rig.counts().downstream.received).toBe(0);
+    });
+
     test('leaves what is for others alone', async () => {
       rig.listen('0.0.0.0:7777');
       await rig.backends('127.0.0.2:9000');

@@ -4,30 +4,20 @@
  */
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { LISTENER_STATE, PIN, RULES } from './maps.ts';
-import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
-import { type Code, drop, jumpIfV6, local, lookupAt } from './program-frame.ts';
+import { field, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
+import { type Code, drop, jumpUnlessUnicast, local, lookupAt } from './program-frame.ts';
 
 /** Attempts to take a token of the listener while other CPUs take theirs. */
 const TOKEN_ATTEMPTS = 4;
 
 /** Unspecified, multicast and broadcast addresses, and port 0. */
 export function refuseBadSource(a: Code): void {
-  const address = (at: number, bytes: number): Memory => part(local('client'), at, bytes);
   a.load(r1, local('clientPort'));
   a.jumpIf(r1, '==', 0, 'bad source');
-  jumpIfV6(a, 'source is IPv6');
-  a.load(r1, address(12, 1));
-  a.jumpIf(r1, '==', 0, 'bad source');
-  a.jumpIf(r1, '<', 224, 'good source');
+  jumpUnlessUnicast(a, local('client'), 'bad source');
+  a.jump('good source');
   a.label('bad source');
   drop(a, DOWNSTREAM, 'bad-source');
-  a.label('source is IPv6');
-  a.load(r1, address(0, 1));
-  a.jumpIf(r1, '==', 0xff, 'bad source');
-  a.load(r1, address(0, 8));
-  a.load(r2, address(8, 8));
-  a.alu('or', r1, r2);
-  a.jumpIf(r1, '==', 0, 'bad source');
   a.label('good source');
 }
 

@@ -187,6 +187,24 @@ export function jumpIfV6(a: Code, target: string): void {
   a.jumpIf(r1, '!=', 0, target);
 }
 
+/** Jumps if an address on the stack is unspecified, multicast or broadcast. Loses r1 and r2. */
+export function jumpUnlessUnicast(a: Code, address: Memory, target: string): void {
+  const [v6, isUnicast] = [a.unique('address is IPv6'), a.unique('address is unicast')];
+  jumpIfV6(a, v6);
+  a.load(r1, part(address, 12, 1));
+  a.jumpIf(r1, '==', 0, target);
+  a.jumpIf(r1, '>=', 224, target);
+  a.jump(isUnicast);
+  a.label(v6);
+  a.load(r1, part(address, 0, 1));
+  a.jumpIf(r1, '==', 0xff, target);
+  a.load(r1, part(address, 0, 8));
+  a.load(r2, part(address, 8, 8));
+  a.alu('or', r1, r2);
+  a.jumpIf(r1, '==', 0, target);
+  a.label(isUnicast);
+}
+
 /** r0 = the element of a hash or array, or 0. */
 export function lookup(a: Code, map: MapName, key: Memory): void {
   a.addressOf(r2, key);

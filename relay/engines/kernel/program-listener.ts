@@ -8,6 +8,7 @@ import {
   copy,
   jumpIfV6,
   jumpUnlessSame,
+  jumpUnlessUnicast,
   listenerKey,
   loadContext,
   local,
@@ -25,6 +26,7 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
   a.jumpIf(r1, 'has', PORT_LISTENER | PORT_ANY | PORT_ANY_V4, 'has a listener’s port');
   a.jump('not a listener');
   a.label('has a listener’s port');
+  refuseNobody(a);
   if (listeners === 'listeners') tryFirst(a);
   lookup(a, listeners, listenerKey());
   a.jumpIf(r0, '!=', 0, 'listener');
@@ -58,6 +60,16 @@ export function findContacted(a: Code, listeners: 'listeners' | 'tcp_listeners')
   a.load(r1, field(r0, LISTENER, 'index'));
   a.store(local('listener'), r1);
   a.label('listener is known');
+}
+
+/** An address that no host has is not one of this host's, though a listener on all of them may have the port. */
+function refuseNobody(a: Code): void {
+  a.load(r1, local('portFlags'));
+  a.jumpIf(r1, 'has', PORT_ANY | PORT_ANY_V4, 'may be on any address');
+  a.jump('somebody is contacted');
+  a.label('may be on any address');
+  jumpUnlessUnicast(a, local('contacted'), 'not a listener');
+  a.label('somebody is contacted');
 }
 
 /** The listener that the port's record names is the one, where its address is the contacted one: that saves a look into a hash. */

@@ -20,7 +20,7 @@ import {
   copy,
   findBackend,
   findSnapshot,
-  jumpIfV6,
+  jumpUnlessUnicast,
   loadContext,
   loadIsV6,
   local,
@@ -120,19 +120,7 @@ function noteClient(a: Code): void {
   a.store(local('pinListener'), r1);
   a.load(r1, tcpKeyPart('clientPort'));
   a.jumpIf(r1, '==', 0, 'drop');
-  jumpIfV6(a, 'source is IPv6');
-  a.load(r1, part(local('client'), 12, 1));
-  a.jumpIf(r1, '==', 0, 'drop');
-  a.jumpIf(r1, '>=', 224, 'drop');
-  a.jump('good source');
-  a.label('source is IPv6');
-  a.load(r1, part(local('client'), 0, 1));
-  a.jumpIf(r1, '==', 0xff, 'drop');
-  a.load(r1, part(local('client'), 0, 8));
-  a.load(r2, part(local('client'), 8, 8));
-  a.alu('or', r1, r2);
-  a.jumpIf(r1, '==', 0, 'drop');
-  a.label('good source');
+  jumpUnlessUnicast(a, local('client'), 'drop');
 }
 
 /** The client IP's rate, kept as the time when its tokens are all back (generic cell rate algorithm). */
