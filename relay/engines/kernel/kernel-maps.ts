@@ -219,7 +219,7 @@ export class KernelMaps {
 const LEAVING = Uint8Array.of(0, 1);
 
 /** Texts by index; empty where there is none. */
-class Names {
+export class Names {
   readonly memory: MappedArray;
 
   constructor(memory: MappedArray) {
