@@ -41,6 +41,41 @@ if ('unavailable' in loaded) {
     const { payload } = await stage.peer('127.0.0.1:0').ask(relay.listener(), 'served all the same');
     expect(payload.toString()).toBe('served all the same');
   });
+
+  test('where io_uring is forbidden, as in many containers, mmsg does without it, and says so', async () => {
+    // A packet filter's language, over the system call's number: EPERM for io_uring_setup (425 on x86-64 and arm64), all else goes on.
+    const forbid = stage.writeFile(
+      'forbid-io-uring.cjs',
+      `// Threads have the filter of the one that started them.
+       if (!require('node:worker_threads').isMainThread) return;
+       const koffi = require('node:module').createRequire(process.argv[1])('koffi');
+       const prctl = koffi.load(null).func('int prctl(int, uint64_t, uint64_t, uint64_t, uint64_t)');
+       const steps = [[0x20, 0, 0, 0], [0x15, 0, 1, 425], [0x06, 0, 0, 0x00050001], [0x06, 0, 0, 0x7fff0000]];
+       const filter = Buffer.alloc(8 * steps.length);
+       steps.forEach(([code, yes, no, k], i) => {
+         filter.writeUInt16LE(code, 8 * i);
+         filter.writeUInt8(yes, 8 * i + 2);
+         filter.writeUInt8(no, 8 * i + 3);
+         filter.writeUInt32LE(k, 8 * i + 4);
+       });
+       const program = Buffer.alloc(16);
+       program.writeUInt16LE(steps.length, 0);
+       program.writeBigUInt64LE(koffi.address(filter), 8);
+       const PR_SET_NO_NEW_PRIVS = 38, PR_SET_SECCOMP = 22, SECCOMP_MODE_FILTER = 2;
+       if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) !== 0) throw new Error('no_new_privs');
+       if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, koffi.address(program), 0, 0) !== 0) throw new Error('seccomp');`,
+    );
+    const server = stage.peer('127.0.0.1:0', ({ payload }) => payload);
+    const relay = await stage.relayFromFlags([...FLAGS, '--backend', server.local.toString()], {
+      engine: 'mmsg',
+      env: { NODE_OPTIONS: `--require ${forbid}` },
+    });
+    expect(relay.process.stderr).toContain(
+      'a system call for each socket, without io_uring: io_uring_setup: EPERM',
+    );
+    const { payload } = await stage.peer('127.0.0.1:0').ask(relay.listener(), 'served all the same');
+    expect(payload.toString()).toBe('served all the same');
+  });
 }
 
 test.each(['dgram', ...('libc' in loaded ? ['mmsg'] : [])])(
