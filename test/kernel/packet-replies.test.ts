@@ -1,7 +1,14 @@
 /** Replies, and whose they are, as the packet programs see them, case by case. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
-import { GAUGES, PORT, SESSION, SEVERAL_LISTENERS } from '../../relay/engines/kernel/maps.ts';
+import {
+  GAUGES,
+  PORT,
+  REVERSE,
+  SESSION,
+  SEVERAL_LISTENERS,
+  SOURCE_RELAY,
+} from '../../relay/engines/kernel/maps.ts';
 import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 whereAvailable(() => {
@@ -38,6 +45,8 @@ whereAvailable(() => {
       expect(repliesTo()).toBe(0);
       send(CLIENT);
       expect(repliesTo()).toBe(1);
+      send('10.0.0.3:5000');
+      expect(repliesTo()).toBe(1);
       expect(answer(A).packet).toMatchObject({ source: LISTENER, destination: CLIENT });
       send('10.0.0.2:5000', { to: other });
       expect(repliesTo()).toBe(SEVERAL_LISTENERS);
@@ -57,6 +66,41 @@ whereAvailable(() => {
       // As if the first listener alone had been served: its session is not attached any more.
       rig.maps.mapped.ports.setU16(rig.maps.mapped.ports.at(9_000, PORT.at.repliesTo), 1);
       expect(answer(A).packet.source).toBe(other);
+    });
+
+    test('finds its session where its port names a listener that does not have it', async () => {
+      const other = '198.51.100.2:7777';
+      await listen([A]);
+      rig.listen(other, {}, 1);
+      send(CLIENT, { to: other });
+      rig.maps.mapped.ports.setU16(rig.maps.mapped.ports.at(9_000, PORT.at.repliesTo), 1);
+      expect(answer(A).packet.source).toBe(other);
+      expect([rig.counts(0).upstream.received, rig.counts(1).upstream.received]).toEqual([0, 1]);
+    });
+
+    test('of a listener whose backends see the relay is for the way in', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.listen(LISTENER, { rules: { sourceAddress: SOURCE_RELAY } });
+      expect(answer(A)).toMatchObject({ verdict: NEXT, packet: { source: A } });
+      expect(rig.counts().upstream.received).toBe(0);
+    });
+
+    test('does not come to a session for whose reverse record there is no room: its datagrams are dropped', async () => {
+      await listen([A]);
+      const { reverse } = rig.maps.maps;
+      const others = Array.from({ length: reverse.spec.maxEntries }, (_, i) =>
+        rig.reverseKey(A, `10.7.0.1:${i + 1}`),
+      );
+      for (const key of others) reverse.update(key, new Uint8Array(REVERSE.size));
+      expect(send(CLIENT).verdict).toBe(DROP);
+      expect(rig.session(CLIENT)).toMatchObject({ attached: 0 });
+      expect(rig.drops()).toEqual({ 'no-upstream-socket': 1 });
+      expect(rig.gauges()).toMatchObject({ sessions: 1, reverses: 0 });
+      for (const key of others) reverse.delete(key);
+      expect(send(CLIENT).verdict).toBe(NEXT);
+      expect(answer(A).packet.source).toBe(LISTENER);
+      expect(rig.gauges()).toMatchObject({ sessions: 1, reverses: 1 });
     });
 
     test('of a stranger on a backend’s port is left alone, though its client has a session', async () => {
@@ -99,6 +143,17 @@ whereAvailable(() => {
       expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
       expect(answer(A).packet.source).toBe(A);
       expect(rig.drops()).toEqual({ 'late-reply': 1 });
+    });
+
+    test('rests though more rests were counted off than there were', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.maps.mapped.gauges.setU64(GAUGES.at.resting, -1);
+      rig.steward.add('endSession', rig.sessionKey(CLIENT));
+      rig.steward.flush();
+      expect(rig.gauges()).toMatchObject({ reverses: 1, resting: 0 });
+      expect(answer(A).verdict).toBe(DROP);
+      rig.maps.mapped.gauges.setU64(GAUGES.at.resting, 1);
     });
 
     test('rests no more than may rest', async () => {
@@ -159,6 +214,16 @@ whereAvailable(() => {
       expect(rig.reverse(A, CLIENT)).toMatchObject({ leftNs: 0 });
       expect(rig.gauges()).toMatchObject({ sessions: addresses.length, reverses: 1, resting: 0 });
       expect(answer(A).packet.source).toBe(addresses.at(-1));
+    });
+
+    test('two listeners on one address: each has what comes to its own port, whichever its port names first', async () => {
+      const second = '198.51.100.1:8888';
+      await listen([A]);
+      rig.listen(second, {}, 1);
+      rig.maps.mapped.ports.setU16(rig.maps.mapped.ports.at(8_888, PORT.at.firstListener), 0);
+      send(CLIENT, { to: second });
+      expect([rig.counts(0).sessionsOpened, rig.counts(1).sessionsOpened]).toEqual([0, 1]);
+      expect(answer(A).packet.source).toBe(second);
     });
 
     test('a direct datagram ends a rest', async () => {

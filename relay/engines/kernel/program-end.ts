@@ -231,7 +231,10 @@ function leaveReverseBody(a: Code): void {
   a.load(r1, memory(r1, 0, U64));
   a.loadMapValue(r2, 'settings', SETTINGS.at.maxResting);
   a.load(r2, memory(r2, 0, U32));
-  a.jumpIf(r1, '>=', r2, 'forget reverse record');
+  // Signed: two CPUs that end one rest at the same moment may count it twice, and others shall still rest.
+  a.jumpIf(r1, 'signed <', r2, 'may rest');
+  a.jump('forget reverse record');
+  a.label('may rest');
   a.store(field(r9, REVERSE, 'leftNs'), r7);
   changeGauge(a, 'resting', 1);
   a.jump('reverse record is left');
