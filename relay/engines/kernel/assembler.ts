@@ -1,112 +1,36 @@
 /**
- * An assembler for eBPF: each method appends one instruction; `finish` resolves labels and gives the bytes that bpf(2)
- * takes once the maps' descriptors are linked in. What the verifier would refuse with a riddle, misuse of registers, ranges,
+ * An assembler for eBPF: each method appends one instruction (instruction.ts); `finish` resolves labels and gives the bytes that bpf(2)
+ * takes once the maps' descriptors are linked in (linker.ts). What the verifier would refuse with a riddle, misuse of registers, ranges,
  * labels, the stack, is refused here with the source line that asked for it. Whether a program is safe is the verifier's
  * business.
- *
- * Instruction, 8 bytes, little-endian (RFC 9669 section 3):
- *
- *     byte 0      opcode
- *     byte 1      source register (4 bits) | destination register (4)
- *     byte 2..3   offset, signed: of memory, or of a jump, in instructions after the next
- *     byte 4..7   immediate, signed
  */
+import {
+  ATOMIC_MODE,
+  CALL,
+  CLASS,
+  COMPARE_EXCHANGE,
+  type Condition,
+  CONDITIONS,
+  EXIT,
+  FETCH,
+  FROM_REGISTER,
+  type Instruction,
+  LOAD_WIDE,
+  MEMORY_MODE,
+  type Operation,
+  OPERATIONS,
+  PSEUDO_CALL,
+  PSEUDO_FUNCTION,
+  PSEUDO_MAP,
+  PSEUDO_MAP_VALUE,
+  TO_BIG_ENDIAN,
+  WIDTHS,
+} from './instruction.ts';
+import { type Assembled, AssemblyError, lineOf, resolve } from './linker.ts';
 import type { Memory, Register, Width } from './memory.ts';
-
-const OPERATIONS = {
-  add: 0x00,
-  sub: 0x10,
-  mul: 0x20,
-  div: 0x30,
-  or: 0x40,
-  and: 0x50,
-  shiftLeft: 0x60,
-  shiftRight: 0x70,
-  mod: 0x90,
-  xor: 0xa0,
-  mov: 0xb0,
-} as const;
-export type Operation = keyof typeof OPERATIONS;
-
-/** Comparisons are unsigned but for the two that say otherwise. `has` is: any of these bits is set. */
-const CONDITIONS = {
-  '==': 0x10,
-  '>': 0x20,
-  '>=': 0x30,
-  has: 0x40,
-  '!=': 0x50,
-  'signed >': 0x60,
-  '<': 0xa0,
-  '<=': 0xb0,
-  'signed <': 0xc0,
-} as const;
-export type Condition = keyof typeof CONDITIONS;
-
-const WIDTHS: Readonly<Record<Width, number>> = { 1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18 };
-
-const CLASS = {
-  load: 0x01,
-  storeImmediate: 0x02,
-  store: 0x03,
-  alu32: 0x04,
-  jump: 0x05,
-  jump32: 0x06,
-  alu: 0x07,
-};
-const FROM_REGISTER = 0x08;
-const MEMORY_MODE = 0x60;
-const ATOMIC_MODE = 0xc0;
-const CALL = 0x80;
-const EXIT = 0x90;
-const TO_BIG_ENDIAN = 0xdc;
-const LOAD_WIDE = 0x18;
-const PSEUDO_MAP = 1;
-const PSEUDO_MAP_VALUE = 2;
-const PSEUDO_FUNCTION = 4;
-const PSEUDO_CALL = 1;
-const FETCH = 0x01;
-const COMPARE_EXCHANGE = 0xf1;
 
 const STACK_BYTES = 512;
 const FRAME_POINTER = 10;
-const INSTRUCTION_BYTES = 8;
-
-/** A programmer's mistake in a program, with the line that made it. */
-export class AssemblyError extends Error {
-  constructor(line: string, problem: string) {
-    super(`${line}: ${problem}`);
-    this.name = 'AssemblyError';
-  }
-}
-
-/** The program itself, at 0, and its subprograms. */
-export interface FunctionStart {
-  readonly name: string;
-  /** Its first instruction, by number. */
-  readonly at: number;
-}
-
-export interface Assembled<MapName extends string> {
-  /** The bytes for bpf(2), with the descriptors of the maps in. */
-  readonly link: (descriptors: Readonly<Record<MapName, number>>) => Uint8Array;
-  /** The source line of each instruction, `program.ts:12`: the verifier speaks of instructions by number. */
-  readonly lines: () => readonly string[];
-  /** In the order in which they stand. */
-  readonly functions: readonly FunctionStart[];
-}
-
-interface Instruction {
-  readonly opcode: number;
-  readonly destination: number;
-  readonly source: number;
-  readonly offset: number;
-  readonly immediate: number;
-  /** Where it was asked for. Naming the line takes long, so it is done when somebody asks. */
-  readonly site: Error;
-  /** Jumps, calls and addresses of subprograms: where to. */
-  readonly target?: string;
-  readonly map?: string;
-}
 
 type Parts = Partial<Omit<Instruction, 'opcode' | 'site'>>;
 
@@ -263,31 +187,7 @@ export class Assembler<MapName extends string> {
   /** @throws AssemblyError for an unknown label, a jump too far, instructions that nothing reaches, or a missing end */
   finish(): Assembled<MapName> {
     for (const append of this.#subprograms) append();
-    const code = this.#instructions;
-    const targets = code.map((instruction, i) => this.#distance(instruction, i));
-    this.#findUnreachable(targets);
-    const template = new Uint8Array(code.length * INSTRUCTION_BYTES);
-    const view = new DataView(template.buffer);
-    code.forEach(({ opcode, destination, source, offset, immediate, target }, i) => {
-      const at = i * INSTRUCTION_BYTES;
-      const isCall = !isJump(opcode);
-      template[at] = opcode;
-      template[at + 1] = (source << 4) | destination;
-      view.setInt16(at + 2, target === undefined || isCall ? offset : targets[i]!, true);
-      view.setInt32(at + 4, target !== undefined && isCall ? targets[i]! : immediate, true);
-    });
-    const references = code.flatMap(({ map }, i) => (map === undefined ? [] : [{ map: map as MapName, i }]));
-    return {
-      lines: () => code.map(({ site }) => lineOf(site)),
-      functions: this.#functions(),
-      link: (descriptors) => {
-        const bytes = template.slice();
-        const linked = new DataView(bytes.buffer);
-        for (const { map, i } of references)
-          linked.setInt32(i * INSTRUCTION_BYTES + 4, descriptors[map], true);
-        return bytes;
-      },
-    };
+    return resolve<MapName>(this.#instructions, this.#labels);
   }
 
   #calculate(
@@ -381,59 +281,7 @@ export class Assembler<MapName extends string> {
     return value | 0;
   }
 
-  #distance({ target, site, opcode }: Instruction, i: number): number {
-    if (target === undefined) return 0;
-    const to = this.#labels.get(target);
-    if (to === undefined) throw new AssemblyError(lineOf(site), `there is no label "${target}"`);
-    const distance = to - i - 1;
-    if (isJump(opcode) && (distance < -0x8000 || distance > 0x7fff))
-      throw new AssemblyError(
-        lineOf(site),
-        `"${target}" is ${distance} instructions away, which does not fit into 16 bits`,
-      );
-    return distance;
-  }
-
-  #functions(): readonly FunctionStart[] {
-    const starts = new Map([[0, 'program']]);
-    for (const { target, opcode } of this.#instructions)
-      if (target !== undefined && !isJump(opcode)) starts.set(this.#labels.get(target)!, target);
-    return [...starts].map(([at, name]) => ({ at, name })).sort((one, other) => one.at - other.at);
-  }
-
-  /** Follows every path from the first instruction. */
-  #findUnreachable(distances: readonly number[]): void {
-    const code = this.#instructions;
-    const reached = new Set<number>();
-    const pending = [0];
-    for (let i = pending.pop(); i !== undefined; i = pending.pop()) {
-      if (reached.has(i)) continue;
-      const instruction = code[i];
-      if (instruction === undefined)
-        throw new AssemblyError(lineOf(code.at(-1)?.site), 'the end is reached without an exit');
-      reached.add(i);
-      if (instruction.opcode === (CLASS.jump | EXIT)) continue;
-      if (instruction.target !== undefined) pending.push(i + 1 + distances[i]!);
-      if (instruction.opcode !== CLASS.jump) pending.push(i + 1);
-    }
-    const lost = code.findIndex((_, i) => !reached.has(i));
-    if (lost !== -1) throw new AssemblyError(lineOf(code[lost]!.site), 'nothing reaches this instruction');
-  }
-
   #refuse(problem: string): never {
     throw new AssemblyError(lineOf(new Error()), problem);
   }
-}
-
-/** Else what has a target calls or names a subprogram. */
-function isJump(opcode: number): boolean {
-  return opcode !== (CLASS.jump | CALL) && opcode !== LOAD_WIDE;
-}
-
-/** The nearest line of the call stack that is not of this file: `program.ts:12`. */
-function lineOf(site: Error | undefined): string {
-  const frames = site?.stack?.split('\n').slice(1) ?? [];
-  const frame = frames.find((text) => !/[/\\]assembler\.[tj]s/.test(text)) ?? '';
-  const match = /([^/\\]+\.[tj]s):(\d+)/.exec(frame);
-  return match === null ? 'unknown line' : `${match[1]!}:${match[2]!}`;
 }

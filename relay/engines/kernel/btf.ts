@@ -10,7 +10,7 @@
  *
  * What the functions take is left open: the verifier follows what they are given.
  */
-import type { FunctionStart } from './assembler.ts';
+import type { FunctionStart } from './linker.ts';
 
 const MAGIC = 0xeb9f;
 const VERSION = 1;

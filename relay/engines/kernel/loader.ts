@@ -32,8 +32,8 @@ import {
 import { Arena } from '../../../net/linux/arena.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
-import type { FunctionStart } from './assembler.ts';
 import { FUNCTION_INFO_BYTES, functionInfo, functionTypes } from './btf.ts';
+import type { FunctionStart } from './linker.ts';
 
 /** What a map is made of; sizes in bytes. */
 export interface MapSpec {

@@ -10,9 +10,9 @@
  */
 import { IPV4, IPV6, TCP, UDP } from './headers.ts';
 import { CSUM_IPV6, CSUM_MARK_MANGLED_0, CSUM_PSEUDO_HEADER, HELPER, SKB } from './helpers.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
 import { type Code, drop, jumpIfV6, local } from './program-frame.ts';
 import type { Transport } from './program-linear.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6 } from './memory.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
 
 const HEADERS = { udp: UDP, tcp: TCP } as const;

@@ -18,7 +18,8 @@
  * program for TCP (program-tcp.ts).
  */
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import { type Assembled, Assembler } from './assembler.ts';
+import { Assembler } from './assembler.ts';
+import type { Assembled } from './linker.ts';
 import {
   type MapName,
   mapSpecs,
