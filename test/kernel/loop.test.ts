@@ -1,6 +1,6 @@
 /** Loops of programs (`loop` in program-frame.ts), run by the kernel. */
 import { expect, test } from 'vitest';
-import { Assembler } from '../../relay/engines/kernel/assembler.ts';
+import { assemble } from '../../relay/engines/kernel/assembler.ts';
 import type { MapName } from '../../relay/engines/kernel/maps.ts';
 import { r0, r1, r2 } from '../../relay/engines/kernel/memory.ts';
 import { local, loop } from '../../relay/engines/kernel/program-frame.ts';
@@ -11,17 +11,17 @@ const PACKET = new Uint8Array(64);
 whereBpf((bpf) => {
   /** What a program returns that adds up the numbers of its rounds in a local, and stops before the round `end`. */
   const sumOf = ({ most, end }: { most: number; end: number }): number => {
-    const a = new Assembler<MapName>([]);
-    a.store(local('bytes'), 0);
-    loop(a, { name: 'add up', most }, ({ stop }) => {
-      a.jumpIf(r1, '>=', end, stop);
-      a.load(r2, local('bytes'));
-      a.alu('add', r2, r1);
-      a.store(local('bytes'), r2);
+    const { link, functions } = assemble<MapName>([], (a) => {
+      a.store(local('bytes'), 0);
+      loop(a, { name: 'add up', most }, ({ stop }) => {
+        a.jumpIf(r1, '>=', end, stop);
+        a.load(r2, local('bytes'));
+        a.alu('add', r2, r1);
+        a.store(local('bytes'), r2);
+      });
+      a.load(r0, local('bytes'));
+      a.exit();
     });
-    a.load(r0, local('bytes'));
-    a.exit();
-    const { link, functions } = a.finish();
     const instructions = link({} as Record<MapName, number>);
     const program = bpf.loadProgram({ name: 'loop', instructions, functions });
     const { returned } = bpf.testRun(program, PACKET);

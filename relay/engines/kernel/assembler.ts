@@ -1,6 +1,6 @@
 /**
- * An assembler for eBPF: each method appends one instruction (instruction.ts); `finish` resolves labels and gives the bytes that bpf(2)
- * takes once the maps' descriptors are linked in (linker.ts). What the verifier would refuse with a riddle, misuse of registers, ranges,
+ * An assembler for eBPF: each method appends one instruction (instruction.ts). Then labels are resolved (linker.ts), which gives the bytes
+ * that bpf(2) takes once the maps' descriptors are linked in. What the verifier would refuse with a riddle, misuse of registers, ranges,
  * labels, the stack, is refused here with the source line that asked for it. Whether a program is safe is the verifier's
  * business.
  */
@@ -32,10 +32,44 @@ import type { Memory, Register, Width } from './memory.ts';
 const STACK_BYTES = 512;
 const FRAME_POINTER = 10;
 
-type Parts = Partial<Omit<Instruction, 'opcode' | 'site'>>;
+type Parts = Omit<Instruction, 'opcode' | 'site'>;
+
+/** Parts begin with this, so that all are of one shape: reading them takes longer than all else where they are of many. */
+const NONE: Parts = { destination: 0, source: 0, offset: 0, immediate: 0, target: undefined, map: undefined };
+
+/**
+ * Naming the lines costs several times what the program itself does, so they are only looked for when one is asked for: the program is then
+ * written once more.
+ *
+ * @param maps the maps that the program may name
+ * @param write appends the program, the same whenever it is called
+ * @throws AssemblyError naming the line
+ */
+export function assemble<MapName extends string>(
+  maps: readonly MapName[],
+  write: (a: Assembler<MapName>) => void,
+): Assembled<MapName> {
+  const written = (options: AssemblerOptions): Assembled<MapName> => {
+    const a = new Assembler(maps, options);
+    write(a);
+    return a.finish();
+  };
+  try {
+    return { ...written({ isLocated: false }), lines: () => written({ isLocated: true }).lines() };
+  } catch (error) {
+    if (error instanceof AssemblyError) written({ isLocated: true });
+    throw error;
+  }
+}
+
+interface AssemblerOptions {
+  /** Whether each instruction knows the line that asked for it. */
+  readonly isLocated: boolean;
+}
 
 export class Assembler<MapName extends string> {
   readonly #maps: ReadonlySet<string>;
+  readonly #isLocated: boolean;
   readonly #instructions: Instruction[] = [];
   readonly #labels = new Map<string, number>();
   readonly #subprograms: (() => void)[] = [];
@@ -43,9 +77,9 @@ export class Assembler<MapName extends string> {
   #frame = FRAME_POINTER;
   #unnamed = 0;
 
-  /** @param maps the maps that the program may name */
-  constructor(maps: Iterable<MapName>) {
+  constructor(maps: readonly MapName[], { isLocated }: AssemblerOptions) {
     this.#maps = new Set(maps);
+    this.#isLocated = isLocated;
   }
 
   /** Names the place of the next instruction. */
@@ -75,17 +109,17 @@ export class Assembler<MapName extends string> {
 
   /** Host to network order, or back: swaps the lower `bits` and clears the rest. */
   swapBytes(destination: Register, bits: 16 | 32 | 64): void {
-    this.#append(TO_BIG_ENDIAN, { destination: this.#writable(destination), immediate: bits });
+    this.#append(TO_BIG_ENDIAN, { ...NONE, destination: this.#writable(destination), immediate: bits });
   }
 
   load(destination: Register, from: Memory): void {
-    const parts = { destination: this.#writable(destination), source: this.#base(from) };
+    const parts = { ...NONE, destination: this.#writable(destination), source: this.#base(from) };
     this.#append(CLASS.load | MEMORY_MODE | this.#width(from), { ...parts, offset: this.#place(from) });
   }
 
   /** An immediate operand is sign-extended to 8 bytes. */
   store(to: Memory, operand: Register | number): void {
-    const parts = { destination: this.#base(to), offset: this.#place(to) };
+    const parts = { ...NONE, destination: this.#base(to), offset: this.#place(to) };
     const mode = MEMORY_MODE | this.#width(to);
     if (typeof operand === 'number')
       this.#append(CLASS.storeImmediate | mode, {
@@ -96,7 +130,7 @@ export class Assembler<MapName extends string> {
   }
 
   addressOf(destination: Register, of: Memory): void {
-    const parts = { destination: this.#writable(destination), source: this.#base(of) };
+    const parts = { ...NONE, destination: this.#writable(destination), source: this.#base(of) };
     this.#append(CLASS.alu | OPERATIONS.mov | FROM_REGISTER, parts);
     if (of.offset !== 0) this.alu('add', destination, of.offset);
   }
@@ -118,7 +152,7 @@ export class Assembler<MapName extends string> {
   }
 
   jump(target: string): void {
-    this.#append(CLASS.jump, { target });
+    this.#append(CLASS.jump, { ...NONE, target });
   }
 
   /** Jumps if `left` CONDITION `right`, both in 64 bits. */
@@ -133,12 +167,12 @@ export class Assembler<MapName extends string> {
 
   /** Calls a kernel function by its number (helpers.ts): arguments in r1 to r5, which are lost; the result in r0. */
   call(helper: number): void {
-    this.#append(CLASS.jump | CALL, { immediate: helper });
+    this.#append(CLASS.jump | CALL, { ...NONE, immediate: helper });
   }
 
   /** Calls a subprogram of this program: the same, with r6 to r9 kept and a stack frame of its own. */
   callSubprogram(target: string): void {
-    this.#append(CLASS.jump | CALL, { source: PSEUDO_CALL, target });
+    this.#append(CLASS.jump | CALL, { ...NONE, source: PSEUDO_CALL, target });
   }
 
   /** What `body` appends stands behind the program, as a subprogram with this label. */
@@ -157,7 +191,7 @@ export class Assembler<MapName extends string> {
   }
 
   exit(): void {
-    this.#append(CLASS.jump | EXIT, {});
+    this.#append(CLASS.jump | EXIT, NONE);
   }
 
   /** destination = the map, as an argument of helpers. */
@@ -196,7 +230,7 @@ export class Assembler<MapName extends string> {
     { destination, operand, bits }: { destination: Register; operand: Register | number; bits: 32 | 64 },
   ): void {
     const opcode = kind | OPERATIONS[operation];
-    const parts = { destination: this.#writable(destination) };
+    const parts = { ...NONE, destination: this.#writable(destination) };
     if (typeof operand !== 'number') {
       this.#append(opcode | FROM_REGISTER, { ...parts, source: operand.number });
       return;
@@ -218,7 +252,7 @@ export class Assembler<MapName extends string> {
     }: { left: Register; right: Register | number; target: string; bits: 32 | 64 },
   ): void {
     const opcode = kind | CONDITIONS[condition];
-    const parts = { destination: left.number, target };
+    const parts = { ...NONE, destination: left.number, target };
     if (typeof right !== 'number') this.#append(opcode | FROM_REGISTER, { ...parts, source: right.number });
     else this.#append(opcode, { ...parts, immediate: this.#immediate(right, bits) });
   }
@@ -226,6 +260,7 @@ export class Assembler<MapName extends string> {
   #atomic(to: Memory, operand: Register, immediate: number): void {
     if (to.bytes !== 4 && to.bytes !== 8) this.#refuse(`an atomic operation on ${to.bytes} bytes`);
     const parts = {
+      ...NONE,
       destination: this.#base(to),
       source: operand.number,
       offset: this.#place(to),
@@ -234,19 +269,16 @@ export class Assembler<MapName extends string> {
     this.#append(CLASS.store | ATOMIC_MODE | this.#width(to), parts);
   }
 
-  #wide(
-    destination: Register,
-    { source = 0, immediate = 0, upper = 0, map, target }: Parts & { upper?: number },
-  ): void {
+  #wide(destination: Register, { upper = 0, ...parts }: Partial<Parts> & { upper?: number }): void {
+    const { map } = parts;
     if (map !== undefined && !this.#maps.has(map)) this.#refuse(`there is no map "${map}"`);
-    const reference = { ...(map === undefined ? {} : { map }), ...(target === undefined ? {} : { target }) };
-    this.#append(LOAD_WIDE, { destination: this.#writable(destination), source, immediate, ...reference });
-    this.#append(0, { immediate: upper });
+    this.#append(LOAD_WIDE, { ...NONE, ...parts, destination: this.#writable(destination) });
+    this.#append(0, { ...NONE, immediate: upper });
   }
 
-  #append(opcode: number, parts: Parts): void {
-    const none = { destination: 0, source: 0, offset: 0, immediate: 0 };
-    this.#instructions.push({ ...none, ...parts, opcode, site: new Error() });
+  #append(opcode: number, { destination, source, offset, immediate, target, map }: Parts): void {
+    const site = this.#isLocated ? new Error() : undefined;
+    this.#instructions.push({ opcode, destination, source, offset, immediate, target, map, site });
   }
 
   #base({ base }: Memory): number {

@@ -72,11 +72,11 @@ export interface Instruction {
   readonly source: number;
   readonly offset: number;
   readonly immediate: number;
-  /** Where it was asked for. Naming the line takes long, so it is done when somebody asks. */
-  readonly site: Error;
+  /** Where it was asked for, if that is wanted. */
+  readonly site: Error | undefined;
   /** Jumps, calls and addresses of subprograms: where to. */
-  readonly target?: string;
-  readonly map?: string;
+  readonly target: string | undefined;
+  readonly map: string | undefined;
 }
 
 /** Else what has a target calls or names a subprogram. */

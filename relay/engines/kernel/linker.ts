@@ -91,18 +91,18 @@ function functionsOf(code: readonly Instruction[], labels: Labels): readonly Fun
 
 /** Follows every path from the first instruction. */
 function findUnreachable(code: readonly Instruction[], distances: readonly number[]): void {
-  const reached = new Set<number>();
+  const reached = new Uint8Array(code.length);
   const pending = [0];
   for (let i = pending.pop(); i !== undefined; i = pending.pop()) {
-    if (reached.has(i)) continue;
+    if (reached[i] === 1) continue;
     const instruction = code[i];
     if (instruction === undefined)
       throw new AssemblyError(lineOf(code.at(-1)?.site), 'the end is reached without an exit');
-    reached.add(i);
+    reached[i] = 1;
     if (instruction.opcode === (CLASS.jump | EXIT)) continue;
     if (instruction.target !== undefined) pending.push(i + 1 + distances[i]!);
     if (instruction.opcode !== CLASS.jump) pending.push(i + 1);
   }
-  const lost = code.findIndex((_, i) => !reached.has(i));
+  const lost = reached.indexOf(0);
   if (lost !== -1) throw new AssemblyError(lineOf(code[lost]!.site), 'nothing reaches this instruction');
 }

@@ -18,7 +18,7 @@
  * program for TCP (program-tcp.ts).
  */
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import { Assembler } from './assembler.ts';
+import { assemble } from './assembler.ts';
 import type { Assembled } from './linker.ts';
 import {
   type MapName,
@@ -94,9 +94,8 @@ const PROGRAMS: Readonly<Record<ProgramName, (a: Code, linkHeaderBytes: number) 
 };
 
 export function assembleProgram({ hook, linkHeaderBytes }: ProgramOptions): Assembled<MapName> {
-  const a: Code = new Assembler(Object.keys(mapSpecs({ maxSessions: 1, maxPools: 1 })) as MapName[]);
-  PROGRAMS[hook](a, linkHeaderBytes);
-  return a.finish();
+  const maps = Object.keys(mapSpecs({ maxSessions: 1, maxPools: 1 })) as MapName[];
+  return assemble(maps, (a: Code) => PROGRAMS[hook](a, linkHeaderBytes));
 }
 
 function ingress(a: Code, linkHeaderBytes: number): void {

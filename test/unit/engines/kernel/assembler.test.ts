@@ -1,6 +1,6 @@
 /** Instructions as RFC 9669 encodes them, byte for byte, and the mistakes that the assembler refuses. */
 import { expect, test } from 'vitest';
-import { Assembler } from '../../../../relay/engines/kernel/assembler.ts';
+import { assemble, type Assembler } from '../../../../relay/engines/kernel/assembler.ts';
 import {
   field,
   Frame,
@@ -19,11 +19,7 @@ const RECORD = struct({ count: U64, port: U16, flags: U16, ref: U32 });
 
 type Program = (a: Assembler<'sessions' | 'pins'>) => void;
 
-const assembled = (program: Program) => {
-  const a = new Assembler<'sessions' | 'pins'>(['sessions', 'pins']);
-  program(a);
-  return a.finish();
-};
+const assembled = (program: Program) => assemble(['sessions', 'pins'], program);
 const bytesOf = (program: Program): string[] =>
   Buffer.from(assembled(program).link({ sessions: 0x11, pins: 0x12345678 }))
     .toString('hex')
