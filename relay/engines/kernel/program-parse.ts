@@ -5,8 +5,8 @@
  *     can be read (program-linear.ts);
  *  2. the IP header, with options and extension headers, is passed over (program-ip.ts);
  *  3. the port that matters is looked up in `ports` (TCP: `tcp_ports`): whatever has nothing to do with the relay ends here;
- *  4. addresses and ports are written where the caller wants them; the port's listener, if it is a relay port, as the
- *     local `listener`.
+ *  4. addresses and ports are written where the caller wants them; of the port's record the listener, if it is a relay port, as the
+ *     local `listener`, and what the caller asks for as the local `guess`.
  *
  * Not ours, so passed on untouched: no IP, another protocol, VLAN-tagged, not for this host's link address, cut off before its
  * ports, later fragments (they have no ports; without their first one they come to nothing), other extension headers. Ours but
