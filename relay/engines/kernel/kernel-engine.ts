@@ -1,13 +1,13 @@
 /**
  * The kernel data plane: eBPF programs on the client-facing interfaces move every datagram; this side writes what the control
- * plane decides into their maps, expires sessions, and reads figures and sessions back. TCP listeners are kernel-tcp.ts's.
+ * plane decides into their maps, expires sessions (upkeep.ts), and reads figures and sessions back. TCP listeners are kernel-tcp.ts's.
  *
  *     1. the name is taken, the BPF file system found
  *     2. maps: taken over from a relay of this name that left them, or made and pinned
  *     3. programs: loaded; the links that were left take them in place of theirs
  *     4. addListener: the address is bound, the rules written, the interfaces attached
  *     5. takeOver: the relay's start is complete. What a relay before this one left is this one's from now on: until then steps 2 to 4 only
- *        prepare that, and the engine's end leaves it as it was
+ *        prepare that, and the engine's end leaves it as it was (inheritance.ts)
  *
  * With `bpffs` absent nothing is pinned and everything ends with the process; tests run so.
  */
@@ -18,7 +18,8 @@ import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
 import { hasInterface, interfacesOf, LOOPBACK_INTERFACE } from './attach.ts';
-import { closeGround, deadRelays, type Ground, openGround } from './kernel-ground.ts';
+import { Inheritance } from './inheritance.ts';
+import { closeGround, describeOrigin, type Ground, openGround } from './kernel-ground.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
 import { KernelPools, MAX_POOLS } from './kernel-pools.ts';
@@ -34,16 +35,7 @@ import type { PortRange } from './relay-ports.ts';
 import { listSessions } from './session-listing.ts';
 import type { Steward } from './steward.ts';
 import { Sweeper, type WalkName } from './sweeper.ts';
-
-/** Time between two parts of a sweep, and what one may take, in ms. */
-const SWEEP_INTERVAL_MS = 50;
-const SWEEP_BUDGET_MS = 4;
-
-/** How long listeners of a relay before this one go on before this one, which has not claimed them, removes them, in ms. */
-const CLAIM_MS = 10_000;
-
-/** How often is looked for interfaces that came up, and routes to backends that changed, in ms. */
-const INTERFACES_INTERVAL_MS = 2_000;
+import { Upkeep } from './upkeep.ts';
 
 const NS_PER_MS = 1e6;
 
@@ -87,14 +79,11 @@ export class KernelEngine implements Engine {
   readonly tcp: KernelTcp;
   readonly #pools: KernelPools;
   readonly #reach: Reach;
-  readonly #timers: NodeJS.Timeout[] = [];
+  readonly #upkeep: Upkeep;
+  readonly #inheritance: Inheritance;
   #clockMs: number;
   #final: readonly ListenerStatus[] | undefined;
-  /** Whether all is still as a relay before this one left it. */
-  #isTentative: boolean;
   #isStarted = false;
-  /** Until what a relay before this one left, and nobody claimed, is removed. */
-  #claimed: Promise<void> = Promise.resolve();
   #isClosed = false;
 
   /** @throws RelayError TICKRELAY_ERR_ENGINE saying what is missing */
@@ -104,13 +93,12 @@ export class KernelEngine implements Engine {
     this.#clockMs = options.clockMs ?? 0;
     const { libc, onTrouble } = options;
     const { name, bpffs, maxSessions } = options;
-    const ground = openGround({ libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_POOLS } });
-    const { adopted } = ground;
+    const groundOptions = { libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_POOLS } };
+    const ground = openGround(groundOptions);
     this.#ground = ground;
     this.#bpf = ground.bpf;
     this.#maps = ground.maps;
     this.#steward = ground.steward;
-    this.#isTentative = adopted !== false;
     this.#writeSettings();
     this.#pools = new KernelPools(this.#maps);
     this.#attachments = new Attachments(this.#bpf, this.#maps, ground.pins);
@@ -160,23 +148,39 @@ export class KernelEngine implements Engine {
       interfaces: options.interfaces,
       onTrouble,
     });
+    const { tcp } = this;
+    this.#upkeep = new Upkeep({ sweeper: this.#sweeper, tcp, reach: this.#reach, onTrouble });
+    this.#inheritance = new Inheritance({
+      ground,
+      attachments: this.#attachments,
+      listeners: this.#listeners,
+      pinGroups: this.#pinGroups,
+      pools: this.#pools,
+      reach: this.#reach,
+      tcp,
+      sweep: () => this.sweep(),
+      onTrouble,
+    });
     try {
-      this.origin = this.#describeOrigin(adopted);
-      if (this.#isTentative) this.#adopt();
+      this.origin = describeOrigin(ground, { ...groundOptions, connections: tcp.records });
+      if (this.#inheritance.isTentative) this.#inheritance.adopt();
       else {
         const { interfaces } = options;
         this.#attachments.rehearse(interfaces.length > 0 ? interfaces : [LOOPBACK_INTERFACE]);
-        this.#startTimers();
+        this.#upkeep.start();
       }
     } catch (error) {
       // Another engine may run in this process now.
-      this.#closeAll({ isKept: this.#isTentative });
+      this.#closeAll({ isKept: this.#inheritance.isTentative });
       throw error;
     }
   }
 
   async takeOver(): Promise<void> {
-    if (this.#isTentative) await this.#replace();
+    if (this.#inheritance.isTentative) {
+      await this.#inheritance.replace();
+      this.#upkeep.start();
+    }
     this.#isStarted = true;
   }
 
@@ -295,9 +299,10 @@ export class KernelEngine implements Engine {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    for (const timer of this.#timers) clearTimeout(timer);
+    this.#upkeep.stop();
+    this.#inheritance.close();
     await this.#pools.idle();
-    const isKept = this.#isTentative || (this.isLasting && this.#isStarted);
+    const isKept = this.#inheritance.isTentative || (this.isLasting && this.#isStarted);
     if (!isKept) await this.drain();
     await this.tcp.close(isKept);
     if (!isKept) this.#attachments.detach();
@@ -310,15 +315,8 @@ export class KernelEngine implements Engine {
    *
    * @param onPart is told what each part walked over, and how long it took
    */
-  async sweep(onPart?: (walk: WalkName, tookMs: number) => void): Promise<void> {
-    this.#sweeper.startRound();
-    while (!this.#isClosed) {
-      const startMs = performance.now();
-      const { walk, isEnd } = this.#sweeper.sweepRound(SWEEP_BUDGET_MS);
-      onPart?.(walk, performance.now() - startMs);
-      if (isEnd) return;
-      await new Promise((resolve) => setImmediate(resolve));
-    }
+  sweep(onPart?: (walk: WalkName, tookMs: number) => void): Promise<void> {
+    return this.#upkeep.sweep(onPart);
   }
 
   /** Sets the time that stands still, and expires what is due by then. */
@@ -357,87 +355,9 @@ export class KernelEngine implements Engine {
     closeGround(this.#ground, isKept);
   }
 
-  /** Reads what a relay before this one left, and loads what is to take its place. @throws RelayError */
-  #adopt(): void {
-    const sharesMaps = this.#ground.adopted === true;
-    if (sharesMaps) this.#pools.adopt();
-    this.#attachments.adopt({ sharesMaps });
-    this.tcp.adopt();
-  }
-
-  /**
-   * Takes the place of the relay before this one. What can fail comes first, and changes nothing until it has succeeded; so a packet meets
-   * the old programs or the new ones, and with maps that go on the old rules or the new ones.
-   */
-  async #replace(): Promise<void> {
-    this.#attachments.attachAwaited();
-    const { adopted, pins } = this.#ground;
-    if (adopted !== true) this.#maps.pin(pins!);
-    this.#attachments.takeOver();
-    if (adopted === true) {
-      this.#maps.releasePools();
-      await this.#pools.release();
-      // The listeners' rules have an address of this host for each of their backends, which are known only now.
-      for (const pool of this.#pools.all) this.#reach.reach(pool);
-      this.#maps.release();
-      this.#listeners.takeOver();
-      this.tcp.takeOver();
-      this.#pinGroups.forgetAdopted();
-      this.#pinGroups.writeViews();
-      for (const pool of this.#pools.all) await this.tcp.published(pool);
-    }
-    this.#isTentative = false;
-    const claim = setTimeout(() => {
-      this.#claimed = this.#removeUnclaimed().catch((error: unknown) => this.#options.onTrouble?.(error));
-    }, CLAIM_MS);
-    this.#timers.push(claim.unref());
-    this.#startTimers();
-  }
-
-  #startTimers(): void {
-    const sweep = setInterval(() => {
-      try {
-        this.#sweeper.sweepDue(SWEEP_BUDGET_MS);
-        this.tcp.sweep(SWEEP_BUDGET_MS);
-      } catch (error) {
-        this.#options.onTrouble?.(error);
-      }
-    }, SWEEP_INTERVAL_MS);
-    // The sweep keeps the process alive, as sockets would: the programs need none.
-    this.#timers.push(sweep, setInterval(() => this.#reach.follow(), INTERFACES_INTERVAL_MS).unref());
-  }
-
   /** For a new listener, which may get an index that was freed: what was left under that is gone by then. */
   async #poolOf(name: string): Promise<PoolWriter> {
-    await this.#claimed;
+    await this.#inheritance.claimed;
     return this.#pools.of(name);
-  }
-
-  /** What the relay before this one served and this one was not asked for. */
-  async #removeUnclaimed(): Promise<void> {
-    const removed = this.#listeners.removeUnclaimed();
-    const cut = this.tcp.removeUnclaimed();
-    this.#attachments.dropInherited();
-    // Before another listener takes their place, and another pool that of theirs.
-    if (removed.length > 0) await this.sweep();
-    await cut;
-    if (this.#isClosed) return;
-    for (const index of removed) this.#listeners.free(index);
-    await this.#pools.letGoInherited();
-  }
-
-  #describeOrigin(adopted: Ground['adopted']): string {
-    const mib = Math.ceil(this.#maps.memoryBytes / 2 ** 20);
-    const memory = `${mib} MiB of kernel memory for ${this.#options.maxSessions} sessions`;
-    const dead = deadRelays(this.#options).map(
-      (name) => `; dead relay "${name}" is still attached, \`tickrelay detach ${name}\` removes it`,
-    );
-    const rest = dead.join('');
-    if (adopted === false) return `${memory}${rest}`;
-    if (typeof adopted === 'string')
-      return `${memory}; the sessions of the relay before this one could not be adopted: ${adopted}${rest}`;
-    const { records } = this.tcp;
-    const connections = records === 0 ? '' : ` and ${records} TCP connections`;
-    return `${memory}; adopted ${this.capacity().liveSessions} sessions${connections}${rest}`;
   }
 }

@@ -7,7 +7,7 @@ import { RelayError } from '../../../net/relay-error.ts';
 import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
 import { Bpf } from './loader.ts';
-import type { MapSizes } from './maps.ts';
+import { GAUGES, type MapSizes } from './maps.ts';
 import { type NameLock, takeName, takeNameOfDead } from './name-lock.ts';
 import { loadProgram } from './programs.ts';
 import { Steward } from './steward.ts';
@@ -71,8 +71,26 @@ export function closeGround({ bpf, lock, pins, maps, steward }: Ground, isKept: 
   lock?.release();
 }
 
+/** How an engine begins, for the log: anew, or with the sessions and the TCP connections of a relay before it. */
+export function describeOrigin(
+  { maps, adopted }: Ground,
+  { connections, ...options }: GroundOptions & { readonly connections: number },
+): string {
+  const mib = Math.ceil(maps.memoryBytes / 2 ** 20);
+  const memory = `${mib} MiB of kernel memory for ${options.sizes.maxSessions} sessions`;
+  const dead = deadRelays(options).map(
+    (name) => `; dead relay "${name}" is still attached, \`tickrelay detach ${name}\` removes it`,
+  );
+  const rest = dead.join('');
+  if (adopted === false) return `${memory}${rest}`;
+  if (typeof adopted === 'string')
+    return `${memory}; the sessions of the relay before this one could not be adopted: ${adopted}${rest}`;
+  const tcp = connections === 0 ? '' : ` and ${connections} TCP connections`;
+  return `${memory}; adopted ${maps.mapped.gauges.getU64(GAUGES.at.sessions)} sessions${tcp}${rest}`;
+}
+
 /** Other relays that left something in the file system and do not run: they still take their listeners' datagrams. */
-export function deadRelays({ libc, name, bpffs }: Omit<GroundOptions, 'sizes'>): readonly string[] {
+function deadRelays({ libc, name, bpffs }: Omit<GroundOptions, 'sizes'>): readonly string[] {
   if (bpffs === undefined) return [];
   return PinDirectory.names(bpffs).filter((other) => {
     const pins = new PinDirectory(bpffs, other);
