@@ -2,21 +2,19 @@
 import { type AddressInfo, createServer } from 'node:net';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { loadLibc } from '../../net/linux/libc.ts';
-import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { KernelPools, MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
-import { Bpf } from '../../relay/engines/kernel/loader.ts';
 import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { TCP_LISTENER_STATE, tcpMapSpecs } from '../../relay/engines/kernel/tcp-maps.ts';
 import { RULES } from '../contract/engine-harness.ts';
-import { BpfFileSystem } from '../support/bpffs.ts';
+import { KernelStage } from '../support/kernel-stage.ts';
+import { enterOwnNetwork } from '../support/own-network.ts';
+import { poolOfOne } from '../support/pool-of-one.ts';
 import { TcpClient } from '../support/tcp-client.ts';
-import { UdpPeer } from '../support/udp-peer.ts';
 import { until } from '../support/until.ts';
 import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
 
@@ -29,48 +27,37 @@ const PLAYERS = 3;
 /** More than one step of a walk takes, so that others have their turn before all of them are cut. */
 const CONNECTIONS = 700;
 
-const unavailable = whyUnavailable();
-const loaded = loadLibc();
+const unavailable = whyUnavailable() ?? enterOwnNetwork([]);
 
-if (unavailable !== undefined || 'unavailable' in loaded) {
+if (unavailable !== undefined) {
   test.skip(`skipped: ${unavailable}`, () => undefined);
 } else {
-  const open: { close(): Promise<void> | void }[] = [];
-  let bpf: Bpf;
-  let bpffs: BpfFileSystem;
+  let stage: KernelStage;
   let before: KernelEngine;
-  const closing = <T extends { close(): Promise<void> | void }>(thing: T): T => {
-    open.push(thing);
-    return thing;
-  };
   beforeEach(() => {
-    bpf = closing(new Bpf(loaded.libc));
-    bpffs = closing(new BpfFileSystem());
-    before = closing(start());
+    stage = new KernelStage();
+    before = stage.closing(start());
   });
   afterEach(async () => {
     vi.restoreAllMocks();
-    for (const thing of open.splice(0).reverse()) await thing.close();
+    await stage.close();
   });
 
   const start = (): KernelEngine =>
     new KernelEngine({
-      libc: loaded.libc,
+      libc: stage.bpf.libc,
       name: NAME,
       maxSessions: MAX_SESSIONS,
       hashSeed: 0,
       interfaces: ['lo'],
-      bpffs: bpffs.path,
+      bpffs: stage.bpffs.path,
       keepAttached: true,
     });
-  const publish = async (name: string, backend: Endpoint): Promise<void> => {
-    const pool = new BackendPool(name);
-    pool.add({ id: 'a', endpoint: backend, weight: 1 });
-    await before.publish(pool.snapshot());
-  };
+  const publish = (name: string, backend: Endpoint) => before.publish(poolOfOne(name, backend).snapshot());
   /** Of the one TCP listener that there is. */
   const openConnections = (): number => {
     const spec = tcpMapSpecs({ maxSessions: MAX_SESSIONS, maxPools: MAX_POOLS }).tcp_state;
+    const { bpf, bpffs } = stage;
     const map = new BpfMap(bpf, spec, bpf.open(new PinDirectory(bpffs.path, NAME).mapPath(spec.name))!);
     const state = new Uint8Array(TCP_LISTENER_STATE.size);
     map.lookupAt(0, state);
@@ -81,7 +68,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   const succeed = async (): Promise<KernelEngine> => {
     await before.takeOver();
     await before.close();
-    const engine = closing(start());
+    const engine = stage.closing(start());
     vi.useFakeTimers({ toFake: ['setTimeout'] });
     await engine.takeOver();
     return engine;
@@ -105,10 +92,10 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
   };
 
   test('indexes and pools go after the sessions and pins of listeners that nobody claims', async () => {
-    const server = closing(new UdpPeer('127.0.0.1:0', ({ payload }) => payload));
+    const server = stage.peer('127.0.0.1:0', ({ payload }) => payload);
     await publish('game', server.local);
     const game = await before.addListener({ name: 'game', listen: LOCAL, pool: 'game', ...RULES });
-    for (let i = 0; i < PLAYERS; i++) await closing(new UdpPeer(`127.9.0.${i + 1}:0`)).ask(game, 'x');
+    for (let i = 0; i < PLAYERS; i++) await stage.peer(`127.9.0.${i + 1}:0`).ask(game, 'x');
     const engine = await succeed();
     const left = { liveSessions: PLAYERS, livePins: PLAYERS };
     expect(engine.capacity()).toMatchObject(left);
@@ -119,12 +106,12 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
 
   test('indexes and pools go after the connections of TCP listeners that nobody claims', async () => {
     const backend = createServer((socket) => socket.on('error', () => undefined).resume());
-    closing({ close: () => void backend.close() });
+    stage.closing({ close: () => void backend.close() });
     backend.listen(0, '127.0.0.1');
     await until('the backend', () => backend.listening);
     await publish('logins', Endpoint.parse(`127.0.0.1:${(backend.address() as AddressInfo).port}`));
     const login = await before.tcp.addListener({ ...listenerSpec(), listen: LOCAL, pool: 'logins' });
-    for (let i = 0; i < CONNECTIONS; i++) closing(await TcpClient.connect(login));
+    for (let i = 0; i < CONNECTIONS; i++) stage.closing(await TcpClient.connect(login));
     await until('all connections', () => openConnections() === CONNECTIONS);
     await succeed();
     expect(openConnections()).toBe(CONNECTIONS);

@@ -7,6 +7,7 @@ import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { KernelPools } from '../../relay/engines/kernel/kernel-pools.ts';
 import type { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { poolOfOne } from '../support/pool-of-one.ts';
 import { whereBpf } from './where-bpf.ts';
 
 const PLACES = 3;
@@ -24,12 +25,9 @@ whereBpf((bpf) => {
     maps.close();
   });
 
-  /** A pool with a ready backend, as the control plane has it. */
-  const poolOf = (name: string, address = '10.0.0.1:7777'): BackendPool => {
-    const pool = new BackendPool(name);
-    pool.add({ id: 'a', endpoint: Endpoint.parse(address), weight: 1 });
-    return pool;
-  };
+  /** As the control plane has it. */
+  const poolOf = (name: string, address = '10.0.0.1:7777'): BackendPool =>
+    poolOfOne(name, Endpoint.parse(address));
   const publish = (pool: BackendPool) => pools.publish(pool.snapshot());
   const unpublish = (name: string) => publish(new BackendPool(name));
   const refOf = (pool: PoolWriter): number => [...pool.backends()][0]!.ref;

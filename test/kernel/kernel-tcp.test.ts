@@ -1,11 +1,11 @@
 /** The engine's side of TCP listeners in the kernel, over a rig's maps and programs: in which order what belongs to a listener ends. */
 import { beforeEach, expect, onTestFinished, test, vi } from 'vitest';
-import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { Endpoint } from '../../net/address.ts';
 import { KernelTcp } from '../../relay/engines/kernel/kernel-tcp.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
 import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
+import { poolOfOne } from '../support/pool-of-one.ts';
 import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
 import { closing, unavailable, whereAvailable } from './packet-rig.ts';
 import { A, CLIENT, Conversation } from './tcp-conversation.ts';
@@ -20,9 +20,7 @@ whereAvailable(() => {
   beforeEach(async () => {
     await rig.reset();
     pool = new PoolWriter(rig.maps, 0);
-    const backends = new BackendPool('db');
-    backends.add({ id: 'a', endpoint: Endpoint.parse(A), weight: 1 });
-    await pool.publish(backends.snapshot());
+    await pool.publish(poolOfOne('db', Endpoint.parse(A)).snapshot());
   });
 
   test('an index and a pool are let go when the connections of the listener that goes have been cut', async () => {

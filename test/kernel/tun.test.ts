@@ -8,10 +8,10 @@ import { Endpoint } from '../../net/address.ts';
 import { IFREQ } from '../../net/linux/abi.ts';
 import { Arena } from '../../net/linux/arena.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
-import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
+import { poolOfOne } from '../support/pool-of-one.ts';
 import { UdpPeer } from '../support/udp-peer.ts';
 import { until } from '../support/until.ts';
 import { ETHERNET_BYTES, packet, parsePacket } from './packet.ts';
@@ -63,9 +63,7 @@ if (unavailable !== undefined || 'unavailable' in loaded) {
       interfaces: ['tun7'],
     });
     closing.push(() => engine.close());
-    const pool = new BackendPool('game');
-    pool.add({ id: 'a', endpoint: server.local, weight: 1 });
-    await engine.publish(pool.snapshot());
+    await engine.publish(poolOfOne('game', server.local).snapshot());
     const listener = await engine.addListener({
       name: 'game',
       listen: Endpoint.parse('10.99.0.1:0'),
