@@ -90,6 +90,9 @@ export const SO_ATTACH_REUSEPORT_CBPF = 51;
 /** linux/in.h, linux/in6.h */
 export const IPPROTO_IP = 0;
 export const IP_PKTINFO = 8;
+export const IP_MTU_DISCOVER = 10;
+export const IP_PMTUDISC_WANT = 1;
+export const IP_PMTUDISC_DO = 2;
 export const IP_RECVERR = 11;
 export const IPPROTO_IPV6 = 41;
 /** A raw socket of this protocol sends what has its own IP header. */

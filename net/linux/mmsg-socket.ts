@@ -13,7 +13,10 @@ import {
   AF_INET6,
   EAGAIN,
   EINTR,
+  IP_MTU_DISCOVER,
   IP_PKTINFO,
+  IP_PMTUDISC_DO,
+  IP_PMTUDISC_WANT,
   IP_RECVERR,
   IPPROTO_IP,
   IPPROTO_IPV6,
@@ -78,6 +81,8 @@ export class MmsgSocket implements DatagramSocket, Sender {
   readonly #onError: ((error: Error) => void) | undefined;
   readonly #onUnreachable: ((count: number) => void) | undefined;
   readonly #onClose: () => void;
+  /** Whether the system may cut a datagram that is larger than the way takes. */
+  #mayFragment = false;
 
   constructor({ libc, fd, options, queue, paths, onClose }: MmsgSocketOptions) {
     this.#libc = libc;
@@ -94,6 +99,14 @@ export class MmsgSocket implements DatagramSocket, Sender {
     this.meetsPendingErrors = options.onUnreachable !== undefined || this.isConnected;
     this.#onClose = onClose;
     this.sent = options.onSent ?? (() => undefined);
+    setMtuDiscovery(libc, fd, IP_PMTUDISC_DO);
+  }
+
+  allowFragments(): boolean {
+    if (this.#mayFragment) return false;
+    this.#mayFragment = true;
+    setMtuDiscovery(this.#libc, this.fd, IP_PMTUDISC_WANT);
+    return true;
   }
 
   send(batch: DatagramBatch): number {
@@ -259,6 +272,16 @@ function connect(libc: Libc, fd: number, memory: Arena, remote: Endpoint): void 
   const reason = errnoName(libc.errno());
   libc.close(fd);
   throw new RelayError('TICKRELAY_ERR_BIND', `no UDP way to ${remote.toString()}: ${reason}`);
+}
+
+/**
+ * IP_PMTUDISC_WANT, the default, cuts what is larger than the way is known to take; IP_PMTUDISC_DO refuses it, and needs no
+ * number in the IPv4 header to put pieces together by, which costs the kernel a look at a table for each datagram.
+ */
+function setMtuDiscovery(libc: Libc, fd: number, how: number): void {
+  const memory = scratchOf(libc);
+  memory.u32[0] = how;
+  libc.setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, memory.address, 4);
 }
 
 /** Asks for another receive buffer, as `bindUdp` does. */

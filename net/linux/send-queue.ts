@@ -7,6 +7,7 @@ import {
   AF_INET6,
   EAGAIN,
   EINTR,
+  EMSGSIZE,
   IORING_OP_SENDMSG,
   IOVEC,
   MMSGHDR,
@@ -37,6 +38,8 @@ export interface Sender {
   readonly meetsPendingErrors: boolean;
   /** It has one remote end, and needs no address. */
   readonly isConnected: boolean;
+  /** From now on datagrams may leave in fragments. @returns false where they could before */
+  readonly allowFragments: () => boolean;
   /** The same function for sockets whose datagrams are counted together. */
   readonly sent: (sent: number, failed: number, sentBytes: number) => void;
 }
@@ -206,6 +209,8 @@ export class SendQueue {
       }
       const errno = this.#libc.errno();
       if (errno === EINTR) continue;
+      // Larger than the way takes, which is rare: sockets begin without fragments, since those cost every datagram.
+      if (errno === EMSGSIZE && sender.allowFragments()) continue;
       // The report of a pending error clears it.
       if (sender.meetsPendingErrors && errno !== EAGAIN && retried !== next) {
         retried = next;
