@@ -82,7 +82,7 @@ export class MmsgSocket implements DatagramSocket, Sender {
   readonly #onUnreachable: ((count: number) => void) | undefined;
   readonly #onClose: () => void;
   /** Whether the system may cut a datagram that is larger than the way takes. */
-  #mayFragment = false;
+  #mayFragment: boolean;
 
   constructor({ libc, fd, options, queue, paths, onClose }: MmsgSocketOptions) {
     this.#libc = libc;
@@ -99,7 +99,7 @@ export class MmsgSocket implements DatagramSocket, Sender {
     this.meetsPendingErrors = options.onUnreachable !== undefined || this.isConnected;
     this.#onClose = onClose;
     this.sent = options.onSent ?? (() => undefined);
-    setMtuDiscovery(libc, fd, IP_PMTUDISC_DO);
+    this.#mayFragment = !forbidFragments(libc, fd);
   }
 
   allowFragments(): boolean {
@@ -275,13 +275,26 @@ function connect(libc: Libc, fd: number, memory: Arena, remote: Endpoint): void 
 }
 
 /**
- * IP_PMTUDISC_WANT, the default, cuts what is larger than the way is known to take; IP_PMTUDISC_DO refuses it, and needs no
- * number in the IPv4 header to put pieces together by, which costs the kernel a look at a table for each datagram.
+ * Has the system refuse what is larger than the way is known to take (IP_PMTUDISC_DO), where it cuts that by default
+ * (IP_PMTUDISC_WANT): then an IPv4 header needs no number to put pieces together by, which costs the kernel a look at a table
+ * for each datagram. A socket of a system without path MTU discovery (sysctl net.ipv4.ip_no_pmtu_disc) stays as it is. IPv6
+ * numbers only pieces, and needs nothing; a socket of it may send to IPv4 too.
+ *
+ * @returns whether the socket refuses now
  */
-function setMtuDiscovery(libc: Libc, fd: number, how: number): void {
+function forbidFragments(libc: Libc, fd: number): boolean {
+  const memory = scratchOf(libc);
+  memory.u32[16] = 4;
+  libc.getsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, memory.address, memory.address + 64);
+  const how = memory.u32[0]!;
+  // A worker that died may have left its successor a socket that refuses.
+  return how === IP_PMTUDISC_DO || (how === IP_PMTUDISC_WANT && setMtuDiscovery(libc, fd, IP_PMTUDISC_DO));
+}
+
+function setMtuDiscovery(libc: Libc, fd: number, how: number): boolean {
   const memory = scratchOf(libc);
   memory.u32[0] = how;
-  libc.setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, memory.address, 4);
+  return libc.setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, memory.address, 4) === 0;
 }
 
 /** Asks for another receive buffer, as `bindUdp` does. */

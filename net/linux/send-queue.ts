@@ -165,7 +165,10 @@ export class SendQueue {
         sentBytes += u32[(this.#iov + i * IOVEC.size + IOVEC.length) >> 2]!;
       } else if (result === -EAGAIN) failed++;
       // Another try, which tells an error of its own from one that was pending.
-      else this.#send(sender, i, i + 1);
+      else {
+        if (result === -EMSGSIZE) sender.allowFragments();
+        this.#send(sender, i, i + 1);
+      }
     }
     owner(sent, failed, sentBytes);
   }
@@ -209,7 +212,7 @@ export class SendQueue {
       }
       const errno = this.#libc.errno();
       if (errno === EINTR) continue;
-      // Larger than the way takes, which is rare: sockets begin without fragments, since those cost every datagram.
+      // Larger than the way takes, or a router's report of an earlier one that was. Rare: so sockets begin without fragments.
       if (errno === EMSGSIZE && sender.allowFragments()) continue;
       // The report of a pending error clears it.
       if (sender.meetsPendingErrors && errno !== EAGAIN && retried !== next) {
