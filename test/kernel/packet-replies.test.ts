@@ -135,11 +135,9 @@ whereAvailable(() => {
       rig.steward.flush();
       expect(rig.gauges()).toMatchObject({ sessions: 0, reverses: 1, resting: 1 });
       expect(answer(A).verdict).toBe(DROP);
-      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
-      expect(rig.steward.flush()).toBe(0);
+      expect(rig.endRests()).toBe(0);
       rig.advance(30_000 * MS);
-      rig.steward.add('endRest', rig.reverseKey(A, CLIENT));
-      expect(rig.steward.flush()).toBe(1);
+      expect(rig.endRests()).toBe(1);
       expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
       expect(answer(A).packet.source).toBe(A);
       expect(rig.drops()).toEqual({ 'late-reply': 1 });
@@ -211,7 +209,10 @@ whereAvailable(() => {
       gauges.setU64(GAUGES.at.sessions, addresses.length + 1);
       rig.steward.add('endSession', other);
       expect(rig.steward.flush()).toBe(1);
-      expect(rig.reverse(A, CLIENT)).toMatchObject({ leftNs: 0 });
+      expect(rig.gauges()).toMatchObject({ sessions: addresses.length, reverses: 1 });
+      expect(answer(A).packet.source).toBe(addresses.at(-1));
+      rig.advance(30_000 * MS);
+      expect(rig.endRests()).toBe(1);
       expect(rig.gauges()).toMatchObject({ sessions: addresses.length, reverses: 1, resting: 0 });
       expect(answer(A).packet.source).toBe(addresses.at(-1));
     });
@@ -233,6 +234,28 @@ whereAvailable(() => {
       rig.steward.flush();
       send(CLIENT, { to: A });
       expect(answer(A).packet.source).toBe(A);
+      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 1 });
+      rig.advance(30_000 * MS);
+      expect(rig.endRests()).toBe(1);
+      expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
+    });
+
+    test('the rest of a session whose client is back ends without that one’s record', async () => {
+      await listen([A]);
+      send(CLIENT);
+      rig.advance(120_000 * MS);
+      send(CLIENT);
+      expect(rig.gauges()).toMatchObject({ sessions: 1, reverses: 1, resting: 1 });
+      rig.advance(20_000 * MS);
+      rig.steward.add('endSession', rig.sessionKey(CLIENT));
+      rig.steward.flush();
+      rig.advance(10_000 * MS);
+      // The first rest is over, the second one of the same record is not.
+      expect(rig.endRests()).toBe(1);
+      expect(rig.gauges()).toMatchObject({ sessions: 0, reverses: 1, resting: 1 });
+      expect(answer(A).verdict).toBe(DROP);
+      rig.advance(20_000 * MS);
+      expect(rig.endRests()).toBe(1);
       expect(rig.gauges()).toMatchObject({ reverses: 0, resting: 0 });
     });
   });

@@ -21,6 +21,7 @@ import {
   PORT_ANY,
   PORT_ANY_V4,
   PORT_LISTENER,
+  REST_ENDS,
   REVERSE,
   REVERSE_KEY,
   RULES,
@@ -93,7 +94,7 @@ export class PacketRig {
 
   /** As new, but for the time: no sessions, pins, counts, listeners or backends. */
   async reset(): Promise<void> {
-    const endAll = (map: 'sessions' | 'pins' | 'reverse', operation: StewardOperation): void => {
+    const endAll = (map: 'sessions' | 'pins', operation: StewardOperation): void => {
       const { keySize } = this.maps.maps[map].spec;
       const walk = new MapWalk(this.bpf, this.maps.maps[map], 256);
       for (const key of everyKey(walk, keySize)) this.steward.add(operation, key);
@@ -103,7 +104,7 @@ export class PacketRig {
     endAll('sessions', 'endSession');
     endAll('pins', 'endPin');
     this.advance(30_000 * MS);
-    endAll('reverse', 'endRest');
+    this.endRests();
     const { counters, listeners } = this.maps.maps;
     const { ports, rules, listener_state } = this.maps.mapped;
     ports.bytes.fill(0);
@@ -228,10 +229,17 @@ export class PacketRig {
     return Object.fromEntries(all.filter(([, count]) => count > 0));
   }
 
-  gauges(): Record<keyof typeof GAUGES.at, number> {
-    const { gauges } = this.maps.mapped;
+  gauges(): Record<keyof typeof GAUGES.at | 'resting', number> {
+    const { gauges, rest_ends } = this.maps.mapped;
     const entries = Object.entries(GAUGES.at).map(([name, at]) => [name, gauges.getU64(at)]);
-    return Object.fromEntries(entries) as Record<keyof typeof GAUGES.at, number>;
+    const resting = rest_ends.getU64(REST_ENDS.at.rested) - rest_ends.getU64(REST_ENDS.at.over);
+    return { ...(Object.fromEntries(entries) as Record<keyof typeof GAUGES.at, number>), resting };
+  }
+
+  /** Ends the rests whose time is over. @returns how many */
+  endRests(): number {
+    for (let i = this.gauges().resting; i > 0; i--) this.steward.add('endRest', new Uint8Array(0));
+    return this.steward.flush();
   }
 
   sessionKey(client: string, listener = 0): Uint8Array {

@@ -31,7 +31,11 @@ whereAvailable(() => {
       send(CLIENT);
       expect(rig.counts()).toMatchObject({ sessionsOpened: 2, sessionsExpired: 1 });
       expect(rig.session(CLIENT)).toMatchObject({ datagramsDownstream: 1 });
+      expect(answer(A).packet.source).toBe(LISTENER);
+      rig.advance(30_000 * MS);
+      expect(rig.endRests()).toBe(1);
       expect(rig.gauges()).toEqual({ sessions: 1, pins: 1, reverses: 1, resting: 0 });
+      expect(answer(A).packet.source).toBe(LISTENER);
       expect(rig.live('a')).toBe(1);
     });
 

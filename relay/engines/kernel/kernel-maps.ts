@@ -15,6 +15,7 @@ import {
   type MapName,
   type MapSizes,
   mapSpecs,
+  restPlaces,
   SETTINGS,
   SNAPSHOT_MAP,
 } from './maps.ts';
@@ -33,6 +34,7 @@ const MAPPED = [
   'live',
   'figures',
   'gauges',
+  'rest_ends',
   'requests',
   'tcp_ports',
   'tcp_rules',
@@ -93,6 +95,7 @@ export class KernelMaps {
     const maps = new KernelMaps(bpf, sizes, (spec) => makeMap(bpf, spec));
     maps.mapped.settings.setU32(SETTINGS.at.layoutVersion, LAYOUT_VERSION);
     maps.mapped.settings.setU32(SETTINGS.at.halfOpenMask, halfOpenPlaces(sizes.maxSessions) - 1);
+    maps.mapped.settings.setU32(SETTINGS.at.restPlaces, restPlaces(sizes.maxSessions));
     return maps;
   }
 

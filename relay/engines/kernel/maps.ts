@@ -24,7 +24,7 @@ import { ADDRESS, struct, U16, U32, U64, U8 } from './struct.ts';
 import { type TcpMapName, tcpMapSpecs } from './tcp-maps.ts';
 
 /** Version of all layouts together: pinned maps of another version can't be adopted. */
-export const LAYOUT_VERSION = 5;
+export const LAYOUT_VERSION = 6;
 
 // ---- what the engine decides -----------------------------------------------------------------------------------------
 
@@ -43,6 +43,8 @@ export const SETTINGS = struct({
   hashSeed: U32,
   /** Places of `half_open`, a power of two, less 1. Of the maps' maker. */
   halfOpenMask: U32,
+  /** Places of `rests`. Of the maps' maker. */
+  restPlaces: U32,
 });
 
 /** Bits of a record of `ports` (index: the port): which lookups a datagram from or to it is worth. */
@@ -224,6 +226,8 @@ export const SESSION = struct({
   place: U32,
   /** With SOURCE_RELAY: the interface that the client's last datagram came in on. */
   interface: U32,
+  /** When it was given its reverse record: the same as there, or the record is not this session's. */
+  attachedNs: U64,
 });
 
 /** Key of `reverse`: a backend, and how it sees the client. */
@@ -235,8 +239,8 @@ export const REVERSE = struct({
   session: SESSION_KEY.size,
   /** Backend reference of the session at the time. */
   ref: U32,
-  /** When its session left it, and 0 while it is there. A record that was left rests, so that late replies are known. */
-  leftNs: U64,
+  /** As in SESSION, which alone changes when the session ends: the record then rests, so that late replies are known (REST). */
+  attachedNs: U64,
 });
 
 /** Key of `pins`. Instead of a listener's index: the scope of a pin group. */
@@ -294,8 +298,6 @@ export const GAUGES = struct({
   pins: U64,
   /** Reverse records, resting ones among them. */
   reverses: U64,
-  /** Reverse records that their session left. */
-  resting: U64,
 });
 
 /** `half_open`, by place & SETTINGS.halfOpenMask: sessions in the order of their opening (program-half-open.ts). */
@@ -317,6 +319,29 @@ export const HALF_OPEN_ENDS = struct({
   looked: U64,
 });
 
+/**
+ * `rests`, by number % SETTINGS.restPlaces: reverse records that their session left, in the order of time, until they are forgotten.
+ * The record itself says nothing of it, so that the end of a session need not look for it.
+ */
+export const REST = struct({
+  /** 0 where nothing is, or not yet. */
+  leftNs: U64,
+  /** If the record has another one by now, it is in use again, or rests again further on. */
+  attachedNs: U64,
+  key: REVERSE_KEY.size,
+  reserved: U32,
+});
+/** Places beyond those that may be in use (SETTINGS.maxResting): CPUs that take the last one at the same time take several. */
+const SPARE_RESTS = 1_024;
+
+/** The one record of `rest_ends`. */
+export const REST_ENDS = struct({
+  /** How many have come to rest, ever. */
+  rested: U64,
+  /** How many of those are at an end. */
+  over: U64,
+});
+
 /** What the steward does to the record that a request names. */
 export const STEWARD = {
   /** Ends the session if it is idle for its listener's timeout; counted as expired. */
@@ -327,7 +352,7 @@ export const STEWARD = {
   expirePin: 2,
   /** Forgets the pin. */
   endPin: 3,
-  /** Forgets the reverse record if it has rested for the quarantine. */
+  /** Names none: the first of `rests` is at an end if its quarantine is over. */
   endRest: 4,
   /** Makes a pin of a group, or changes it, unless it is another one than expected by now. The key is a PIN_CLAIM. */
   claimPin: 5,
@@ -390,6 +415,8 @@ export type MapName =
   | 'gauges'
   | 'half_open'
   | 'half_open_ends'
+  | 'rests'
+  | 'rest_ends'
   | 'pin_order'
   | 'counters'
   | 'requests'
@@ -403,6 +430,11 @@ const REVERSES_PER_SESSION = 2;
 /** Places of `half_open`: a power of two, so that places go on counting when their numbers come round. */
 export function halfOpenPlaces(maxSessions: number): number {
   return 2 ** Math.ceil(Math.log2(maxSessions));
+}
+
+/** Places of `rests`. */
+export function restPlaces(maxSessions: number): number {
+  return maxSessions + SPARE_RESTS;
 }
 
 /** An inner map of `snapshots`. */
@@ -473,6 +505,8 @@ export function mapSpecs({ maxSessions, maxPools }: MapSizes): Readonly<Record<M
     gauges: array('gauges', GAUGES.size, 1),
     half_open: array('half_open', HALF_OPEN.size, halfOpenPlaces(maxSessions)),
     half_open_ends: array('half_open_ends', HALF_OPEN_ENDS.size, 1),
+    rests: array('rests', REST.size, restPlaces(maxSessions)),
+    rest_ends: array('rest_ends', REST_ENDS.size, 1),
     pin_order: queue('pin_order', PIN_KEY.size, maxSessions * PINS_PER_SESSION),
     counters: perCpu('counters', COUNTER_COUNT * U64, MAX_LISTENERS),
     requests: array('requests', REQUESTS.size, 1),

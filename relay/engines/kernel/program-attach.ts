@@ -11,7 +11,7 @@ import { V4_MAPPED } from './headers.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, PORT, REVERSE, RULES, SESSION, SEVERAL_LISTENERS, SOURCE_CLIENT } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
-import { changeGauge } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
 import {
   type Code,
   copy,
@@ -24,6 +24,7 @@ import {
   NEXT,
   otherSession,
   reverseKey,
+  reverseValue,
   writeReverse,
 } from './program-frame.ts';
 import { takeRelayPort } from './program-relay.ts';
@@ -32,6 +33,7 @@ import { ADDRESS } from './struct.ts';
 /** Gives the session (r7), whose backend is in the snapshot, its reverse record. Keeps r6 to r9. */
 export function attach(a: Code): void {
   noteBackend(a);
+  copy(a, field(r7, SESSION, 'attachedNs'), { from: local('nowNs') });
   a.load(r1, field(r8, RULES, 'sourceAddress'));
   a.jumpIf(r1, '==', SOURCE_CLIENT, 'seen as it is');
   takeRelayPort(a);
@@ -99,19 +101,27 @@ function noteBackend(a: Code): void {
 
 /** The record that is there (r0) was another session's, or rests, or is this session's own. */
 function takeOver(a: Code): void {
-  copy(a, otherSession(), { from: field(r0, REVERSE, 'session') });
-  a.load(r1, field(r0, REVERSE, 'leftNs'));
-  a.jumpIf(r1, '==', 0, 'record is in use');
-  changeGauge(a, 'resting', -1);
-  a.label('record is in use');
+  noteOwner(a);
   unmark(a, 'record is taken over');
   a.label('record is taken over');
 }
 
-/** The session with the key `otherSession`, if there still is one, has no reverse record from now on. */
+/** For `unmark`: whose the record (r0) is. */
+function noteOwner(a: Code): void {
+  copy(a, otherSession(), { from: field(r0, REVERSE, 'session') });
+  copy(a, reverseValue('ref'), { from: field(r0, REVERSE, 'ref') });
+}
+
+/**
+ * The session with the key `otherSession`, if it still is on that backend, has no reverse record from now on. Not by attachedNs:
+ * whoever deletes a record that the session wrote anew meanwhile must unmark that one too.
+ */
 function unmark(a: Code, done: string): void {
   lookup(a, 'sessions', otherSession());
   a.jumpIf(r0, '==', 0, done);
+  a.load(r1, field(r0, SESSION, 'ref'));
+  a.load(r2, reverseValue('ref'));
+  a.jumpIf(r1, '!=', r2, done);
   a.store(field(r0, SESSION, 'attached'), 0);
 }
 
@@ -131,17 +141,12 @@ export function releaseDirect(a: Code): void {
   copy(a, reverseKey('seenPort'), { from: local('clientPort') });
   lookup(a, 'reverse', local('scratch'));
   a.jumpIf(r0, '==', 0, NEXT);
-  copy(a, otherSession(), { from: field(r0, REVERSE, 'session') });
-  a.load(r7, field(r0, REVERSE, 'leftNs'));
+  noteOwner(a);
   a.addressOf(r2, local('scratch'));
   a.loadMap(r1, 'reverse');
   a.call(HELPER.mapDelete);
   a.jumpIf(r0, '!=', 0, NEXT);
   changeGauge(a, 'reverses', -1);
-  a.jumpIf(r7, '==', 0, 'direct record was in use');
-  changeGauge(a, 'resting', -1);
-  a.jump(NEXT);
-  a.label('direct record was in use');
   unmark(a, NEXT);
   a.jump(NEXT);
 }

@@ -4,26 +4,14 @@
  *
  *  1. what is needed of the record is copied, and the record deleted;
  *  2. its backend, listener and client IP have one live session less;
- *  3. its reverse record is left: it rests, so that late replies are known as such, or is forgotten.
+ *  3. its reverse record is left (program-rest.ts).
  *
  * Subprograms, with registers and a stack frame of their own.
  */
 import { LIVE_SESSIONS } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import {
-  GAUGES,
-  LIVE,
-  type MapName,
-  PIN,
-  PIN_KEY,
-  REVERSE,
-  REVERSE_KEY,
-  RULES,
-  SESSION,
-  SESSION_KEY,
-  SETTINGS,
-} from './maps.ts';
+import { LIVE, type MapName, PIN, PIN_KEY, REVERSE_KEY, RULES, SESSION, SESSION_KEY } from './maps.ts';
 import {
   field,
   Frame,
@@ -42,11 +30,12 @@ import {
   type Register,
 } from './memory.ts';
 import { type Code, copy } from './program-frame.ts';
+import { changeGauge } from './program-gauge.ts';
 import { halfOpenSubprogram, leaveHalfOpen } from './program-half-open.ts';
+import { callLeaveReverse, restSubprogram } from './program-rest.ts';
 import { struct, U16, U32, U64 } from './struct.ts';
 
 const END_SESSION = 'end session';
-const LEAVE_REVERSE = 'leave reverse record';
 
 const LOCALS = new Frame(
   struct({
@@ -55,6 +44,7 @@ const LOCALS = new Frame(
     index: U32,
     reverse: REVERSE_KEY.size,
     ref: U32,
+    attachedNs: U64,
     /** Of a session that is half-open; else 0. */
     place: U32,
     attached: U16,
@@ -80,23 +70,10 @@ export function endSession(a: Code, { counter, mayRest }: EndOptions): void {
   a.callSubprogram(END_SESSION);
 }
 
-/** A session left the reverse record with the key that r1 points to, at the time in r2. Loses r1 to r5. */
-export function leaveReverse(a: Code, { mayRest }: Pick<EndOptions, 'mayRest'>): void {
-  a.mov(r3, mayRest ? 1 : 0);
-  a.callSubprogram(LEAVE_REVERSE);
-}
-
-/** A gauge += 1 or -1. Loses r1 and r2. */
-export function changeGauge(a: Code, name: keyof typeof GAUGES.at, by: 1 | -1): void {
-  a.loadMapValue(r1, 'gauges', GAUGES.at[name]);
-  a.mov(r2, by);
-  a.atomicAdd(memory(r1, 0, U64), r2);
-}
-
 /** The bodies; stand once in each program that ends sessions. */
 export function endSubprograms(a: Code): void {
   endSessionBody(a);
-  leaveReverseBody(a);
+  restSubprogram(a);
   halfOpenSubprogram(a);
 }
 
@@ -128,7 +105,8 @@ function endSessionBody(a: Code): void {
   a.addressOf(r1, local('reverse'));
   a.mov(r2, r7);
   a.load(r3, local('mayRest'));
-  a.callSubprogram(LEAVE_REVERSE);
+  a.load(r4, local('attachedNs'));
+  callLeaveReverse(a);
   a.label('session has ended');
   a.mov(r0, 1);
   a.exit();
@@ -142,7 +120,7 @@ function copySession(a: Code): void {
   copy(a, local('pinAddress'), { from: field(r6, SESSION_KEY, 'address') });
   a.load(r1, field(r6, SESSION_KEY, 'listener'));
   a.store(local('pinListener'), r1);
-  for (const name of ['ref', 'attached', 'place'] as const) {
+  for (const name of ['ref', 'attached', 'attachedNs', 'place'] as const) {
     a.load(r1, field(r9, SESSION, name));
     a.store(local(name), r1);
   }
@@ -204,49 +182,6 @@ function leavePin(a: Code): void {
   a.mov(r1, -1);
   a.atomicAdd(field(r0, PIN, 'live'), r1);
   a.label('pin is left');
-}
-
-/**
- * r6 key, r7 time, r8 whether it may rest, r9 the record. It stays where the session that it names has it: the client is back since
- * its session was deleted, on another CPU, or speaks through another listener.
- */
-function leaveReverseBody(a: Code): void {
-  a.label(LEAVE_REVERSE);
-  a.mov(r6, r1);
-  a.mov(r7, r2);
-  a.mov(r8, r3);
-  lookup(a, 'reverse', r6);
-  a.jumpIf(r0, '==', 0, 'reverse record is left');
-  a.mov(r9, r0);
-  a.mov(r2, r9);
-  a.alu('add', r2, REVERSE.at.session);
-  a.loadMap(r1, 'sessions');
-  a.call(HELPER.mapLookup);
-  a.jumpIf(r0, '==', 0, 'has no session');
-  a.load(r1, field(r0, SESSION, 'attached'));
-  a.jumpIf(r1, '!=', 0, 'reverse record is left');
-  a.label('has no session');
-  a.jumpIf(r8, '==', 0, 'forget reverse record');
-  a.loadMapValue(r1, 'gauges', GAUGES.at.resting);
-  a.load(r1, memory(r1, 0, U64));
-  a.loadMapValue(r2, 'settings', SETTINGS.at.maxResting);
-  a.load(r2, memory(r2, 0, U32));
-  // Signed: two CPUs that end one rest at the same moment may count it twice, and others shall still rest.
-  a.jumpIf(r1, 'signed <', r2, 'may rest');
-  a.jump('forget reverse record');
-  a.label('may rest');
-  a.store(field(r9, REVERSE, 'leftNs'), r7);
-  changeGauge(a, 'resting', 1);
-  a.jump('reverse record is left');
-  a.label('forget reverse record');
-  a.mov(r2, r6);
-  a.loadMap(r1, 'reverse');
-  a.call(HELPER.mapDelete);
-  a.jumpIf(r0, '!=', 0, 'reverse record is left');
-  changeGauge(a, 'reverses', -1);
-  a.label('reverse record is left');
-  a.mov(r0, 0);
-  a.exit();
 }
 
 /** r0 = the element with the key that the register points to, or 0. */

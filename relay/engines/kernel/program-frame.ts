@@ -146,7 +146,7 @@ export function writeReverse(a: Code, flags: number): void {
   copy(a, reverseValue('session'), { from: sessionKey() });
   a.load(r1, field(r7, SESSION, 'ref'));
   a.store(reverseValue('ref'), r1);
-  a.store(reverseValue('leftNs'), 0);
+  copy(a, reverseValue('attachedNs'), { from: field(r7, SESSION, 'attachedNs') });
   update(a, 'reverse', { key: local('scratch'), value: reverseValue('session'), flags });
 }
 

@@ -8,7 +8,7 @@ import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, PIN, PIN_VIEW, PIN_VIEW_ENTRY } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r7, type Register } from './memory.ts';
-import { changeGauge } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
 import { type Code, copy, findBackend, local, lookup, lookupAt, pinKey, push } from './program-frame.ts';
 import { U16 } from './struct.ts';
 

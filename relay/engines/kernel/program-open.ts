@@ -14,10 +14,11 @@ import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM, LIVE_SESSIONS, SESSIONS_OPENED, SESSIONS_REPINNED } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { BACKEND, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r5, r7, r8 } from './memory.ts';
+import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
 import { admitListener, admitSource, refuseBadSource } from './program-admit.ts';
 import { choose } from './program-choose.ts';
-import { changeGauge, leaveReverse } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
+import { leaveReverse } from './program-rest.ts';
 import {
   add,
   type Code,
@@ -213,6 +214,7 @@ function repin(a: Code, { unattached }: OpenOptions): void {
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
   a.addressOf(r1, local('scratch'));
   a.load(r2, local('nowNs'));
+  a.load(r4, field(r7, SESSION, 'attachedNs'));
   leaveReverse(a, { mayRest: true });
   a.label('old backend is left');
   writeGroup(a);

@@ -4,7 +4,7 @@ import { DOWNSTREAM } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
 import { BACKEND, PIN, PIN_KEY, RULES } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r7, r8 } from './memory.ts';
-import { changeGauge } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
 import {
   type Code,
   copy,

@@ -24,7 +24,8 @@ import {
 } from './helpers.ts';
 import { ENDPOINT_KEY, REVERSE, RULES, SESSION } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
-import { changeGauge, endSession } from './program-end.ts';
+import { endSession } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
 import {
   type Code,
   copy,
@@ -84,11 +85,14 @@ export function takeRelayPort(a: Code): void {
 function considerOwner(a: Code, next: string): void {
   lookup(a, 'reverse', local('scratch'));
   a.jumpIf(r0, '==', 0, next);
-  a.load(r1, field(r0, REVERSE, 'leftNs'));
-  a.jumpIf(r1, '!=', 0, next);
-  copy(a, reverseValue('session'), { from: field(r0, REVERSE, 'session') });
+  for (const name of ['session', 'attachedNs'] as const)
+    copy(a, reverseValue(name), { from: field(r0, REVERSE, name) });
   lookup(a, 'sessions', reverseValue('session'));
   a.jumpIf(r0, '==', 0, 'session of a relay port');
+  // Else the record rests.
+  a.load(r1, field(r0, SESSION, 'attachedNs'));
+  a.load(r2, reverseValue('attachedNs'));
+  a.jumpIf(r1, '!=', r2, 'session of a relay port');
   a.load(r1, field(r0, SESSION, 'datagramsDownstream'));
   a.jumpIf(r1, '>', 1, 'session of a relay port');
   a.load(r1, field(r0, SESSION, 'openedNs'));

@@ -8,6 +8,7 @@ import { countTraffic, findFigures } from './program-figures.ts';
 import {
   add,
   type Code,
+  copy,
   drop,
   findBackend,
   findListener,
@@ -18,6 +19,7 @@ import {
   readClock,
   receive,
   reverseKey,
+  reverseValue,
   sessionKey,
 } from './program-frame.ts';
 import { jumpIfAlive } from './program-session.ts';
@@ -93,15 +95,17 @@ function requireBackend(a: Code): void {
   a.load(r1, local('ref'));
   a.load(r2, field(r3, BACKEND, 'usable'));
   a.jumpIf(r1, '!=', r2, 'late reply');
-  a.load(r1, field(r7, REVERSE, 'leftNs'));
-  a.jumpIf(r1, '!=', 0, 'late reply');
 }
 
-/** r7 = the session that the reply is for, which is alive and still on that backend. */
+/** r7 = the session that the reply is for, whose record (r7) it still is, which is alive and still on that backend. */
 function requireSession(a: Code): void {
+  copy(a, reverseValue('attachedNs'), { from: field(r7, REVERSE, 'attachedNs') });
   lookup(a, 'sessions', sessionKey());
   a.jumpIf(r0, '==', 0, 'late reply');
   a.mov(r7, r0);
+  a.load(r1, field(r7, SESSION, 'attachedNs'));
+  a.load(r2, reverseValue('attachedNs'));
+  a.jumpIf(r1, '!=', r2, 'late reply');
   a.load(r1, field(r7, SESSION, 'ref'));
   a.load(r2, local('ref'));
   a.jumpIf(r1, '!=', r2, 'late reply');

@@ -11,19 +11,18 @@ import {
   PIN_KEY,
   REQUEST,
   REQUESTS,
-  REVERSE,
   RULES,
   SESSION,
   SESSION_KEY,
-  SETTINGS,
   STEWARD,
 } from './maps.ts';
-import { field, type Memory, memory, part, r0, r1, r2, r3, r6, r7, r8, r9 } from './memory.ts';
-import { changeGauge, endSession, endSubprograms } from './program-end.ts';
+import { field, type Memory, part, r0, r1, r2, r3, r6, r7, r8, r9 } from './memory.ts';
+import { endSession, endSubprograms } from './program-end.ts';
+import { changeGauge } from './program-gauge.ts';
 import { type Code, copy, local, lookupAt, NEXT, push } from './program-frame.ts';
 import { insertGroupPin, newPin } from './program-group.ts';
 import { takeRequest } from './program-request.ts';
-import { U64 } from './struct.ts';
+import { endFirstRest } from './program-rest.ts';
 
 const DONE = 'done';
 
@@ -37,7 +36,11 @@ export function steward(a: Code): void {
   expireSession(a);
   endAnySession(a);
   expirePin(a);
-  endRest(a);
+  a.label('endRest');
+  endFirstRest(a, 'rest has ended');
+  a.label('rest has ended');
+  a.loadMapValue(r6, 'requests');
+  a.jump(DONE);
   claimPin(a);
   a.label(DONE);
   a.load(r1, field(r6, REQUESTS, 'done'));
@@ -78,24 +81,11 @@ function expirePin(a: Code): void {
   a.load(r1, field(r7, PIN_KEY, 'listener'));
   requireOver(a, { since: field(r8, PIN, 'lastUsedNs'), timeout: 'pinTimeoutNs' });
   a.label('endPin');
-  remove(a, 'pins');
+  a.mov(r2, r7);
+  a.loadMap(r1, 'pins');
+  a.call(HELPER.mapDelete);
+  a.jumpIf(r0, '!=', 0, NEXT);
   changeGauge(a, 'pins', -1);
-  a.jump(DONE);
-}
-
-function endRest(a: Code): void {
-  a.label('endRest');
-  find(a, 'reverse');
-  a.load(r2, field(r8, REVERSE, 'leftNs'));
-  a.jumpIf(r2, '==', 0, NEXT);
-  a.mov(r1, r9);
-  a.alu('sub', r1, r2);
-  a.loadMapValue(r2, 'settings', SETTINGS.at.quarantineNs);
-  a.load(r2, memory(r2, 0, U64));
-  a.jumpIf(r1, 'signed <', r2, NEXT);
-  remove(a, 'reverse');
-  changeGauge(a, 'reverses', -1);
-  changeGauge(a, 'resting', -1);
   a.jump(DONE);
 }
 
@@ -141,7 +131,7 @@ function loadLastUsed(a: Code): void {
 }
 
 /** r8 = the record with the key (r7), or the end. */
-function find(a: Code, map: 'sessions' | 'pins' | 'reverse'): void {
+function find(a: Code, map: 'sessions' | 'pins'): void {
   a.mov(r2, r7);
   a.loadMap(r1, map);
   a.call(HELPER.mapLookup);
@@ -160,11 +150,4 @@ function requireOver(
   a.alu('sub', r1, r2);
   a.load(r2, field(r0, RULES, timeout));
   a.jumpIf(r1, 'signed <', r2, NEXT);
-}
-
-function remove(a: Code, map: 'pins' | 'reverse'): void {
-  a.mov(r2, r7);
-  a.loadMap(r1, map);
-  a.call(HELPER.mapDelete);
-  a.jumpIf(r0, '!=', 0, NEXT);
 }

@@ -1,6 +1,6 @@
 /**
- * Expiry in bounded steps: walks over sessions, pins and resting reverse records, some hundred at a time, that pick those whose
- * time is over and ask the steward to end them. A session that is idle for too long is at its end for the packet path
+ * Expiry in bounded steps: walks over sessions and pins, some hundred at a time, that pick those whose time is over and ask the
+ * steward to end them, and the queue of resting reverse records, which ends where one's time is not over. A session that is idle for too long is at its end for the packet path
  * already; the sweep makes room and counts. So it may be late, by a part of the time that it waits for, and a million
  * sessions are looked at every ten seconds rather than every second.
  */
@@ -8,8 +8,9 @@ import type { BpfMap } from './bpf-map.ts';
 import { MapWalk } from './bpf-map.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { Bpf } from './loader.ts';
-import { GAUGES, PIN, PIN_KEY, REVERSE, SESSION, SESSION_KEY } from './maps.ts';
+import { PIN, PIN_KEY, REST_ENDS, SESSION, SESSION_KEY } from './maps.ts';
 import type { KernelMaps } from './kernel-maps.ts';
+import type { MappedArray } from './mapped-array.ts';
 import type { Steward, StewardOperation } from './steward.ts';
 import { U32 } from './struct.ts';
 
@@ -20,10 +21,12 @@ const BATCH = 256;
 const LEAST_PERIOD_MS = 1_000;
 const MOST_PERIOD_MS = 60_000;
 const PERIOD_PART = 12;
-/** Of the quarantine: a walk over what rests passes all reverse records. */
+/** Of the quarantine. */
 const RESTING_PART = 3;
 
 const NS_PER_MS = 1e6;
+
+const NO_KEY = new Uint8Array(0);
 
 /** The rules of a listener that expiry needs, in ns. */
 export interface Timeouts {
@@ -54,21 +57,33 @@ interface Elements {
   readonly nowNs: number;
 }
 
-/** What is walked over, how often, and what becomes of an element. */
-interface Walked {
+/** What is gone through, how often. */
+interface Round {
   readonly name: WalkName;
-  readonly map: BpfMap;
   readonly periodMs: () => number;
-  /** Nothing there can be due. */
-  readonly isIdle?: () => boolean;
+}
+
+/** What is walked over, and what becomes of an element. */
+interface Walked extends Round {
+  readonly map: BpfMap;
   /** What to do with an element, or undefined to leave it. */
   readonly judge: (elements: Elements, key: number, value: number) => StewardOperation | undefined;
 }
 
-class Walk {
-  /** When the next one may begin, in ms of performance.now. */
+/** Something that is gone through in steps. */
+interface Steps {
+  readonly round: Round;
+  /** When the next round may begin, in ms of performance.now. */
+  dueMs: number;
+  /** @returns whether the round is at its end */
+  step(): boolean;
+  restart(): void;
+  close(): void;
+}
+
+class Walk implements Steps {
   dueMs = 0;
-  readonly walked: Walked;
+  readonly round: Walked;
   readonly #walk: MapWalk;
   readonly #keys: DataView;
   readonly #keyWords: Uint32Array;
@@ -77,7 +92,7 @@ class Walk {
   readonly #nowNs: () => number;
 
   constructor({ bpf, steward, nowNs }: SweeperOptions, walked: Walked) {
-    this.walked = walked;
+    this.round = walked;
     this.#walk = new MapWalk(bpf, walked.map, BATCH);
     this.#keys = viewOf(this.#walk.keys);
     const { buffer, byteOffset, byteLength } = this.#walk.keys;
@@ -87,10 +102,8 @@ class Walk {
     this.#nowNs = nowNs;
   }
 
-  /** @returns whether the walk has come round */
   step(): boolean {
-    const { map, isIdle, judge } = this.walked;
-    if (isIdle?.() === true) return true;
+    const { map, judge } = this.round;
     const { count, isEnd } = this.#walk.step();
     const { keySize } = map.spec;
     const range = { from: 0, count: keySize / U32 };
@@ -115,8 +128,33 @@ class Walk {
   }
 }
 
+/** The reverse records that rest: the steward ends those at the head of their queue. */
+class Rests implements Steps {
+  dueMs = 0;
+  readonly round: Round;
+  readonly #ends: MappedArray;
+  readonly #steward: Steward;
+
+  constructor({ maps, steward, quarantineNs }: SweeperOptions) {
+    this.round = { name: 'reverse', periodMs: () => partOf(quarantineNs, RESTING_PART) };
+    this.#ends = maps.mapped.rest_ends;
+    this.#steward = steward;
+  }
+
+  step(): boolean {
+    const resting = this.#ends.getU64(REST_ENDS.at.rested) - this.#ends.getU64(REST_ENDS.at.over);
+    const asked = Math.min(BATCH, resting);
+    for (let i = 0; i < asked; i++) this.#steward.add('endRest', NO_KEY);
+    return this.#steward.flush() < BATCH;
+  }
+
+  restart(): void {}
+
+  close(): void {}
+}
+
 export class Sweeper {
-  readonly #walks: readonly Walk[];
+  readonly #walks: readonly Steps[];
   readonly #timeouts: (listener: number) => Timeouts | undefined;
   /** Of listeners that were asked for in this call; null where no listener is. */
   readonly #known: (Timeouts | null | undefined)[] = Array.from({ length: MAX_LISTENERS });
@@ -124,9 +162,8 @@ export class Sweeper {
   #current = 0;
 
   constructor(options: SweeperOptions) {
-    const { maps, timeouts, shortest, isGroupPinOver, quarantineNs } = options;
-    const { sessions, pins, reverse } = maps.maps;
-    const { gauges } = maps.mapped;
+    const { maps, timeouts, shortest, isGroupPinOver } = options;
+    const { sessions, pins } = maps.maps;
     this.#timeouts = timeouts;
     const walks: readonly Walked[] = [
       {
@@ -156,18 +193,8 @@ export class Sweeper {
           return nowNs - readNs(values, value + PIN.at.lastUsedNs) >= rules.pinNs ? 'expirePin' : undefined;
         },
       },
-      {
-        name: 'reverse',
-        map: reverse,
-        periodMs: () => partOf(quarantineNs, RESTING_PART),
-        isIdle: () => gauges.getU64(GAUGES.at.resting) === 0,
-        judge: ({ values, nowNs }, _key, value) => {
-          const leftNs = readNs(values, value + REVERSE.at.leftNs);
-          return leftNs !== 0 && nowNs - leftNs >= quarantineNs ? 'endRest' : undefined;
-        },
-      },
     ];
-    this.#walks = walks.map((walked) => new Walk(options, walked));
+    this.#walks = [...walks.map((walked) => new Walk(options, walked)), new Rests(options)];
   }
 
   /**
@@ -181,7 +208,7 @@ export class Sweeper {
     for (const walk of this.#walks) {
       if (walk.dueMs > startMs) continue;
       while (!walk.step()) if (performance.now() - startMs >= budgetMs) return;
-      walk.dueMs = performance.now() + walk.walked.periodMs();
+      walk.dueMs = performance.now() + walk.round.periodMs();
     }
   }
 
@@ -200,7 +227,7 @@ export class Sweeper {
     const startMs = performance.now();
     this.#known.fill(undefined);
     const walk = this.#walks[this.#current]!;
-    const { name } = walk.walked;
+    const { name } = walk.round;
     do {
       if (!walk.step()) continue;
       this.#current = (this.#current + 1) % this.#walks.length;
