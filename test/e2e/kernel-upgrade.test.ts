@@ -41,12 +41,12 @@ const OTHER_PROGRAMS: readonly Change[] = [
   },
 ];
 
-/** A session has a field more, so its record is longer. */
+/** A pin has two fields more, so its record is longer. */
 const OTHER_RECORDS: readonly Change[] = [
   {
     file: 'relay/engines/kernel/maps.js',
-    from: 'interArrival: INTER_ARRIVAL_BUCKETS * U32,',
-    to: 'interArrival: INTER_ARRIVAL_BUCKETS * U32, more: U64,',
+    from: 'confirmed: U32,',
+    to: 'confirmed: U32, more: U32, again: U32,',
   },
 ];
 
@@ -189,9 +189,9 @@ if (unavailable !== undefined) {
   });
 
   test.each([
-    ['longer records', 'client', OTHER_RECORDS, 'the map sessions has another size'],
+    ['longer records', 'client', OTHER_RECORDS, 'the map pins has another size'],
     ['another layout', 'client', OTHER_LAYOUT, `its maps have layout ${LAYOUT_VERSION}, `],
-    ['longer records', 'relay', OTHER_RECORDS, 'the map sessions has another size'],
+    ['longer records', 'relay', OTHER_RECORDS, 'the map pins has another size'],
   ] as const)(
     '%s, with the address of the %s, can’t be adopted, which the log says, and players begin anew',
     async (...of) => {

@@ -99,7 +99,8 @@ class Model {
 }
 
 whereAvailable(() => {
-  const rig = closing(new PacketRig());
+  // Room for all rests: in here none comes to its end.
+  const rig = closing(new PacketRig({ maxSessions: STEPS }));
   const { send, answer } = conversation(rig);
 
   const guess = (field: 'firstListener' | 'repliesTo', port: number, value: number): void => {

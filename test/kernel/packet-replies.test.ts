@@ -143,17 +143,6 @@ whereAvailable(() => {
       expect(rig.drops()).toEqual({ 'late-reply': 1 });
     });
 
-    test('rests though more rests were counted off than there were', async () => {
-      await listen([A]);
-      send(CLIENT);
-      rig.maps.mapped.gauges.setU64(GAUGES.at.resting, -1);
-      rig.steward.add('endSession', rig.sessionKey(CLIENT));
-      rig.steward.flush();
-      expect(rig.gauges()).toMatchObject({ reverses: 1, resting: 0 });
-      expect(answer(A).verdict).toBe(DROP);
-      rig.maps.mapped.gauges.setU64(GAUGES.at.resting, 1);
-    });
-
     test('rests no more than may rest', async () => {
       await listen([A]);
       rig.set('maxResting', 0);
