@@ -7,7 +7,7 @@ import { BPF_LINK_INFO } from '../../net/linux/abi.ts';
 import { attachedTo } from '../../relay/engines/kernel/attach.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
-import { LAYOUT_VERSION } from '../../relay/engines/kernel/maps.ts';
+import { LAYOUT_VERSION } from '../../relay/engines/kernel/records.ts';
 import { gameConfig } from '../support/game-fleet.ts';
 import { KernelStage } from '../support/kernel-stage.ts';
 import { type Change, makeOtherVersion, OTHER_LAYOUT, programTag } from '../support/other-version.ts';
@@ -44,7 +44,7 @@ const OTHER_PROGRAMS: readonly Change[] = [
 /** A pin has two fields more, so its record is longer. */
 const OTHER_RECORDS: readonly Change[] = [
   {
-    file: 'relay/engines/kernel/maps.js',
+    file: 'relay/engines/kernel/records.js',
     from: 'confirmed: U32,',
     to: 'confirmed: U32, more: U32, again: U32,',
   },

@@ -4,8 +4,8 @@ import type { UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { listenerKeyOf } from '../../relay/engines/kernel/listener-address.ts';
 import type { Bpf } from '../../relay/engines/kernel/loader.ts';
-import { PORT } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { PORT } from '../../relay/engines/kernel/records.ts';
 
 const DEFAULT_RULES: Omit<UdpListenerSpec, 'name' | 'listen' | 'pool'> = {
   algorithm: 'ip-hash',

@@ -6,6 +6,7 @@ import type { UdpListenerSpec } from '../../relay/engines/engine.ts';
 import { possibleCpus } from '../../relay/engines/kernel/bpf-map.ts';
 import type { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
+import type { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
 import {
   PORT,
   PORT_ANY,
@@ -13,8 +14,7 @@ import {
   PORT_LISTENER,
   RULES,
   SEVERAL_LISTENERS,
-} from '../../relay/engines/kernel/maps.ts';
-import type { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+} from '../../relay/engines/kernel/records.ts';
 import { ListenerRig, udpListener } from './listener-rig.ts';
 import { whereBpf } from './where-bpf.ts';
 

@@ -1,7 +1,7 @@
 /** ICMP errors, packet by packet: those about the relay's sessions are counted and hidden, all others pass. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { RULES, SOURCE_RELAY } from '../../relay/engines/kernel/maps.ts';
+import { RULES, SOURCE_RELAY } from '../../relay/engines/kernel/records.ts';
 import { ETHERNET_BYTES, packet, type PacketOptions } from './packet.ts';
 import { DROP, NEXT, PacketRig } from './packet-rig.ts';
 

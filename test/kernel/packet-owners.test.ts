@@ -1,6 +1,6 @@
 /** Whose a reply is, against a plain model that has a list of who spoke to whom: whatever the records of ports say, which are guesses. */
 import { expect, test } from 'vitest';
-import { PORT, SEVERAL_LISTENERS } from '../../relay/engines/kernel/maps.ts';
+import { PORT, SEVERAL_LISTENERS } from '../../relay/engines/kernel/records.ts';
 import { SeededBytes } from '../support/seeded-bytes.ts';
 import { A, B, conversation } from './conversation.ts';
 import { closing, DROP, MS, NEXT, type Outcome, PacketRig, whereAvailable } from './packet-rig.ts';

@@ -1,7 +1,7 @@
 /** sourceAddress `relay`: relay ports and replies to them, case by case. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
-import { PORT, PORT_RELAY, RULES, SOURCE_RELAY } from '../../relay/engines/kernel/maps.ts';
+import { PORT, PORT_RELAY, RULES, SOURCE_RELAY } from '../../relay/engines/kernel/records.ts';
 import { A, B, CLIENT, LISTENER, conversation } from './conversation.ts';
 import { closing, DROP, MS, NEXT, type Outcome, PacketRig, whereAvailable } from './packet-rig.ts';
 

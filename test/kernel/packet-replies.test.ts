@@ -8,7 +8,7 @@ import {
   SESSION,
   SEVERAL_LISTENERS,
   SOURCE_RELAY,
-} from '../../relay/engines/kernel/maps.ts';
+} from '../../relay/engines/kernel/records.ts';
 import { closing, DROP, MS, NEXT, PacketRig, whereAvailable } from './packet-rig.ts';
 
 whereAvailable(() => {

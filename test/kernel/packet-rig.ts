@@ -9,6 +9,9 @@ import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import type { ProgramName } from '../../relay/engines/kernel/program.ts';
+import { loadProgram } from '../../relay/engines/kernel/programs.ts';
 import {
   ALGORITHM_NUMBERS,
   GAUGES,
@@ -28,10 +31,7 @@ import {
   SESSION,
   SESSION_KEY,
   SETTINGS,
-} from '../../relay/engines/kernel/maps.ts';
-import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
-import type { ProgramName } from '../../relay/engines/kernel/program.ts';
-import { loadProgram } from '../../relay/engines/kernel/programs.ts';
+} from '../../relay/engines/kernel/records.ts';
 import { Steward, type StewardOperation } from '../../relay/engines/kernel/steward.ts';
 import { type PacketOptions, packet, type Parsed, parsePacket } from './packet.ts';
 

@@ -4,8 +4,8 @@ import { Endpoint } from '../../net/address.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
 import { slotOf } from '../../relay/core/backend-ref.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
-import { BACKEND, LIVE, POOL, PORT, PORT_BACKEND, SNAPSHOT } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { BACKEND, LIVE, POOL, PORT, PORT_BACKEND, SNAPSHOT } from '../../relay/engines/kernel/records.ts';
 import { whereBpf } from './where-bpf.ts';
 
 whereBpf((bpf) => {

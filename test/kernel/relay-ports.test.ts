@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import type { RelaySource } from '../../relay/engines/kernel/listener-source.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
-import { PORT, PORT_RELAY, RULES } from '../../relay/engines/kernel/maps.ts';
+import { PORT, PORT_RELAY, RULES } from '../../relay/engines/kernel/records.ts';
 import { ListenerRig, udpListener } from './listener-rig.ts';
 import { whereBpf } from './where-bpf.ts';
 

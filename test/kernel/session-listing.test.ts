@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
-import { SESSION, SESSION_KEY } from '../../relay/engines/kernel/maps.ts';
+import { SESSION, SESSION_KEY } from '../../relay/engines/kernel/records.ts';
 import { listSessions } from '../../relay/engines/kernel/session-listing.ts';
 import { whereBpf } from './where-bpf.ts';
 

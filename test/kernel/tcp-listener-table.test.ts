@@ -7,8 +7,8 @@ import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { listenerKeyOf } from '../../relay/engines/kernel/listener-address.ts';
 import type { RelaySource } from '../../relay/engines/kernel/listener-source.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
-import { PORT, PORT_RELAY } from '../../relay/engines/kernel/maps.ts';
 import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import { PORT, PORT_RELAY } from '../../relay/engines/kernel/records.ts';
 import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { listenerSpec } from '../unit/tcp/tcp-bench.ts';
 

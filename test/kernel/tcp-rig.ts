@@ -7,6 +7,9 @@ import { MapWalk } from '../../relay/engines/kernel/bpf-map.ts';
 import { SKB } from '../../relay/engines/kernel/helpers.ts';
 import { KernelMaps } from '../../relay/engines/kernel/kernel-maps.ts';
 import { Bpf } from '../../relay/engines/kernel/loader.ts';
+import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
+import type { ProgramName } from '../../relay/engines/kernel/program.ts';
+import { loadProgram } from '../../relay/engines/kernel/programs.ts';
 import {
   ALGORITHM_NUMBERS,
   LISTENER_KEY,
@@ -18,10 +21,7 @@ import {
   SETTINGS,
   SOURCE_CLIENT,
   SOURCE_RELAY,
-} from '../../relay/engines/kernel/maps.ts';
-import { PoolWriter } from '../../relay/engines/kernel/pool-writer.ts';
-import type { ProgramName } from '../../relay/engines/kernel/program.ts';
-import { loadProgram } from '../../relay/engines/kernel/programs.ts';
+} from '../../relay/engines/kernel/records.ts';
 import {
   closedCounter,
   TCP_CONNECTION,

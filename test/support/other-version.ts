@@ -24,7 +24,7 @@ export interface Change {
 
 /** The records are as long, and mean something else. */
 export const OTHER_LAYOUT: readonly Change[] = [
-  { file: 'relay/engines/kernel/maps.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
+  { file: 'relay/engines/kernel/records.js', from: 'LAYOUT_VERSION = ', to: 'LAYOUT_VERSION = 1000 + ' },
 ];
 
 /** @param directory where there is nothing yet. @returns the path of its command line, cli.js */

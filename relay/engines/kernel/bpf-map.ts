@@ -1,6 +1,6 @@
 /**
  * A map as user space reads and writes it: one element at a time, or a bounded batch of a walk over all of them. Keys and
- * values are plain bytes; maps.ts says what stands in them.
+ * values are plain bytes; records.ts says what stands in them.
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

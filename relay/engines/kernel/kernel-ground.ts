@@ -7,9 +7,10 @@ import { RelayError } from '../../../net/relay-error.ts';
 import { PinDirectory, requireBpffs } from './bpffs.ts';
 import { KernelMaps } from './kernel-maps.ts';
 import { Bpf } from './loader.ts';
-import { GAUGES, type MapSizes } from './maps.ts';
+import type { MapSizes } from './maps.ts';
 import { type NameLock, takeName, takeNameOfDead } from './name-lock.ts';
 import { loadProgram } from './programs.ts';
+import { GAUGES } from './records.ts';
 import { Steward } from './steward.ts';
 
 export interface GroundOptions {

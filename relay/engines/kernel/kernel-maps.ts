@@ -9,17 +9,9 @@ import { MAX_LISTENERS } from '../../core/limits.ts';
 import { BpfMap, isMapLike } from './bpf-map.ts';
 import type { PinDirectory } from './bpffs.ts';
 import type { Bpf, MapSpec } from './loader.ts';
-import {
-  halfOpenPlaces,
-  LAYOUT_VERSION,
-  type MapName,
-  type MapSizes,
-  mapSpecs,
-  restPlaces,
-  SETTINGS,
-  SNAPSHOT_MAP,
-} from './maps.ts';
+import { halfOpenPlaces, type MapName, type MapSizes, mapSpecs, restPlaces, SNAPSHOT_MAP } from './maps.ts';
 import { MappedArray } from './mapped-array.ts';
+import { LAYOUT_VERSION, SETTINGS } from './records.ts';
 
 /** Bytes of a name in `names`: NAME_PATTERN of the configuration allows 64 characters. */
 const NAME_BYTES = 256;

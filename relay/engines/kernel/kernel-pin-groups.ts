@@ -17,7 +17,7 @@ import { MapWalk } from './bpf-map.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { KernelListener } from './listener-table.ts';
 import type { Bpf } from './loader.ts';
-import { PIN, PIN_CLAIM, PIN_KEY, PIN_VIEW, PIN_VIEW_ENTRY } from './maps.ts';
+import { PIN, PIN_CLAIM, PIN_KEY, PIN_VIEW, PIN_VIEW_ENTRY } from './records.ts';
 import type { Steward } from './steward.ts';
 
 /** Attempts to change a pin while the programs do. */

@@ -3,7 +3,7 @@ import { Endpoint } from '../../../net/address.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { MappedArray } from './mapped-array.ts';
-import { LISTENER_KEY, PORT, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './maps.ts';
+import { LISTENER_KEY, PORT, PORT_ANY, PORT_ANY_V4, PORT_LISTENER } from './records.ts';
 
 export const LISTENER_INDEXES: readonly number[] = Array.from({ length: MAX_LISTENERS }, (_, index) => index);
 

@@ -10,8 +10,8 @@ import type { Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 import { LISTENER_INDEXES } from './listener-address.ts';
 import type { MappedArray } from './mapped-array.ts';
-import { PORT, PORT_RELAY, SOURCE_CLIENT, SOURCE_RELAY } from './maps.ts';
 import type { PoolWriter } from './pool-writer.ts';
+import { PORT, PORT_RELAY, SOURCE_CLIENT, SOURCE_RELAY } from './records.ts';
 import { keptRange, newRange, type PortRange, sizeOf, type Surroundings } from './relay-ports.ts';
 import { relayAddresses } from './relay-source.ts';
 

@@ -14,6 +14,7 @@ import { backendRef, nextIncarnation, type BackendRef } from '../../core/backend
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { BackendEntry, PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { KernelMaps } from './kernel-maps.ts';
+import type { MappedArray } from './mapped-array.ts';
 import {
   BACKEND,
   ENDPOINT,
@@ -28,8 +29,7 @@ import {
   REPLY_TIME_BUCKETS,
   SNAPSHOT,
   TICK_NS,
-} from './maps.ts';
-import type { MappedArray } from './mapped-array.ts';
+} from './records.ts';
 import { U64 } from './struct.ts';
 import { TCP_LIVE } from './tcp-maps.ts';
 

@@ -3,9 +3,9 @@
  * same decisions as core/router.ts.
  */
 import { DOWNSTREAM } from '../../core/counters.ts';
-import { LISTENER_STATE, PIN, RULES } from './maps.ts';
 import { field, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
 import { type Code, drop, jumpUnlessUnicast, local, lookupAt } from './program-frame.ts';
+import { LISTENER_STATE, PIN, RULES } from './records.ts';
 
 /** Attempts to take a token of the listener while other CPUs take theirs. */
 const TOKEN_ATTEMPTS = 4;

@@ -9,7 +9,6 @@ import { DOWNSTREAM } from '../../core/counters.ts';
 import { BPF_ANY } from '../../../net/linux/abi.ts';
 import { V4_MAPPED } from './headers.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, PORT, REVERSE, RULES, SESSION, SEVERAL_LISTENERS, SOURCE_CLIENT } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { changeGauge } from './program-gauge.ts';
 import {
@@ -28,6 +27,7 @@ import {
   writeReverse,
 } from './program-frame.ts';
 import { takeRelayPort } from './program-relay.ts';
+import { BACKEND, PORT, REVERSE, RULES, SESSION, SEVERAL_LISTENERS, SOURCE_CLIENT } from './records.ts';
 import { ADDRESS } from './struct.ts';
 
 /** Gives the session (r7), whose backend is in the snapshot, its reverse record. Keeps r6 to r9. */

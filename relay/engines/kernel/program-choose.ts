@@ -1,9 +1,10 @@
 /** Which backend takes a new player: the same answers as core/select.ts. */
 import { MAGLEV_SLOTS } from '../../core/limits.ts';
-import { ALGORITHM_NUMBERS, LISTENER_STATE, LIVE, type MapName, RULES, SETTINGS, SNAPSHOT } from './maps.ts';
+import type { MapName } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, type Register } from './memory.ts';
 import { type Code, local, lookupAt } from './program-frame.ts';
 import { fewestPerWeight, loadLive, loadSlot } from './program-least.ts';
+import { ALGORITHM_NUMBERS, LISTENER_STATE, LIVE, RULES, SETTINGS, SNAPSHOT } from './records.ts';
 import { U16, U32 } from './struct.ts';
 
 const JHASH_INITIAL = 0xdead_beef;

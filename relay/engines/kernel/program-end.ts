@@ -11,7 +11,7 @@
 import { LIVE_SESSIONS } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import { LIVE, type MapName, PIN, PIN_KEY, REVERSE_KEY, RULES, SESSION, SESSION_KEY } from './maps.ts';
+import type { MapName } from './maps.ts';
 import {
   field,
   Frame,
@@ -33,6 +33,7 @@ import { type Code, copy } from './program-frame.ts';
 import { changeGauge } from './program-gauge.ts';
 import { halfOpenSubprogram, leaveHalfOpen } from './program-half-open.ts';
 import { callLeaveReverse, restSubprogram } from './program-rest.ts';
+import { LIVE, PIN, PIN_KEY, REVERSE_KEY, RULES, SESSION, SESSION_KEY } from './records.ts';
 import { struct, U16, U32, U64 } from './struct.ts';
 
 const END_SESSION = 'end session';

@@ -1,8 +1,8 @@
 /** What a datagram adds to the figures of its backend. Several CPUs do so at once, hence atomically. */
 import { MAX_BACKENDS } from '../../core/limits.ts';
-import { FIGURES, RULES } from './maps.ts';
 import { field, type Memory, r0, r1, r2, r8 } from './memory.ts';
 import { type Code, local, lookupAt } from './program-frame.ts';
+import { FIGURES, RULES } from './records.ts';
 
 /** r0 = the figures of the backend with this reference in the listener's (r8) pool, or a jump, which is never. Loses r1 to r5. */
 export function findFigures(a: Code, ref: Memory, otherwise: string): void {

@@ -19,20 +19,7 @@ import { dropReason, type DropReasonName } from '../../core/drop-reason.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import type { Assembler } from './assembler.ts';
 import { HELPER, SKB, TCX_DROP, TCX_NEXT } from './helpers.ts';
-import {
-  BACKEND,
-  LISTENER_KEY,
-  type MapName,
-  PIN_KEY,
-  POOL,
-  REVERSE,
-  REVERSE_KEY,
-  RULES,
-  SESSION,
-  SESSION_KEY,
-  SETTINGS,
-  SNAPSHOT,
-} from './maps.ts';
+import type { MapName } from './maps.ts';
 import {
   field,
   Frame,
@@ -51,6 +38,19 @@ import {
   r9,
   type Register,
 } from './memory.ts';
+import {
+  BACKEND,
+  LISTENER_KEY,
+  PIN_KEY,
+  POOL,
+  REVERSE,
+  REVERSE_KEY,
+  RULES,
+  SESSION,
+  SESSION_KEY,
+  SETTINGS,
+  SNAPSHOT,
+} from './records.ts';
 import { ADDRESS, struct, U16, U32, U64 } from './struct.ts';
 import { TCP_CONNECTION, TCP_KEY } from './tcp-maps.ts';
 

@@ -1,7 +1,7 @@
 /** Counting what there is, whoever changes it. */
-import { GAUGES } from './maps.ts';
 import { memory, r1, r2 } from './memory.ts';
 import type { Code } from './program-frame.ts';
+import { GAUGES } from './records.ts';
 import { U64 } from './struct.ts';
 
 /** A gauge += 1 or -1. Loses r1 and r2. */

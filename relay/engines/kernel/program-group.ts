@@ -6,10 +6,10 @@
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, PIN, PIN_VIEW, PIN_VIEW_ENTRY } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r7, type Register } from './memory.ts';
 import { changeGauge } from './program-gauge.ts';
 import { type Code, copy, findBackend, local, lookup, lookupAt, pinKey, push } from './program-frame.ts';
+import { BACKEND, PIN, PIN_VIEW, PIN_VIEW_ENTRY } from './records.ts';
 import { U16 } from './struct.ts';
 
 // The locals that least-connections has free before and after it.

@@ -16,7 +16,6 @@
  */
 import { SESSIONS_EVICTED } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
-import { HALF_OPEN, HALF_OPEN_ENDS, SESSION, SESSION_KEY, SETTINGS } from './maps.ts';
 import {
   field,
   Frame,
@@ -36,6 +35,7 @@ import {
 } from './memory.ts';
 import { endSession } from './program-end.ts';
 import { type Code, copy, local, lookup, loop, sessionKey } from './program-frame.ts';
+import { HALF_OPEN, HALF_OPEN_ENDS, SESSION, SESSION_KEY, SETTINGS } from './records.ts';
 import { struct, U32 } from './struct.ts';
 
 const LEAVE = 'leave the half-open';

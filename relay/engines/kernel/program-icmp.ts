@@ -25,7 +25,6 @@ import {
   V4_MAPPED,
 } from './headers.ts';
 import { HELPER, TCX_DROP } from './helpers.ts';
-import { REVERSE, RULES, SOURCE_CLIENT } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r5, r6, r7, r8, r9, type Register } from './memory.ts';
 import {
   add,
@@ -40,6 +39,7 @@ import {
   sessionKey,
   tailCall,
 } from './program-frame.ts';
+import { REVERSE, RULES, SOURCE_CLIENT } from './records.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
 import { tcpProgramIndex } from './tcp-maps.ts';
 

@@ -3,9 +3,9 @@
  * the first one behind the one that the hash prefers. The same answers as core/select.ts.
  */
 import { MAX_BACKENDS } from '../../core/limits.ts';
-import { BACKEND, SNAPSHOT } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r4, r5, r7, r8, type Register } from './memory.ts';
 import { type Code, local, loop } from './program-frame.ts';
+import { BACKEND, SNAPSHOT } from './records.ts';
 import { U16, U64 } from './struct.ts';
 
 /** What is compared, of the slot (below MAX_BACKENDS) that a register holds. Loses r1. */

@@ -1,7 +1,6 @@
 /** Which listener a packet is for, by the address and port that it contacts. */
 import { V4_MAPPED } from './headers.ts';
 import { AF_INET, AF_INET6, FIB, FIB_FORWARDING_DISABLED, FIB_NOT_FORWARDED, HELPER } from './helpers.ts';
-import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER, RULES } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r4, r6, r7 } from './memory.ts';
 import {
   type Code,
@@ -15,6 +14,7 @@ import {
   lookup,
   lookupAt,
 } from './program-frame.ts';
+import { LISTENER, PORT_ANY, PORT_ANY_V4, PORT_LISTENER, RULES } from './records.ts';
 import { ADDRESS, U32 } from './struct.ts';
 
 /**

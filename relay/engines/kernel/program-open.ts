@@ -13,7 +13,6 @@
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM, LIVE_SESSIONS, SESSIONS_OPENED, SESSIONS_REPINNED } from '../../core/counters.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
-import { BACKEND, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r5, r7, r8 } from './memory.ts';
 import { admitListener, admitSource, refuseBadSource } from './program-admit.ts';
 import { choose } from './program-choose.ts';
@@ -39,6 +38,7 @@ import {
 import { writeGroup } from './program-group.ts';
 import { enterHalfOpen, evictHalfOpen } from './program-half-open.ts';
 import { findPin, followPins, insertPin } from './program-pin.ts';
+import { BACKEND, LIVE, PIN, RULES, SESSION, SETTINGS, SNAPSHOT } from './records.ts';
 import { U32, U64 } from './struct.ts';
 
 export const OPEN = 'open';

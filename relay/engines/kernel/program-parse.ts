@@ -23,11 +23,11 @@ import {
   V4_MAPPED,
 } from './headers.ts';
 import { PACKET_HOST } from './helpers.ts';
-import { PORT } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5 } from './memory.ts';
 import { type Code, loadContext, local, lookup, NEXT } from './program-frame.ts';
 import { FIRST_FRAGMENT, type IpOptions, MALFORMED, parseIpv4, parseIpv6 } from './program-ip.ts';
 import { HEADER_ROOM, inner, ip, makeLinear, need, TRANSPORTS } from './program-linear.ts';
+import { PORT } from './records.ts';
 import { ADDRESS } from './struct.ts';
 
 export interface ParseOptions extends IpOptions {

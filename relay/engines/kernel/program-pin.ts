@@ -2,7 +2,6 @@
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, PIN, PIN_KEY, RULES } from './maps.ts';
 import { field, part, r0, r1, r2, r3, r7, r8 } from './memory.ts';
 import { changeGauge } from './program-gauge.ts';
 import {
@@ -20,6 +19,7 @@ import {
   update,
 } from './program-frame.ts';
 import { followGroup, newPin } from './program-group.ts';
+import { BACKEND, PIN, PIN_KEY, RULES } from './records.ts';
 
 /** Pins that are looked at to make room for one. */
 const PIN_EVICTIONS = 32;

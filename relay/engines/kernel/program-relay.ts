@@ -22,7 +22,6 @@ import {
   HELPER,
   LOOPBACK_INTERFACE,
 } from './helpers.ts';
-import { ENDPOINT_KEY, REVERSE, RULES, SESSION } from './maps.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
 import { endSession } from './program-end.ts';
 import { changeGauge } from './program-gauge.ts';
@@ -42,6 +41,7 @@ import {
 } from './program-frame.ts';
 import { type Ring, searchRing } from './program-ring.ts';
 import { lowerHopLimit } from './program-rewrite.ts';
+import { ENDPOINT_KEY, REVERSE, RULES, SESSION } from './records.ts';
 import { ADDRESS, U32, U64 } from './struct.ts';
 
 const victim = (name: keyof typeof VICTIM.at): Memory =>

@@ -2,7 +2,6 @@
  * Whose a backend's reply is, and what it changes: steps 2 to 4 of the way back (program.ts).
  */
 import { UPSTREAM } from '../../core/counters.ts';
-import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './maps.ts';
 import { field, memory, r0, r1, r2, r3, r5, r7, r8 } from './memory.ts';
 import { countTraffic, findFigures } from './program-figures.ts';
 import {
@@ -23,6 +22,7 @@ import {
   sessionKey,
 } from './program-frame.ts';
 import { jumpIfAlive } from './program-session.ts';
+import { BACKEND, FIGURES, REPLY_TIME_BUCKETS, REVERSE, RULES, SESSION, SOURCE_CLIENT } from './records.ts';
 import { U64 } from './struct.ts';
 
 /** r7 = the session of a reply whose reverse record is in r7, if both and their backend are as they should be. */

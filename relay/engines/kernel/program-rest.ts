@@ -13,10 +13,10 @@
  * without a word to the queue, and whoever waits for rests to end looks at the first one.
  */
 import { HELPER } from './helpers.ts';
-import { REST, REST_ENDS, REVERSE, REVERSE_KEY, SESSION, SESSION_KEY, SETTINGS } from './maps.ts';
 import { field, Frame, type Memory, memory, part, r0, r1, r2, r3, r4, r6, r7, r8, r9 } from './memory.ts';
 import { type Code, copy, local, lookupAt, NEXT } from './program-frame.ts';
 import { changeGauge } from './program-gauge.ts';
+import { REST, REST_ENDS, REVERSE, REVERSE_KEY, SESSION, SESSION_KEY, SETTINGS } from './records.ts';
 import { struct, U32, U64 } from './struct.ts';
 
 const LEAVE_REVERSE = 'leave reverse record';

@@ -3,7 +3,6 @@
  * whether its backend is still the one that it was.
  */
 import { SESSIONS_EXPIRED } from '../../core/counters.ts';
-import { BACKEND, FIGURES, INTER_ARRIVAL_BUCKETS, RULES, SESSION, SOURCE_RELAY } from './maps.ts';
 import { field, memory, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
 import { endSession } from './program-end.ts';
 import { findFigures } from './program-figures.ts';
@@ -22,6 +21,7 @@ import {
 import { leaveHalfOpen } from './program-half-open.ts';
 import { OPEN, REPIN } from './program-open.ts';
 import { confirmPin } from './program-pin.ts';
+import { BACKEND, FIGURES, INTER_ARRIVAL_BUCKETS, RULES, SESSION, SOURCE_RELAY } from './records.ts';
 import { U32, U64 } from './struct.ts';
 
 /** r7 = the client's session, if it is alive; else goes to OPEN. */

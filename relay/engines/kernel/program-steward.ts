@@ -15,7 +15,7 @@ import {
   SESSION,
   SESSION_KEY,
   STEWARD,
-} from './maps.ts';
+} from './records.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r6, r7, r8, r9 } from './memory.ts';
 import { endSession, endSubprograms } from './program-end.ts';
 import { changeGauge } from './program-gauge.ts';

@@ -1,11 +1,11 @@
 /** Which backend takes a new connection: the same answers as the user-space pool (relay/tcp/tcp-pool.ts). */
 import { MAGLEV_SLOTS } from '../../core/limits.ts';
-import { ALGORITHM_NUMBERS, SNAPSHOT } from './maps.ts';
 import { field, r0, r1, r2, r3, r4, r5, r7, r8, r9 } from './memory.ts';
 import { hashClient, keep, nextInTurn, restore } from './program-choose.ts';
 import { type Code, local, lookupAt } from './program-frame.ts';
 import { fewestPerWeight, type Figures, loadLive, loadSlot } from './program-least.ts';
 import { rule } from './program-tcp-frame.ts';
+import { ALGORITHM_NUMBERS, SNAPSHOT } from './records.ts';
 import { TCP_LISTENER_STATE, TCP_LIVE } from './tcp-maps.ts';
 
 /**

@@ -9,7 +9,7 @@
 import { BPF_EXIST } from '../../../net/linux/abi.ts';
 import { MAX_BACKENDS } from '../../core/limits.ts';
 import { HELPER } from './helpers.ts';
-import { type MapName, PIN_KEY } from './maps.ts';
+import type { MapName } from './maps.ts';
 import {
   field,
   Frame,
@@ -29,6 +29,7 @@ import {
   type Register,
 } from './memory.ts';
 import { type Code, copy } from './program-frame.ts';
+import { PIN_KEY } from './records.ts';
 import { struct, U32, U64 } from './struct.ts';
 import {
   COUNTED,

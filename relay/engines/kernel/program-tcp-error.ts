@@ -21,7 +21,6 @@ import { DOWNSTREAM } from '../../core/counters.ts';
 import type { Hook } from './attach.ts';
 import { IPV4, IPV6, TCP } from './headers.ts';
 import { HELPER } from './helpers.ts';
-import { SOURCE_CLIENT } from './maps.ts';
 import { type Memory, memory, part, r0, r1, r2, r3, r4, r5, r6, r7, type Register } from './memory.ts';
 import { type Code, copy, jumpIfV6, loadContext, local, lookup, NEXT } from './program-frame.ts';
 import { redirect, sendOut } from './program-relay.ts';
@@ -44,6 +43,7 @@ import {
   readError,
   segmentAt,
 } from './program-tcp-quote.ts';
+import { SOURCE_CLIENT } from './records.ts';
 import { ADDRESS, U16, U32 } from './struct.ts';
 import { TCP_REVERSE_KEY } from './tcp-maps.ts';
 

@@ -8,7 +8,6 @@
  *
  * The scratch has the connection's key at its begin, and behind it room for one record at a time.
  */
-import { BACKEND } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r7, r8, r9 } from './memory.ts';
 import { TCX_DROP, TCX_NEXT } from './helpers.ts';
 import {
@@ -23,6 +22,7 @@ import {
   lookupAt,
   NEXT,
 } from './program-frame.ts';
+import { BACKEND } from './records.ts';
 import { DOWNSTREAM } from '../../core/counters.ts';
 import { U16, U64 } from './struct.ts';
 import { TCP_CONNECTION, TCP_COUNTERS, TCP_KEY, TCP_REVERSE_KEY, TCP_RULES, TCP_SPARE } from './tcp-maps.ts';

@@ -12,7 +12,6 @@
 import { BPF_ANY, BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import type { CloseReason } from '../../core/close-reason.ts';
 import { HELPER } from './helpers.ts';
-import { BACKEND, SETTINGS, SOURCE_CLIENT } from './maps.ts';
 import { field, memory, part, r0, r1, r2, r3, r4, r5, r7 } from './memory.ts';
 import {
   add,
@@ -48,6 +47,7 @@ import {
 } from './program-tcp-frame.ts';
 import { takeTcpRelayPort } from './program-tcp-relay.ts';
 import { RESET } from './program-tcp-reset.ts';
+import { BACKEND, SETTINGS, SOURCE_CLIENT } from './records.ts';
 import { U32, U64 } from './struct.ts';
 import {
   closedCounter,

@@ -13,7 +13,6 @@
  */
 import { BPF_NOEXIST } from '../../../net/linux/abi.ts';
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import { SOURCE_CLIENT } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r7 } from './memory.ts';
 import { type Code, copy, jumpIfV6, loadContext, local, lookup, NEXT, update } from './program-frame.ts';
 import { redirect, sendOut } from './program-relay.ts';
@@ -30,6 +29,7 @@ import {
   tcpKeyPart,
   victimKey,
 } from './program-tcp-frame.ts';
+import { SOURCE_CLIENT } from './records.ts';
 import { struct, U32, U64 } from './struct.ts';
 import { TCP_CONNECTION, TCP_REVERSE_KEY, TCP_STATE } from './tcp-maps.ts';
 

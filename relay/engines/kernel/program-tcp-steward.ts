@@ -3,7 +3,6 @@
  * gives, and in the same way: a list of requests in the map `tcp_requests`, and a test run for each of them.
  */
 import { HELPER } from './helpers.ts';
-import { PIN_KEY } from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r2, r3, r4, r6, r7, r8, r9 } from './memory.ts';
 import { type Code, copy, local, lookup, lookupAt, NEXT } from './program-frame.ts';
 import { takeRequest } from './program-request.ts';
@@ -14,6 +13,7 @@ import {
   forgetConnectionSubprogram,
 } from './program-tcp-end.ts';
 import { connection, tcpKey } from './program-tcp-frame.ts';
+import { PIN_KEY } from './records.ts';
 import {
   closedCounter,
   MAX_TCP_REQUESTS,

@@ -19,15 +19,6 @@
  * (program-tcp-reset.ts).
  */
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
-import {
-  PORT_ANY,
-  PORT_ANY_V4,
-  PORT_BACKEND,
-  PORT_LISTENER,
-  PORT_RELAY,
-  SETTINGS,
-  SOURCE_CLIENT,
-} from './maps.ts';
 import { field, type Memory, memory, part, r0, r1, r6, r7 } from './memory.ts';
 import { type Code, copy, local, lookup, NEXT, readClock, tailCall } from './program-frame.ts';
 import { findContacted } from './program-listener.ts';
@@ -58,6 +49,15 @@ import {
 import { OPEN, openConnection } from './program-tcp-open.ts';
 import { findReplied, passToBackend, passToClient } from './program-tcp-relay.ts';
 import { RESET, resetReply, type ResetOptions } from './program-tcp-reset.ts';
+import {
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_BACKEND,
+  PORT_LISTENER,
+  PORT_RELAY,
+  SETTINGS,
+  SOURCE_CLIENT,
+} from './records.ts';
 import { ADDRESS, U32 } from './struct.ts';
 import { TCP_CONNECTION, TCP_REVERSE_KEY, TCP_STATE, tcpProgramIndex } from './tcp-maps.ts';
 

@@ -20,19 +20,7 @@
 import { DOWNSTREAM, UPSTREAM } from '../../core/counters.ts';
 import { assemble } from './assembler.ts';
 import type { Assembled } from './linker.ts';
-import {
-  type MapName,
-  mapSpecs,
-  PORT_ANY,
-  PORT_ANY_V4,
-  PORT_BACKEND,
-  PORT_LISTENER,
-  PORT_RELAY,
-  REVERSE,
-  RULES,
-  SESSION,
-  SOURCE_CLIENT,
-} from './maps.ts';
+import { type MapName, mapSpecs } from './maps.ts';
 import { field, r0, r1, r6, r7, r8, type Register } from './memory.ts';
 import { attach, releaseDirect } from './program-attach.ts';
 import { endSubprograms } from './program-end.ts';
@@ -64,6 +52,17 @@ import { steward } from './program-steward.ts';
 import { tcpError } from './program-tcp-error.ts';
 import { tcpSteward } from './program-tcp-steward.ts';
 import { callTcp, tcpEgress, tcpIngress } from './program-tcp.ts';
+import {
+  PORT_ANY,
+  PORT_ANY_V4,
+  PORT_BACKEND,
+  PORT_LISTENER,
+  PORT_RELAY,
+  REVERSE,
+  RULES,
+  SESSION,
+  SOURCE_CLIENT,
+} from './records.ts';
 
 /** Where a program runs: at the hooks of an interface, or on request (program-steward.ts). Those for TCP are called by the others. */
 export type ProgramName =

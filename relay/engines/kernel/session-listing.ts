@@ -8,7 +8,7 @@ import type { BackendEntry } from '../../core/pool-snapshot.ts';
 import type { SessionListing, SessionQuery, SessionView } from '../engine.ts';
 import { type BpfMap, MapWalk } from './bpf-map.ts';
 import type { Bpf } from './loader.ts';
-import { INTER_ARRIVAL_BUCKETS, SESSION, SESSION_KEY } from './maps.ts';
+import { INTER_ARRIVAL_BUCKETS, SESSION, SESSION_KEY } from './records.ts';
 import { readNs } from './sweeper.ts';
 
 /** Sessions of one system call. */

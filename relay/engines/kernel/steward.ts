@@ -4,7 +4,7 @@
  */
 import type { Bpf } from './loader.ts';
 import type { MappedArray } from './mapped-array.ts';
-import { MAX_REQUESTS, REQUEST, REQUESTS, STEWARD } from './maps.ts';
+import { MAX_REQUESTS, REQUEST, REQUESTS, STEWARD } from './records.ts';
 import { doRequests, type Requests } from './requests.ts';
 
 export type StewardOperation = keyof typeof STEWARD;

@@ -8,7 +8,7 @@ import type { BpfMap } from './bpf-map.ts';
 import { MapWalk } from './bpf-map.ts';
 import { MAX_LISTENERS } from '../../core/limits.ts';
 import type { Bpf } from './loader.ts';
-import { PIN, PIN_KEY, REST_ENDS, SESSION, SESSION_KEY } from './maps.ts';
+import { PIN, PIN_KEY, REST_ENDS, SESSION, SESSION_KEY } from './records.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import type { MappedArray } from './mapped-array.ts';
 import type { Steward, StewardOperation } from './steward.ts';

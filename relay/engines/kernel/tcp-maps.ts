@@ -1,6 +1,6 @@
 /**
  * The maps of TCP listeners. What they share with UDP, the pools' snapshots, settings and programs' own small things, is in
- * maps.ts, and so are the rules that hold here too: who writes what, host order, times in ns.
+ * maps.ts and records.ts, and so are the rules that hold here too: who writes what, host order, times in ns.
  *
  * The engine writes tcp_ports, tcp_listeners, tcp_rules, tcp_programs, tcp_errors, tcp_names and `cap` in tcp_live; the programs write all
  * others.
@@ -179,7 +179,7 @@ export const TCP_STEWARD = {
 export const TCP_REQUEST = struct({ operation: U32, reason: U32, key: TCP_KEY.size, done: U32 });
 export const MAX_TCP_REQUESTS = 1_024;
 
-/** The one record of `tcp_requests`; worked off as REQUESTS in maps.ts. */
+/** The one record of `tcp_requests`; worked off as REQUESTS in records.ts. */
 export const TCP_REQUESTS = struct({
   cursor: U32,
   count: U32,
