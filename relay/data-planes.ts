@@ -7,6 +7,8 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Endpoint } from '../net/address.ts';
 import { RelayError } from '../net/relay-error.ts';
 import type { KernelConfig, ListenerConfig, PoolConfig } from './control/config.ts';
+import { formatPath } from './control/config-problems.ts';
+import { kernelRoomProblem } from './control/kernel-room.ts';
 import { pinGroupsOf } from './control/pin-groups.ts';
 import type { ConnectionRows, TcpListenerView } from './control/relay-view.ts';
 import { MAX_LISTENERS } from './core/limits.ts';
@@ -92,14 +94,13 @@ export class DataPlanes {
    * A listener finds the group that shares its pins when it comes, and a group goes after its last listener.
    *
    * @param surroundings absent: TCP stays in user space
-   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; TICKRELAY_ERR_ENGINE when listeners would
-   *   change while the relay drains, or anything after its end
+   * @throws RelayError TICKRELAY_ERR_BIND naming the address that can't be had; TICKRELAY_ERR_CONFIG when the engine has no room
+   *   for the pools; TICKRELAY_ERR_ENGINE when listeners would change while the relay drains, or anything after its end
    */
   apply(listeners: readonly ListenerConfig[], surroundings?: Surroundings): Promise<void> {
     return this.#inTurn(async () => {
-      const tcp = listeners.filter((listener) => listener.protocol === 'tcp');
-      const places =
-        surroundings === undefined ? undefined : placesOf(tcp, { ...surroundings, engine: this.engine });
+      this.#requireRoom(listeners);
+      const places = surroundings && placesOf(listeners, { ...surroundings, engine: this.engine });
       const wanted = listeners.map((listener): Placed => {
         const place = places?.get(listener.name);
         return place === undefined ? listener : { ...listener, place };
@@ -150,6 +151,14 @@ export class DataPlanes {
     return turn;
   }
 
+  /** The configuration was checked for the engine that it names; the one that runs may be another. */
+  #requireRoom(listeners: readonly ListenerConfig[]): void {
+    const { maxPools = Number.POSITIVE_INFINITY } = this.engine;
+    const problem = kernelRoomProblem(listeners, maxPools);
+    if (problem === undefined) return;
+    throw new RelayError('TICKRELAY_ERR_CONFIG', `${formatPath(problem.path)}: ${problem.text}`);
+  }
+
   async #setPinGroups(listeners: readonly ListenerConfig[]): Promise<void> {
     const groups = pinGroupsOf(listeners);
     if (isDeepStrictEqual(groups, this.#pinGroups)) return;
@@ -173,7 +182,8 @@ export class DataPlanes {
     }
     // A trial needs a place of its own. Where there is none, a failure is found, and undone, by the steps below.
     if (closing.length > 0 && bound.length < MAX_LISTENERS) {
-      for (const listener of added) if (!this.#hasPortOf(closing, listener)) await this.#try(listener);
+      for (const listener of added)
+        if (!this.#hasPortOf(closing, listener) && this.#hasRoomFor(listener)) await this.#try(listener);
     }
     for (const listener of closing) await this.#close(listener);
     await this.#openAll(added, async () => {
@@ -201,6 +211,15 @@ export class DataPlanes {
   /** Whether one of `closing` has the port, so that it can't be tried before that one is closed. */
   #hasPortOf(closing: readonly Placed[], { protocol, listen, local = listen }: Placed): boolean {
     return closing.some((one) => one.protocol === protocol && one.local?.port === local.port);
+  }
+
+  /** Whether the engine could serve the listener's pool beside those of all that are bound. */
+  #hasRoomFor(listener: Placed): boolean {
+    const { maxPools = Number.POSITIVE_INFINITY } = this.engine;
+    const inEngine = [...this.#listeners.values(), listener].filter(
+      ({ place }) => place?.isInKernel !== false,
+    );
+    return new Set(inEngine.map(({ pool }) => pool)).size <= maxPools;
   }
 
   /** Binds the address and lets go of it. */

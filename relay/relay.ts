@@ -17,6 +17,7 @@ import { AdminServer } from './control/admin-server.ts';
 import { ConfigReloader } from './control/config-reloader.ts';
 import type { ConfigOverrides, RelayConfig } from './control/config.ts';
 import { ControlPlane } from './control/control-plane.ts';
+import { kernelPools } from './control/kernel-room.ts';
 import { Metrics } from './control/metrics.ts';
 import type { Readiness, RelayView } from './control/relay-view.ts';
 import { DataPlanes } from './data-planes.ts';
@@ -72,7 +73,7 @@ export class Relay {
       tcpDescriptors: tcpDescriptors(config),
       workers: config.workers,
       coalesceUs: config.coalesceUs,
-      kernel: { name: config.name, ...config.kernel },
+      kernel: { name: config.name, ...config.kernel, pools: kernelPools(config.listeners).size },
       hashSeed: config.hashSeed,
       tableSeed: randomInt(2 ** 32),
       now: this.#now,

@@ -1,6 +1,7 @@
 /** Where a TCP listener's connections are carried: by the kernel, where its engine has TCP, or by user space. */
 import { RelayError } from '../net/relay-error.ts';
-import type { KernelConfig, PoolConfig, TcpListenerConfig } from './control/config.ts';
+import type { KernelConfig, ListenerConfig, PoolConfig, TcpListenerConfig } from './control/config.ts';
+import { kernelPools } from './control/kernel-room.ts';
 import { userspaceNeeds } from './control/tcp-needs.ts';
 import type { Engine } from './engines/engine.ts';
 
@@ -19,21 +20,33 @@ export interface PlaceOptions {
 
 /**
  * The places of TCP listeners, by name. Those of one pool are together, unless their own engine says otherwise: each place counts its
- * own connections, and a backend's cap and least-connections ask for the sum.
+ * own connections, and a backend's cap and least-connections ask for the sum. What the engine has no room for stays in user space.
  *
  * @throws RelayError TICKRELAY_ERR_ENGINE when a listener shall be in the kernel, and the engine that runs is another one
  */
 export function placesOf(
-  listeners: readonly TcpListenerConfig[],
+  listeners: readonly ListenerConfig[],
   options: PlaceOptions,
 ): ReadonlyMap<string, TcpPlace> {
-  const alone = listeners.map((listener) => ({ listener, place: placeOf(listener, options) }));
+  const { maxPools = Number.POSITIVE_INFINITY } = options.engine;
+  const pools = new Set(kernelPools(listeners));
+  const alone = listeners
+    .filter((listener) => listener.protocol === 'tcp')
+    .map((listener) => ({ listener, place: placeOf(listener, options) }));
   return new Map(
     alone.map(({ listener: { name, pool, engine }, place }) => {
+      if (engine !== 'auto' || !place.isInKernel) return [name, place];
       const other = alone.find((one) => one.listener.pool === pool && !one.place.isInKernel);
-      if (engine !== 'auto' || !place.isInKernel || other === undefined) return [name, place];
-      const reason = `its pool's connections are counted in user space, where listener "${other.listener.name}" is`;
-      return [name, { isInKernel: false, reason }];
+      if (other !== undefined) {
+        const reason = `its pool's connections are counted in user space, where listener "${other.listener.name}" is`;
+        return [name, { isInKernel: false, reason }];
+      }
+      if (!pools.has(pool) && pools.size >= maxPools) {
+        const reason = `the kernel has room for ${maxPools} pools, and other listeners need them all`;
+        return [name, { isInKernel: false, reason }];
+      }
+      pools.add(pool);
+      return [name, place];
     }),
   );
 }

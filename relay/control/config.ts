@@ -13,6 +13,7 @@ import type { Algorithm } from '../core/select.ts';
 import { checkConfig, checkRelayPorts, configWarnings } from './config-checks.ts';
 import { ConfigDocument } from './config-document.ts';
 import { Problems } from './config-problems.ts';
+import { checkKernelRoom } from './kernel-room.ts';
 import { listenerSchema, poolSchema, rootSchema } from './config-schema.ts';
 import { checkTcpEngines } from './tcp-needs.ts';
 
@@ -254,6 +255,7 @@ export function checkData(data: unknown, problems: Problems): CheckedConfig | un
   if (root !== undefined) {
     checkTcpEngines({ ...root, listeners, pools }, problems);
     checkRelayPorts({ ...root, listeners }, problems);
+    checkKernelRoom({ ...root, listeners }, problems);
   }
   if (root === undefined || !problems.isEmpty) return undefined;
 

@@ -15,6 +15,9 @@ export const MAX_WEIGHT = 256;
 /** Listeners in one relay. The session key gives the listener 16 bits; the sockets run out long before. */
 export const MAX_LISTENERS = 256;
 
+/** Pools that the engine `kernel` has places for. A place takes 0.3 MB of kernel memory, and 1.4 MB more once a pool had it. */
+export const MAX_KERNEL_POOLS = 64;
+
 /** Records in one table: at half full and 64 bytes a place, a table of 1 GiB. */
 export const MAX_RECORDS = 1 << 23;
 

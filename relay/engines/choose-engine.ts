@@ -10,7 +10,7 @@ import { raiseDescriptorLimit } from '../../net/linux/descriptor-limit.ts';
 import { hugePages } from '../../net/linux/huge-pages.ts';
 import { loadLibc } from '../../net/linux/libc.ts';
 import { RelayError } from '../../net/relay-error.ts';
-import { DEFAULT_MAX_UPSTREAM_SOCKETS } from '../core/limits.ts';
+import { DEFAULT_MAX_UPSTREAM_SOCKETS, MAX_KERNEL_POOLS } from '../core/limits.ts';
 import type { Engine, EngineName } from './engine.ts';
 import { whyUnavailable } from './kernel/availability.ts';
 import type { PortRange } from './kernel/relay-ports.ts';
@@ -44,6 +44,8 @@ export interface KernelSettings {
   /** A path, or `none`. */
   readonly bpffs: string;
   readonly keepAttached: boolean;
+  /** Pools that it would need room for. */
+  readonly pools: number;
 }
 
 interface EngineEntry {
@@ -66,11 +68,16 @@ const ENGINES: readonly EngineEntry[] = [
   {
     name: 'kernel',
     unavailable: whyUnavailable,
-    unasked: ({ kernel }) =>
-      kernel.sourceAddress === undefined
-        ? 'nobody has said whose address backends shall see; set kernel.sourceAddress to relay, or to client where ' +
+    unasked: ({ kernel }) => {
+      if (kernel.sourceAddress === undefined)
+        return (
+          'nobody has said whose address backends shall see; set kernel.sourceAddress to relay, or to client where ' +
           'their answers come back through this host'
-        : undefined,
+        );
+      if (kernel.pools > MAX_KERNEL_POOLS)
+        return `it has room for ${MAX_KERNEL_POOLS} pools, and listeners need ${kernel.pools}; let listeners share pools`;
+      return undefined;
+    },
     create: ({ kernel, maxSessions, maxUpstreamSockets, hashSeed, onTrouble }) => {
       const loaded = loadLibc();
       assert('libc' in loaded);

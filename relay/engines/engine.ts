@@ -165,6 +165,8 @@ export interface TcpPath {
 
 export interface Engine {
   readonly name: EngineName;
+  /** Pools that listeners may use at a time; undefined: any number. */
+  readonly maxPools?: number;
   /** Whether `close` leaves players playing: then there is nothing to drain. */
   readonly isLasting?: boolean;
   /** TCP, where the engine has it. It obeys what is published, drained and closed here. */

@@ -7,9 +7,9 @@ import { createServer, type Server } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type ManagedProcess, tickrelay } from '../../bench/process-group.ts';
 import { BPF_LINK_INFO } from '../../net/linux/abi.ts';
+import { MAX_KERNEL_POOLS } from '../../relay/core/limits.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
-import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
 import { type MapName, mapSpecs } from '../../relay/engines/kernel/maps.ts';
 import { MappedArray } from '../../relay/engines/kernel/mapped-array.ts';
 import { gameConfig } from '../support/game-fleet.ts';
@@ -188,7 +188,7 @@ if (unavailable !== undefined) {
         const [id, program] = [BPF_LINK_INFO.id, BPF_LINK_INFO.program];
         return [name, info.getUint32(id, true), info.getUint32(program, true)];
       });
-      const specs = mapSpecs({ maxSessions: 1, maxPools: MAX_POOLS });
+      const specs = mapSpecs({ maxSessions: 1, maxPools: MAX_KERNEL_POOLS });
       const decisions = DECISIONS.map((name) => {
         const fd = bpf.open(pins.mapPath(name))!;
         const array = new MappedArray(bpf.libc, specs[name], fd);

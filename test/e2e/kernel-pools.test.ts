@@ -1,8 +1,9 @@
-/** A relay in the kernel whose pools come and go by reloads, more of them than it has places for, and a restart after that. */
+/** A relay in the kernel whose pools come and go by reloads, more of them than it has places for, also at a time; and a restart after that. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { tickrelay } from '../../bench/process-group.ts';
 import type { Endpoint } from '../../net/address.ts';
+import { MAX_KERNEL_POOLS } from '../../relay/core/limits.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
-import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
 import { KernelStage } from '../support/kernel-stage.ts';
 import { enterOwnNetwork } from '../support/own-network.ts';
 import { disturbed, settle, type SteadyPlayer } from '../support/steady-player.ts';
@@ -50,7 +51,7 @@ if (unavailable !== undefined) {
   };
 
   test('pools come and go by reloads without end, also after a restart, and other players notice nothing', async () => {
-    expect(RELOADS).toBeGreaterThan(MAX_POOLS);
+    expect(RELOADS).toBeGreaterThan(MAX_KERNEL_POOLS);
     const game = (await stage.gameServer({ id: 1 })).endpoint;
     const arenas = [server('odd'), server('even')] as const;
     const configOf = (
@@ -81,6 +82,54 @@ if (unavailable !== undefined) {
     await answers(players);
     await settle(players);
     expect(disturbed(players)).toEqual([]);
+  });
+
+  /** A listener and a pool for each of these names. */
+  const listenersFor = (engine: string, names: readonly string[]): object => ({
+    name: 'tickrelay',
+    engine,
+    kernel: { bpffs: stage.bpffs.path, sourceAddress: 'client' },
+    admin: { listen: '127.0.0.1:0' },
+    listeners: names.map((name) => ({ name, protocol: 'udp', listen: '127.0.0.1:0', pool: name })),
+    pools: Object.fromEntries(
+      names.map((name) => [name, { healthCheck: { type: 'none' }, backends: [own] }]),
+    ),
+  });
+  let own: string;
+  const NAMES = Array.from({ length: MAX_KERNEL_POOLS }, (_, i) => `pool-${i}`);
+
+  test('a pool too many is refused by a reload of a relay that auto put in the kernel, and one may take another’s place', async () => {
+    own = server('served').local.toString();
+    const relay = await stage.relay(listenersFor('auto', NAMES));
+    expect(await relay.metric('engine_info', { engine: 'kernel' })).toBe(1);
+    const served = async (listener: Endpoint): Promise<string> =>
+      (await stage.peer('127.0.0.1:0').ask(listener, 'who')).payload.toString();
+
+    relay.writeConfig(listenersFor('auto', [...NAMES, 'one-more']));
+    expect(await relay.reload()).toBe(false);
+    expect(relay.process.stderr).toMatch(
+      /listeners\[64\]\.pool: \\"one-more\\" is one of 65 pools .* has room for 64; let listeners share pools/,
+    );
+    expect(await served(relay.listener('pool-63'))).toBe('served');
+
+    relay.writeConfig(listenersFor('auto', [...NAMES.slice(1), 'one-more']));
+    expect(await relay.reload()).toBe(true);
+    expect(await served(relay.listener('pool-63'))).toBe('served');
+    expect(await relay.metric('sessions_opened_total', { listener: 'one-more' })).toBe(0);
+  });
+
+  test('with a pool too many the kernel engine does not start, and auto takes another one', async () => {
+    own = server('served').local.toString();
+    const names = [...NAMES, 'one-more'];
+    const path = stage.writeFile('named.yaml', listenersFor('auto', names));
+    const named = stage.start(tickrelay('relay', ['relay', '--config', path, '--engine', 'kernel']));
+    expect(await named.ended(20_000)).toMatchObject({ code: 2 });
+    expect(named.stderr).toMatch(
+      /TICKRELAY_ERR_CONFIG: listeners\[64\]\.pool: "one-more" is one of 65 pools/,
+    );
+    const relay = await stage.relay(listenersFor('auto', names));
+    expect(await relay.metric('engine_info', { engine: 'mmsg' })).toBe(1);
+    expect(relay.process.stderr).toContain('kernel is not taken: it has room for 64 pools');
   });
 
   const answers = (players: readonly SteadyPlayer[]): Promise<unknown> =>

@@ -2,11 +2,12 @@
 import { type AddressInfo, createServer } from 'node:net';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
+import { MAX_KERNEL_POOLS } from '../../relay/core/limits.ts';
 import { whyUnavailable } from '../../relay/engines/kernel/availability.ts';
 import { BpfMap } from '../../relay/engines/kernel/bpf-map.ts';
 import { PinDirectory } from '../../relay/engines/kernel/bpffs.ts';
 import { KernelEngine } from '../../relay/engines/kernel/kernel-engine.ts';
-import { KernelPools, MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { KernelPools } from '../../relay/engines/kernel/kernel-pools.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
 import { TcpListenerTable } from '../../relay/engines/kernel/tcp-listener-table.ts';
 import { TCP_LISTENER_STATE, tcpMapSpecs } from '../../relay/engines/kernel/tcp-maps.ts';
@@ -56,7 +57,7 @@ if (unavailable !== undefined) {
   const publish = (name: string, backend: Endpoint) => before.publish(poolOfOne(name, backend).snapshot());
   /** Of the one TCP listener that there is. */
   const openConnections = (): number => {
-    const spec = tcpMapSpecs({ maxSessions: MAX_SESSIONS, maxPools: MAX_POOLS }).tcp_state;
+    const spec = tcpMapSpecs({ maxSessions: MAX_SESSIONS, maxPools: MAX_KERNEL_POOLS }).tcp_state;
     const { bpf, bpffs } = stage;
     const map = new BpfMap(bpf, spec, bpf.open(new PinDirectory(bpffs.path, NAME).mapPath(spec.name))!);
     const state = new Uint8Array(TCP_LISTENER_STATE.size);

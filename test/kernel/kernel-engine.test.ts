@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../net/address.ts';
 import { BackendPool } from '../../relay/core/backend-pool.ts';
-import { MAX_POOLS } from '../../relay/engines/kernel/kernel-pools.ts';
+import { MAX_KERNEL_POOLS } from '../../relay/core/limits.ts';
 import { ListenerTable } from '../../relay/engines/kernel/listener-table.ts';
 import { Bed, ENGINES, RULES } from '../contract/engine-harness.ts';
 
@@ -28,7 +28,7 @@ if (unavailable !== undefined) {
   test('a pool has its place until what is left of the listener that goes has ended', async () => {
     await bed.start(['a']);
     await bed.serversOf(bed.clients(3));
-    for (let i = 1; i < MAX_POOLS; i++) {
+    for (let i = 1; i < MAX_KERNEL_POOLS; i++) {
       const pool = new BackendPool(`pool-${i}`);
       await bed.engine.publish(pool.snapshot());
       await listenFor(pool.name);

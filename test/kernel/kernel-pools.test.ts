@@ -136,6 +136,18 @@ whereBpf((bpf) => {
     expect((await pools.of('four')).index).toBe(0);
   });
 
+  test('where those of a relay before this one have the places, that is said', async () => {
+    for (const name of ['one', 'two', 'three']) await pools.of(name);
+    pools = new KernelPools(maps);
+    pools.adopt();
+    await expect(pools.of('four')).rejects.toMatchObject({
+      code: 'TICKRELAY_ERR_LIMIT',
+      message: expect.stringMatching(/relay before this one go 10 s after.*start with fewer/) as string,
+    });
+    await pools.letGoInherited();
+    expect((await pools.of('four')).index).toBe(0);
+  });
+
   test('pools of a relay before this one stay until its listeners are gone', async () => {
     for (const name of ['kept', 'dropped']) {
       await publish(poolOf(name));

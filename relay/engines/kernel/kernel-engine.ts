@@ -13,7 +13,7 @@
  */
 import type { Endpoint } from '../../../net/address.ts';
 import type { Libc } from '../../../net/linux/libc.ts';
-import { UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
+import { MAX_KERNEL_POOLS, UPSTREAM_QUARANTINE_MS } from '../../core/limits.ts';
 import type { PinGroupSpec, PinRequest } from '../../core/pin-group.ts';
 import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { Engine, ListenerStatus, SessionListing, SessionQuery, UdpListenerSpec } from '../engine.ts';
@@ -22,7 +22,7 @@ import { Inheritance } from './inheritance.ts';
 import { closeGround, describeOrigin, type Ground, openGround } from './kernel-ground.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { KernelPinGroups } from './kernel-pin-groups.ts';
-import { KernelPools, MAX_POOLS } from './kernel-pools.ts';
+import { KernelPools } from './kernel-pools.ts';
 import { KernelTcp } from './kernel-tcp.ts';
 import { statusOf, withoutSessions } from './listener-status.ts';
 import { type KernelListener, ListenerTable } from './listener-table.ts';
@@ -64,6 +64,7 @@ export interface KernelEngineOptions {
 
 export class KernelEngine implements Engine {
   readonly name = 'kernel';
+  readonly maxPools = MAX_KERNEL_POOLS;
   readonly isLasting: boolean;
   /** How it began, for the log: anew, or with the sessions of a relay before it. */
   readonly origin: string;
@@ -93,7 +94,7 @@ export class KernelEngine implements Engine {
     this.#clockMs = options.clockMs ?? 0;
     const { libc, onTrouble } = options;
     const { name, bpffs, maxSessions } = options;
-    const groundOptions = { libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_POOLS } };
+    const groundOptions = { libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_KERNEL_POOLS } };
     const ground = openGround(groundOptions);
     this.#ground = ground;
     this.#bpf = ground.bpf;

@@ -15,9 +15,6 @@ import type { PoolSnapshot } from '../../core/pool-snapshot.ts';
 import type { KernelMaps } from './kernel-maps.ts';
 import { PoolWriter } from './pool-writer.ts';
 
-/** Pools that listeners of one relay may use at a time, those that a relay before it left included. */
-export const MAX_POOLS = 64;
-
 interface Place {
   readonly writer: PoolWriter;
   /** Listeners that use the pool; those of a relay before this one count as one. */
@@ -96,7 +93,7 @@ export class KernelPools {
         return this.#take(name, index);
       }
       const unused = Array.from(this.#places).find(([, { users }]) => users === 0);
-      if (unused === undefined) throw noRoom(name, this.#maps.sizes.maxPools);
+      if (unused === undefined) throw this.#noRoom(name);
       await this.#leave(unused[0]);
     }
   }
@@ -174,12 +171,17 @@ export class KernelPools {
     this.#leaving = Promise.allSettled([this.#leaving, left]);
     await left;
   }
-}
 
-function noRoom(name: string, maxPools: number): RelayError {
-  return new RelayError(
-    'TICKRELAY_ERR_LIMIT',
-    `engine kernel has room for ${maxPools} pools that listeners use, and "${name}" is one more; ` +
-      'let listeners share pools (for 10 s after a restart, those of the relay before it have theirs)',
-  );
+  #noRoom(name: string): RelayError {
+    const { maxPools } = this.#maps.sizes;
+    const why =
+      this.#inherited.length === 0
+        ? 'let listeners share pools'
+        : 'those of the relay before this one go 10 s after this one has started; until then both may have so many in ' +
+          'all: start with fewer, and add the rest by a reload after that';
+    return new RelayError(
+      'TICKRELAY_ERR_LIMIT',
+      `engine kernel has room for ${maxPools} pools that listeners use, and "${name}" is one more; ${why}`,
+    );
+  }
 }

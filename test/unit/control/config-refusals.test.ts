@@ -249,3 +249,37 @@ describe('a listener on one of the relay’s own ports', () => {
       expect(() => parseConfig(fine)).not.toThrow();
   });
 });
+
+describe('more pools than the engine kernel has room for', () => {
+  /** A listener with these keys for each of so many pools. */
+  const text = (engine: string, count: number, keys: string): string => {
+    const numbers = Array.from({ length: count }, (_, i) => i);
+    return [
+      `engine: ${engine}`,
+      'listeners:',
+      ...numbers.map((i) => `  - { name: l${i}, listen: "0.0.0.0:${7000 + i}", pool: p${i}, ${keys} }`),
+      'pools:',
+      ...numbers.map((i) => `  p${i}: { backends: [ "10.0.0.3:7777" ] }`),
+    ].join('\n');
+  };
+
+  test.each(['protocol: udp', 'protocol: tcp, engine: kernel'])('are refused: %s', (keys) => {
+    const { code, message } = errorOf(text('kernel', 66, keys));
+    expect(code).toBe('TICKRELAY_ERR_CONFIG');
+    expect(message).toMatch(
+      /1 problem\n {2}line 67: listeners\[64\]\.pool: "p64" is one of 66 pools .*has room for 64; let listeners share pools, .*engine auto or mmsg/,
+    );
+  });
+
+  test('are no matter where they fit, share pools, may be in user space, or another engine may run', () => {
+    for (const fine of [
+      text('kernel', 64, 'protocol: udp'),
+      text('kernel', 66, 'protocol: udp').replace('pool: p65', 'pool: p0').replace('pool: p64', 'pool: p0'),
+      text('kernel', 66, 'protocol: tcp'),
+      text('kernel', 66, 'protocol: tcp, engine: userspace'),
+      text('auto', 66, 'protocol: udp'),
+      text('mmsg', 66, 'protocol: udp'),
+    ])
+      expect(() => parseConfig(fine)).not.toThrow();
+  });
+});

@@ -15,6 +15,7 @@ const SETTINGS = {
     relayPorts: { first: 61_000, last: 65_535 },
     bpffs: '/nosuch',
     keepAttached: false,
+    pools: 1,
   },
 };
 
@@ -22,6 +23,16 @@ test('auto takes an engine that runs here, and says that it was auto', async () 
   const { engine, reason } = chooseEngine('auto', SETTINGS);
   expect(['dgram', 'mmsg', 'kernel']).toContain(engine.name);
   expect(reason).toMatch(/^auto: ./);
+  await engine.close();
+});
+
+test('auto passes the kernel engine over where it has no room for the pools, and says so', async () => {
+  const kernel = { ...SETTINGS.kernel, sourceAddress: 'client', pools: 65 } as const;
+  const { engine, reason } = chooseEngine('auto', { ...SETTINGS, kernel });
+  expect(engine.name).not.toBe('kernel');
+  expect(reason).toContain(
+    'kernel is not taken: it has room for 64 pools, and listeners need 65; let listeners share pools',
+  );
   await engine.close();
 });
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { connect, createServer, type Server } from 'node:net';
 import pino from 'pino';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Endpoint } from '../../../net/address.ts';
 import { openDgramSocket } from '../../../net/dgram-socket.ts';
 import { BackendPool } from '../../../relay/core/backend-pool.ts';
@@ -134,6 +134,29 @@ describe('applying listeners', () => {
     expect(planes.locals().size).toBe(0);
     await planes.apply([udp('game', free)]);
     expect(await answerOf(peer('127.0.0.1:0'), free)).toBe('one');
+  });
+
+  test('pools that the engine has no room for are refused, and the old listeners stay', async () => {
+    Object.assign(planes.engine, { maxPools: 1 });
+    const [game, second] = [await freeUdp(1), await freeUdp(2)];
+    await planes.apply([udp('game', game)]);
+    const change = planes.apply([udp('game', game), udp('second', second, 'two')]);
+    await expect(change).rejects.toMatchObject({
+      code: 'TICKRELAY_ERR_CONFIG',
+      message: expect.stringMatching(/^listeners\[1\]\.pool: "two" is one of 2 .*room for 1;/) as string,
+    });
+    expect([...planes.locals().keys()]).toEqual(['game']);
+    expect(await answerOf(peer('127.0.0.1:0'), game)).toBe('one');
+  });
+
+  test('a new address is not tried beside listeners whose pools take all the room', async () => {
+    Object.assign(planes.engine, { maxPools: 1 });
+    const add = vi.spyOn(planes.engine, 'addListener');
+    await planes.apply([udp('game', await freeUdp(1))]);
+    await planes.apply([udp('second', await freeUdp(2), 'two')]);
+    expect(add.mock.calls.map(([{ name }]) => name)).toEqual(['game', 'second']);
+    await planes.apply([udp('third', await freeUdp(3), 'two')]);
+    expect(add.mock.calls.map(([{ name }]) => name).slice(2)).toEqual(['third (trial)', 'third']);
   });
 
   test('when one address is taken, the old listeners, rules and sessions stay', async () => {
