@@ -81,12 +81,14 @@ async function startRelay(args: RelayArguments, stop: AbortSignal): Promise<Runn
   const config = { ...read, ...overrides };
   const logger = createLogger('tickrelay', config.log.level);
   for (const warning of warnings) logger.warn(warning);
-  const relay = new Relay({ config, configPath: args.config, overrides, logger });
-  // All code is loaded, and nobody waits for the relay yet.
-  await trimHeap();
+  const relay = await Relay.open({ config, configPath: args.config, overrides, logger });
   try {
+    // All code is loaded, and nobody waits for the relay yet.
+    await trimHeap();
     return { relay, logger, addresses: await relay.start(stop) };
   } catch (error) {
+    // If it was the start that failed, the relay is closed already.
+    await relay.close().catch(() => undefined);
     if (error !== stop.reason) throw error;
     logger.info('ended before it was ready');
     return undefined;

@@ -141,7 +141,8 @@ export class DataPlanes {
   close(): Promise<void> {
     return this.#inTurn(async () => {
       this.#state = 'closed';
-      await Promise.all([this.engine.close(), this.tcp.close()]);
+      const closed = await Promise.allSettled([this.engine.close(), this.tcp.close()]);
+      for (const end of closed) if (end.status === 'rejected') throw end.reason;
     });
   }
 

@@ -42,6 +42,10 @@ export interface RelayAddresses {
   readonly admin: Endpoint | undefined;
 }
 
+interface Closable {
+  close(): Promise<void>;
+}
+
 type State = 'starting' | 'ready' | 'draining' | 'closed';
 
 export class Relay {
@@ -61,9 +65,20 @@ export class Relay {
 
   /**
    * @throws RelayError TICKRELAY_ERR_ENGINE when the configured engine can't run here; TICKRELAY_ERR_CONFIG when there are no
-   *   descriptors for what is configured
+   *   descriptors for what is configured. Nothing stays open then
    */
-  constructor({ config, configPath, overrides, logger }: RelayOptions) {
+  static async open(options: RelayOptions): Promise<Relay> {
+    const opened: Closable[] = [];
+    try {
+      return new Relay(options, opened);
+    } catch (error) {
+      await Promise.allSettled(opened.reverse().map((part) => part.close()));
+      throw error;
+    }
+  }
+
+  /** @param opened is told of each part that holds something open, so that it can be closed if a later one fails */
+  private constructor({ config, configPath, overrides, logger }: RelayOptions, opened: Closable[]) {
     this.#config = config;
     this.#logger = logger;
     const trouble = new TroubleLog(logger, this.#now);
@@ -79,6 +94,7 @@ export class Relay {
       now: this.#now,
       onTrouble: (error) => trouble.add(error),
     });
+    opened.push(engine);
     this.#engineReason = reason;
     const { plane, reason: tcpReason } = openTcpPlane({
       logger,
@@ -90,6 +106,7 @@ export class Relay {
       },
       onConnectOutcome: (pool, backend, failure) => this.#control.connected(pool, backend.id, failure),
     });
+    opened.push(plane);
     this.#tcpReason = tcpReason;
     this.#planes = new DataPlanes(engine, plane);
     this.#control = new ControlPlane({
@@ -98,6 +115,7 @@ export class Relay {
       onSnapshot: (snapshot) => this.#planes.publish(snapshot),
       ownEndpoints: () => this.#ownEndpoints(),
     });
+    opened.push(this.#control);
     this.#reloader = new ConfigReloader({
       path: configPath,
       overrides,
@@ -147,7 +165,10 @@ export class Relay {
       signal?.throwIfAborted();
       await this.#planes.takeOver();
     } catch (error) {
-      await this.close();
+      // What went wrong first says more.
+      await this.close().catch((failure: unknown) =>
+        this.#logger.error({ err: failure }, 'not closed in order'),
+      );
       throw error;
     }
     this.#state = 'ready';
@@ -208,9 +229,10 @@ export class Relay {
 
   async #close(): Promise<void> {
     this.#state = 'closed';
-    await this.#control.close();
-    await this.#planes.close();
-    await this.#admin.close();
+    const failures: unknown[] = [];
+    for (const part of [this.#control, this.#planes, this.#admin])
+      await part.close().catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
   }
 
   /** All or nothing. A listener never lacks its pool: new pools come before the listeners, and old ones go after them. */

@@ -75,7 +75,7 @@ export class MmsgEngine implements Engine {
   readonly #libc: Libc;
   readonly #settings: Omit<WorkerSettings, 'descriptors' | 'figures'>;
   readonly #memory: Arena;
-  readonly #workers: WorkerThread[];
+  readonly #workers: WorkerThread[] = [];
   readonly #listeners = new Map<string, Listener>();
   readonly #pools = new Map<string, Pool>();
   #pinGroups: readonly PinGroupSpec[] = [];
@@ -106,7 +106,12 @@ export class MmsgEngine implements Engine {
     };
     this.#memory = new Arena(libc, 4096);
     this.#memory.u32[0] = 1;
-    this.#workers = Array.from({ length: workers }, (_, index) => this.#startWorker(index));
+    try {
+      for (let index = 0; index < workers; index++) this.#workers.push(this.#startWorker(index));
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
   }
 
   async addListener(spec: UdpListenerSpec): Promise<Endpoint> {
