@@ -56,7 +56,11 @@ export const PORT_LISTENER = 1;
 export const PORT_ANY = 2;
 /** Some listener has this port on `0.0.0.0`. */
 export const PORT_ANY_V4 = 4;
-/** Some backend has this port. */
+/**
+ * Some backend has this port, or had. The mark stays: replies of a backend that left must be known for as long as a session, a TCP
+ * connection or a resting record leads to it, days with a long idle timeout, and nothing says when the last of those is gone. Where
+ * nobody is left the mark costs a packet with this port one look-up, and changes nothing of what becomes of it.
+ */
 export const PORT_BACKEND = 8;
 /** It is one of the relay ports of a listener with sourceAddress `relay`. */
 export const PORT_RELAY = 16;
