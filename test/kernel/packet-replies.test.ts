@@ -96,8 +96,8 @@ whereAvailable(() => {
       expect(send(CLIENT).verdict).toBe(DROP);
       expect(rig.session(CLIENT)).toMatchObject({ attached: 0 });
       expect(rig.drops()).toEqual({ 'no-upstream-socket': 1 });
+      for (const key of others) expect(reverse.delete(key)).toBe(true);
       expect(rig.gauges()).toMatchObject({ sessions: 1, reverses: 0 });
-      for (const key of others) reverse.delete(key);
       expect(send(CLIENT).verdict).toBe(NEXT);
       expect(answer(A).packet.source).toBe(LISTENER);
       expect(rig.gauges()).toMatchObject({ sessions: 1, reverses: 1 });

@@ -229,16 +229,37 @@ export class PacketRig {
     return Object.fromEntries(all.filter(([, count]) => count > 0));
   }
 
-  gauges(): Record<keyof typeof GAUGES.at | 'resting', number> {
-    const { gauges, rest_ends } = this.maps.mapped;
-    const entries = Object.entries(GAUGES.at).map(([name, at]) => [name, gauges.getU64(at)]);
-    const resting = rest_ends.getU64(REST_ENDS.at.rested) - rest_ends.getU64(REST_ENDS.at.over);
-    return { ...(Object.fromEntries(entries) as Record<keyof typeof GAUGES.at, number>), resting };
+  /** What the programs count, and the reverse records that are there, those that rest among them. */
+  gauges(): Record<'sessions' | 'pins' | 'reverses' | 'resting', number> {
+    const { gauges } = this.maps.mapped;
+    return {
+      sessions: gauges.getU64(GAUGES.at.sessions),
+      pins: gauges.getU64(GAUGES.at.pins),
+      reverses: this.#reverses(),
+      resting: this.#resting,
+    };
+  }
+
+  get #resting(): number {
+    const { rest_ends } = this.maps.mapped;
+    return rest_ends.getU64(REST_ENDS.at.rested) - rest_ends.getU64(REST_ENDS.at.over);
+  }
+
+  #reverses(): number {
+    const walk = new MapWalk(this.bpf, this.maps.maps.reverse, 256);
+    let total = 0;
+    for (let isEnd = false; !isEnd;) {
+      const step = walk.step();
+      total += step.count;
+      isEnd = step.isEnd;
+    }
+    walk.close();
+    return total;
   }
 
   /** Ends the rests whose time is over. @returns how many */
   endRests(): number {
-    for (let i = this.gauges().resting; i > 0; i--) this.steward.add('endRest', new Uint8Array(0));
+    for (let i = this.#resting; i > 0; i--) this.steward.add('endRest', new Uint8Array(0));
     return this.steward.flush();
   }
 

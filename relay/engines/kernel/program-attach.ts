@@ -10,7 +10,6 @@ import { BPF_ANY } from '../../../net/linux/abi.ts';
 import { V4_MAPPED } from './headers.ts';
 import { HELPER } from './helpers.ts';
 import { field, part, r0, r1, r2, r3, r4, r7, r8 } from './memory.ts';
-import { changeGauge } from './program-gauge.ts';
 import {
   type Code,
   copy,
@@ -48,18 +47,14 @@ export function attach(a: Code): void {
   for (const name of ['backend', 'seen', 'backendPort', 'seenPort'] as const)
     copy(a, reverseKey(name), { from: field(r7, SESSION, name) });
   lookup(a, 'reverse', local('scratch'));
-  a.jumpIf(r0, '==', 0, 'no reverse record');
+  a.jumpIf(r0, '==', 0, 'write reverse record');
   takeOver(a);
-  a.jump('write reverse record');
-  a.label('no reverse record');
-  changeGauge(a, 'reverses', 1);
   a.label('write reverse record');
   // In this order: a direct datagram on another CPU first deletes the record, then unmarks the session.
   a.store(field(r7, SESSION, 'attached'), 1);
   writeReverse(a, BPF_ANY);
   a.jumpIf(r0, '==', 0, 'reverse record is written');
   a.store(field(r7, SESSION, 'attached'), 0);
-  changeGauge(a, 'reverses', -1);
   drop(a, DOWNSTREAM, 'no-upstream-socket');
   a.label('reverse record is written');
   noteWhomPortServes(a);
@@ -146,7 +141,6 @@ export function releaseDirect(a: Code): void {
   a.loadMap(r1, 'reverse');
   a.call(HELPER.mapDelete);
   a.jumpIf(r0, '!=', 0, NEXT);
-  changeGauge(a, 'reverses', -1);
   unmark(a, NEXT);
   a.jump(NEXT);
 }

@@ -24,7 +24,6 @@ import {
 } from './helpers.ts';
 import { field, type Memory, part, r0, r1, r2, r3, r4, r5, r6, r7, r8 } from './memory.ts';
 import { endSession } from './program-end.ts';
-import { changeGauge } from './program-gauge.ts';
 import {
   type Code,
   copy,
@@ -78,7 +77,6 @@ export function takeRelayPort(a: Code): void {
   a.label('has a relay port');
   copy(a, field(r7, SESSION, 'seenPort'), { from: reverseKey('seenPort') });
   a.store(field(r7, SESSION, 'attached'), 1);
-  changeGauge(a, 'reverses', 1);
 }
 
 /** Whether the session that has this relay port is half-open, and opened before the others in sight: the victim then. */

@@ -15,7 +15,6 @@
 import { HELPER } from './helpers.ts';
 import { field, Frame, type Memory, memory, part, r0, r1, r2, r3, r4, r6, r7, r8, r9 } from './memory.ts';
 import { type Code, copy, local, lookupAt, NEXT } from './program-frame.ts';
-import { changeGauge } from './program-gauge.ts';
 import { REST, REST_ENDS, REVERSE, REVERSE_KEY, SESSION, SESSION_KEY, SETTINGS } from './records.ts';
 import { struct, U32, U64 } from './struct.ts';
 
@@ -136,7 +135,6 @@ function forget(a: Code, { session, done }: { readonly session: Memory; readonly
   a.loadMap(r1, 'reverse');
   a.call(HELPER.mapDelete);
   a.jumpIf(r0, '!=', 0, done);
-  changeGauge(a, 'reverses', -1);
   findOwner(a, session, done);
   a.store(field(r0, SESSION, 'attached'), 0);
 }

@@ -288,8 +288,8 @@ export const FIGURES = struct({
 export const GAUGES = struct({
   sessions: U64,
   pins: U64,
-  /** Reverse records, resting ones among them. */
-  reverses: U64,
+  /** Of a count that nobody read; it may go with the next version of the layouts. */
+  reserved: U64,
 });
 
 /** `half_open`, by place & SETTINGS.halfOpenMask: sessions in the order of their opening (program-half-open.ts). */
