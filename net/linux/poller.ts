@@ -35,6 +35,7 @@ import { CallRing, type Piece } from './call-ring.ts';
 import { errnoName, type Libc } from './libc.ts';
 import { bindUdp, EMPTY, MmsgSocket } from './mmsg-socket.ts';
 import { PATH_ARENA_BYTES, PathTable } from './path-table.ts';
+import { PeriodicTimers } from './periodic-timers.ts';
 import { RECEIVE_ARENA_BYTES, ReceiveSlots, SLOTS } from './receive-slots.ts';
 import { SEND_ARENA_BYTES, SendQueue } from './send-queue.ts';
 
@@ -53,15 +54,6 @@ const CLOSED = -1;
 const WAKE = 0xffffffff;
 
 const NS_PER_MS = 1e6;
-
-/** While no timer is due within this time, in ms, a round does with one look at the clock. */
-const CLOCK_SLACK_MS = 2;
-
-interface Timer {
-  readonly run: () => void;
-  readonly periodMs: number;
-  dueMs: number;
-}
 
 export interface PollerOptions {
   /** The longest wait, in ms. Default 20. */
@@ -91,9 +83,7 @@ export class Poller {
   readonly wakeFd: number;
   readonly #sockets: (MmsgSocket | undefined)[] = [];
   readonly #freeNumbers: number[] = [];
-  readonly #timers = new Set<Timer>();
-  /** When the first timer is due, or before. */
-  #nextDueMs = Infinity;
+  readonly #timers = new PeriodicTimers();
   readonly #blockMs: number;
   readonly #turnMs: number;
   readonly #coalesceUs: number;
@@ -180,12 +170,9 @@ export class Poller {
     return socket;
   }
 
-  /** Calls `run` at start + k x periodMs, k = 0, 1, ...; runs that fell due together are one. @returns what ends it */
+  /** As PeriodicTimers.add has it. */
   every(periodMs: number, run: () => void): () => void {
-    const timer = { run, periodMs, dueMs: performance.now() };
-    this.#timers.add(timer);
-    this.#nextDueMs = Math.min(this.#nextDueMs, timer.dueMs);
-    return () => this.#timers.delete(timer);
+    return this.#timers.add(periodMs, run);
   }
 
   /** One round, after what `send` has queued outside one. Waits at most `maxWaitMs`. @returns datagrams received, or CLOSED */
@@ -208,7 +195,7 @@ export class Poller {
     if (ring !== undefined && this.#linedCount > 0) received += this.#receiveLined(ring);
     this.#queue.flush();
     this.#used = 0;
-    this.#runTimers();
+    if (this.#timers.run(this.nowMs)) this.#queue.flush();
     this.#inRound = false;
     if (this.#closed) {
       this.#release();
@@ -260,12 +247,7 @@ export class Poller {
 
   #wait(maxWaitMs: number): number {
     const events = this.#arena.address + this.#events;
-    let waitMs = Math.min(maxWaitMs, this.#nextDueMs - this.nowMs);
-    if (waitMs < maxWaitMs) {
-      // The round took time too. Where that matters, the clock is asked again; else the wait ends early, and is renewed.
-      if (waitMs > 2 * CLOCK_SLACK_MS) waitMs = Math.floor(waitMs - CLOCK_SLACK_MS);
-      else waitMs = Math.max(0, waitMs - (performance.now() - this.nowMs));
-    }
+    const waitMs = this.#timers.waitMs(maxWaitMs, this.nowMs);
     // A wait cut short by a signal reports -1 and counts as one that found nothing.
     if (this.#isCoarse || Number.isInteger(waitMs)) {
       return this.#epollWait(this.#epoll, events, MAX_EVENTS, Math.ceil(waitMs));
@@ -390,19 +372,6 @@ export class Poller {
     if (this.#used === 0) return;
     this.#queue.flush();
     this.#used = 0;
-  }
-
-  #runTimers(): void {
-    if (this.#nextDueMs > this.nowMs + CLOCK_SLACK_MS) return;
-    const now = performance.now();
-    for (const timer of this.#timers) {
-      if (timer.dueMs > now) continue;
-      timer.dueMs += timer.periodMs * (Math.floor((now - timer.dueMs) / timer.periodMs) + 1);
-      timer.run();
-    }
-    this.#nextDueMs = Infinity;
-    for (const { dueMs } of this.#timers) this.#nextDueMs = Math.min(this.#nextDueMs, dueMs);
-    this.#queue.flush();
   }
 
   #watch(fd: number, data: number): void {
