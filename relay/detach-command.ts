@@ -2,6 +2,7 @@
 import type { CommandModule } from 'yargs';
 import { loadLibc } from '../net/linux/libc.ts';
 import { RelayError } from '../net/relay-error.ts';
+import { DEFAULT_BPFFS } from './core/limits.ts';
 import { leftoverNames, removeLeftover } from './engines/kernel/leftovers.ts';
 
 interface DetachArguments {
@@ -22,7 +23,7 @@ export const command: CommandModule<object, DetachArguments> = {
         bpffs: {
           type: 'string',
           requiresArg: true,
-          default: '/sys/fs/bpf',
+          default: DEFAULT_BPFFS,
           describe: 'The BPF file system that it was pinned in',
         },
       })

@@ -1,6 +1,7 @@
 /** The flags of `tickrelay relay`. */
 import { LOG_LEVELS } from '../command-line.ts';
 import { ENGINE_CHOICES, SOURCE_ADDRESSES } from './control/config-schema.ts';
+import { DEFAULT_BPFFS } from './core/limits.ts';
 import { ALGORITHMS } from './core/select.ts';
 
 /** Flags that describe the relay itself; a file says the same with more detail, so the two don't mix. */
@@ -71,8 +72,7 @@ const describing = {
   bpffs: {
     type: 'string',
     requiresArg: true,
-    describe:
-      'Engine kernel: the BPF file system in which sessions outlive the relay, or none; default /sys/fs/bpf',
+    describe: `Engine kernel: the BPF file system in which sessions outlive the relay, or none; default ${DEFAULT_BPFFS}`,
   },
   'keep-attached': {
     type: 'boolean',

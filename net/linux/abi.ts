@@ -189,7 +189,6 @@ export const ECONNABORTED = 103;
 export const EINPROGRESS = 115;
 export const EMSGSIZE = 90;
 export const ENOENT = 2;
-export const EPERM = 1;
 export const EEXIST = 17;
 export const ENOSPC = 28;
 
@@ -209,8 +208,6 @@ export const BPF_OBJ_GET_INFO_BY_FD = 15;
 export const BPF_PROG_QUERY = 16;
 export const BPF_BTF_LOAD = 18;
 export const BPF_MAP_LOOKUP_BATCH = 24;
-export const BPF_MAP_UPDATE_BATCH = 26;
-export const BPF_MAP_DELETE_BATCH = 27;
 export const BPF_LINK_CREATE = 28;
 export const BPF_LINK_UPDATE = 29;
 export const BPF_LINK_DETACH = 34;

@@ -11,9 +11,9 @@ import { shown, suggestion } from './config-problems.ts';
 import { unusableTarget } from './target-address.ts';
 
 export const ENGINE_CHOICES = ['auto', 'dgram', 'mmsg', 'kernel'] as const;
-export const TCP_ENGINE_CHOICES = ['auto', 'userspace', 'kernel'] as const;
+const TCP_ENGINE_CHOICES = ['auto', 'userspace', 'kernel'] as const;
 export const SOURCE_ADDRESSES = ['client', 'relay'] as const;
-export const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp', 'postgres'] as const;
+const HEALTH_CHECK_TYPES = ['none', 'heartbeat', 'tcp', 'http', 'udp', 'postgres'] as const;
 const PROXY_VERSIONS = ['none', 'v1', 'v2'] as const;
 const POSTGRES_ROLES = ['any', 'primary', 'replica'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
@@ -346,7 +346,7 @@ export const rootSchema = section({
     sourceAddress: oneOf(SOURCE_ADDRESSES).optional(),
     relayPorts: portRange.default(limits.DEFAULT_RELAY_PORTS),
     bpffs: text('an absolute path, or none', (input) => input === 'none' || /^\/[^\0]*$/.test(input)).default(
-      '/sys/fs/bpf',
+      limits.DEFAULT_BPFFS,
     ),
     keepAttached: flag.default(false),
   })

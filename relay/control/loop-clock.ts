@@ -8,7 +8,7 @@
 const TICK_MS = 50;
 
 /** A tick later than this is a stall. */
-export const STALL_MS = 100;
+const STALL_MS = 100;
 
 export class LoopClock {
   readonly #monotonic: () => number;

@@ -9,7 +9,6 @@ import { DROP_REASONS } from './drop-reason.ts';
 
 /** downstream: datagrams from clients towards backends. upstream: replies towards clients. */
 export const DIRECTIONS = ['downstream', 'upstream'] as const;
-export type Direction = (typeof DIRECTIONS)[number];
 
 export const DOWNSTREAM = 0;
 export const UPSTREAM = 1;

@@ -58,6 +58,9 @@ export const UPSTREAM_CLOSES_PER_SWEEP = 64;
 /** Ports of the relay towards backends with sourceAddress `relay` by default: those above Linux's ephemeral ones. */
 export const DEFAULT_RELAY_PORTS = { first: 61_000, last: 65_535 } as const;
 
+/** Where distributions mount the BPF file system. */
+export const DEFAULT_BPFFS = '/sys/fs/bpf';
+
 /** Places that one sweep step visits, so that a large table never holds up datagrams for long. */
 export const SWEEP_BUDGET = 4_096;
 

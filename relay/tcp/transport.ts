@@ -9,8 +9,7 @@
 import type { Endpoint } from '../../net/address.ts';
 import type { ProxiedAddresses } from './proxy-header.ts';
 
-export const TRANSPORTS = ['pump', 'streams'] as const;
-export type TransportName = (typeof TRANSPORTS)[number];
+export type TransportName = 'pump' | 'streams';
 
 /** Connections that may wait in the system for being accepted, so that a burst is not refused; Linux caps it at somaxconn. */
 export const BACKLOG = 4_096;

@@ -8,7 +8,6 @@ import {
   BPF_ANY,
   BPF_BATCH_ATTR,
   BPF_ELEMENT_ATTR,
-  BPF_MAP_DELETE_BATCH,
   BPF_MAP_DELETE_ELEM,
   BPF_MAP_INFO,
   BPF_MAP_LOOKUP_BATCH,
@@ -162,50 +161,6 @@ export class MapWalk {
   /** The next step begins at the beginning. */
   restart(): void {
     this.#started = false;
-  }
-
-  close(): void {
-    this.#memory.free();
-  }
-}
-
-/** Deletes up to a number of elements in one call. */
-export class MapDeletion {
-  readonly #bpf: Bpf;
-  readonly #map: BpfMap;
-  readonly #memory: Arena;
-  readonly #room: number;
-  #count = 0;
-
-  constructor(bpf: Bpf, map: BpfMap, room: number) {
-    this.#bpf = bpf;
-    this.#map = map;
-    this.#room = room;
-    this.#memory = new Arena(bpf.libc, align(room * map.spec.keySize));
-  }
-
-  add(key: Uint8Array): void {
-    const { keySize } = this.#map.spec;
-    this.#memory.bytes.set(key, this.#count * keySize);
-    this.#count++;
-    if (this.#count === this.#room) this.flush();
-  }
-
-  /** Deletes what was added; what is already gone is passed over. */
-  flush(): void {
-    const { keySize, name } = this.#map.spec;
-    let done = 0;
-    while (done < this.#count) {
-      const result = this.#bpf.run(BPF_MAP_DELETE_BATCH, (attributes) => {
-        attributes.pointer(BPF_BATCH_ATTR.keys, this.#memory.address + done * keySize);
-        attributes.u32(BPF_BATCH_ATTR.count, this.#count - done);
-        attributes.u32(BPF_BATCH_ATTR.map, this.#map.fd);
-      });
-      if (result < 0 && result !== -ENOENT) throw failure(`delete from the map ${name}`, result);
-      // The kernel stops at an element that is not there.
-      done += this.#bpf.answer(BPF_BATCH_ATTR.count) + (result < 0 ? 1 : 0);
-    }
-    this.#count = 0;
   }
 
   close(): void {

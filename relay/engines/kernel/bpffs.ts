@@ -22,9 +22,6 @@ import { BPF_FS_MAGIC } from '../../../net/linux/abi.ts';
 import { errnoName, type Libc } from '../../../net/linux/libc.ts';
 import { RelayError } from '../../../net/relay-error.ts';
 
-/** Where distributions mount it. */
-export const DEFAULT_BPFFS = '/sys/fs/bpf';
-
 /** The directory below the file system that holds one directory for each relay. */
 const OWN_DIRECTORY = 'tickrelay';
 

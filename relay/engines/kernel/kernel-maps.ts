@@ -12,9 +12,7 @@ import type { Bpf, MapSpec } from './loader.ts';
 import { halfOpenPlaces, type MapName, type MapSizes, mapSpecs, restPlaces, SNAPSHOT_MAP } from './maps.ts';
 import { MappedArray } from './mapped-array.ts';
 import { LAYOUT_VERSION, SETTINGS } from './records.ts';
-
-/** Bytes of a name in `names`: NAME_PATTERN of the configuration allows 64 characters. */
-const NAME_BYTES = 256;
+import { NAME_BYTES } from './tcp-maps.ts';
 
 /** Arrays that the engine reads and writes in place. */
 const MAPPED = [

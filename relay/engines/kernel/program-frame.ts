@@ -67,7 +67,7 @@ const SCRATCH_BYTES = 8 * Math.ceil(TCP_KEY.size / 8) + TCP_CONNECTION.size;
 export const VICTIM = struct({ session: SESSION_KEY.size, port: U32, openedNs: U64 });
 
 /** Locals of the packet programs. */
-export const LOCALS = new Frame(
+const LOCALS = new Frame(
   struct({
     // The three are a SESSION_KEY.
     client: ADDRESS,

@@ -66,7 +66,7 @@ export function fewestPerWeight(a: Code, figures: Figures): void {
 }
 
 /** r1 = the backend in the slot, in the snapshot (r7). */
-export function findSlot(a: Code, slot: Register): void {
+function findSlot(a: Code, slot: Register): void {
   a.mov(r1, slot);
   a.alu('mul', r1, BACKEND.size);
   a.alu('add', r1, r7);

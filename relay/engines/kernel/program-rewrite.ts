@@ -133,7 +133,7 @@ function addressDifference(a: Code, from: Memory, to: Memory): void {
 }
 
 /** r2 = start of the packet, r3 = its end, at least `bytes` further. */
-export function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: number }): void {
+function loadPacket(a: Code, { bytes, direction }: { bytes: number; direction: number }): void {
   const isThere = a.unique('packet is there');
   a.load(r2, field(r6, SKB, 'data'));
   a.load(r3, field(r6, SKB, 'dataEnd'));

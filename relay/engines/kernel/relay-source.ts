@@ -18,7 +18,7 @@ export function relayAddresses(
 }
 
 /** The address from which this host would send to `target`, or undefined when it has no route. */
-export function addressTowards(libc: Libc, target: Endpoint): IpAddress | undefined {
+function addressTowards(libc: Libc, target: Endpoint): IpAddress | undefined {
   const memory = new Arena(libc, 4_096);
   const socket = libc.socket(target.ip.isV4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   try {

@@ -209,8 +209,8 @@ export type TcpMapName =
   | 'tcp_counters'
   | 'tcp_requests';
 
-/** Bytes of a listener's identity in `tcp_names`. */
-export const TCP_NAME_BYTES = 256;
+/** Bytes of a name in `tcp_names` and `names`: NAME_PATTERN of the configuration allows 64 characters, and an identity has two. */
+export const NAME_BYTES = 256;
 
 /** Client IPs whose rate is remembered; of more, those that were silent longest are forgotten. */
 const MAX_RATES = 16_384;
@@ -253,7 +253,7 @@ export function tcpMapSpecs({
     tcp_rules: array('tcp_rules', TCP_RULES.size, MAX_LISTENERS),
     tcp_programs: programs('tcp_programs'),
     tcp_errors: programs('tcp_errors'),
-    tcp_names: array('tcp_names', TCP_NAME_BYTES, MAX_LISTENERS),
+    tcp_names: array('tcp_names', NAME_BYTES, MAX_LISTENERS),
     tcp_connections: hash('tcp_connections', TCP_KEY.size, TCP_CONNECTION.size),
     tcp_reverse: hash('tcp_reverse', TCP_REVERSE_KEY.size, TCP_KEY.size),
     tcp_sources: hash('tcp_sources', source, TCP_SOURCE.size),
