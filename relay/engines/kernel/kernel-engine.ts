@@ -30,14 +30,13 @@ import type { Bpf } from './loader.ts';
 import type { PoolWriter } from './pool-writer.ts';
 import { Attachments } from './programs.ts';
 import { Reach } from './reach.ts';
-import { GAUGES, SESSION_KEY, SETTINGS } from './records.ts';
+import { GAUGES, SESSION_KEY } from './records.ts';
 import type { PortRange } from './relay-ports.ts';
 import { listSessions } from './session-listing.ts';
+import { SettingsRecord } from './settings-record.ts';
 import type { Steward } from './steward.ts';
 import { Sweeper, type WalkName } from './sweeper.ts';
 import { Upkeep } from './upkeep.ts';
-
-const NS_PER_MS = 1e6;
 
 export interface KernelEngineOptions {
   readonly libc: Libc;
@@ -82,7 +81,7 @@ export class KernelEngine implements Engine {
   readonly #reach: Reach;
   readonly #upkeep: Upkeep;
   readonly #inheritance: Inheritance;
-  #clockMs: number;
+  readonly #settings: SettingsRecord;
   #final: readonly ListenerStatus[] | undefined;
   #isStarted = false;
   #isClosed = false;
@@ -91,16 +90,16 @@ export class KernelEngine implements Engine {
   constructor(options: KernelEngineOptions) {
     this.#options = options;
     this.isLasting = options.keepAttached === true && options.bpffs !== undefined;
-    this.#clockMs = options.clockMs ?? 0;
-    const { libc, onTrouble } = options;
-    const { name, bpffs, maxSessions } = options;
+    const { libc, name, bpffs, maxSessions, hashSeed, clockMs = 0, onTrouble } = options;
+    const { upstreamQuarantineMs: quarantineMs = UPSTREAM_QUARANTINE_MS } = options;
     const groundOptions = { libc, name, bpffs, sizes: { maxSessions, maxPools: MAX_KERNEL_POOLS } };
     const ground = openGround(groundOptions);
     this.#ground = ground;
     this.#bpf = ground.bpf;
     this.#maps = ground.maps;
     this.#steward = ground.steward;
-    this.#writeSettings();
+    this.#settings = new SettingsRecord(this.#maps, { maxSessions, hashSeed, quarantineMs, clockMs });
+    const nowNs = (): number => this.#settings.nowNs();
     this.#pools = new KernelPools(this.#maps);
     this.#attachments = new Attachments(this.#bpf, this.#maps, ground.pins);
     const { relayPorts: ports, maxUpstreamSockets: most = Number.POSITIVE_INFINITY } = options;
@@ -110,7 +109,7 @@ export class KernelEngine implements Engine {
       maps: this.#maps,
       steward: this.#steward,
       listeners: () => this.#listeners.all(),
-      nowNs: () => this.#nowNs(),
+      nowNs,
     });
     this.#sweeper = new Sweeper({
       bpf: this.#bpf,
@@ -119,15 +118,15 @@ export class KernelEngine implements Engine {
       timeouts: (index) => this.#listeners.timeouts(index),
       isGroupPinOver: (key, values, value) => this.#pinGroups.isOver(key, values, value),
       shortest: () => this.#listeners.shortestTimeouts(),
-      nowNs: () => this.#nowNs(),
-      quarantineNs: this.#quarantineMs * NS_PER_MS,
+      nowNs,
+      quarantineNs: this.#settings.quarantineNs,
     });
     const sourceAddress = ports === undefined ? 'client' : 'relay';
     this.tcp = new KernelTcp({
       bpf: this.#bpf,
       maps: this.#maps,
       relayPorts: ports,
-      nowNs: () => this.#nowNs(),
+      nowNs,
       poolOf: (pool) => this.#poolOf(pool),
       letGo: (pool) => this.#letGo(pool),
       prepare: (listen) => {
@@ -269,7 +268,7 @@ export class KernelEngine implements Engine {
     if (this.#isClosed) return { sessions: [], total: 0, truncated: false };
     const source = { bpf: this.#bpf, sessions: this.#maps.maps.sessions };
     return listSessions(source, query, {
-      nowNs: this.#nowNs(),
+      nowNs: this.#settings.nowNs(),
       listener: (index) => {
         const listener = this.#listeners.at(index);
         if (listener === undefined) return undefined;
@@ -291,7 +290,7 @@ export class KernelEngine implements Engine {
   }
 
   drain(): Promise<void> {
-    this.#maps.mapped.settings.setU32(SETTINGS.at.draining, 1);
+    this.#settings.drain();
     this.tcp.drain();
     return Promise.resolve();
   }
@@ -322,31 +321,13 @@ export class KernelEngine implements Engine {
 
   /** Sets the time that stands still, and expires what is due by then. */
   async setClock(clockMs: number): Promise<void> {
-    this.#clockMs = clockMs;
-    this.#maps.mapped.settings.setU64(SETTINGS.at.fixedClockNs, clockMs * NS_PER_MS);
+    this.#settings.setClock(clockMs);
     await this.sweep();
   }
 
   /** A listener whose sessions and connections have ended does not use the pool any more. */
   async #letGo(pool: PoolWriter): Promise<void> {
     if (!this.#isClosed) await this.#pools.letGo(pool);
-  }
-
-  get #quarantineMs(): number {
-    return this.#options.upstreamQuarantineMs ?? UPSTREAM_QUARANTINE_MS;
-  }
-
-  #nowNs(): number {
-    return this.#clockMs === 0 ? Number(process.hrtime.bigint()) : this.#clockMs * NS_PER_MS;
-  }
-
-  #writeSettings(): void {
-    const { settings } = this.#maps.mapped;
-    settings.setU32(SETTINGS.at.draining, 0);
-    settings.setU64(SETTINGS.at.fixedClockNs, this.#clockMs * NS_PER_MS);
-    settings.setU64(SETTINGS.at.quarantineNs, this.#quarantineMs * NS_PER_MS);
-    settings.setU32(SETTINGS.at.maxResting, this.#options.maxSessions);
-    settings.setU32(SETTINGS.at.hashSeed, this.#options.hashSeed);
   }
 
   #closeAll({ isKept }: { readonly isKept: boolean }): void {
